@@ -1,0 +1,320 @@
+"""The standard's own records: what crosses the wire between an agent and an ORS environment.
+
+Plain frozen dataclasses, picklable and comparable. ``from_wire`` reads the JSON of the specification and of the
+reference server alike: unknown keys are ignored, missing required ones raise :class:`~ors_gym.errors.ProtocolError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from ors_gym.errors import ProtocolError
+
+__all__ = [
+    "Block",
+    "ImageBlock",
+    "Message",
+    "MessageBlock",
+    "ReasoningBlock",
+    "Split",
+    "Task",
+    "TerminalTool",
+    "TextBlock",
+    "ToolCall",
+    "ToolCallBlock",
+    "ToolList",
+    "ToolOutput",
+    "ToolResultBlock",
+    "ToolSpec",
+    "text_of",
+]
+
+Task: TypeAlias = Mapping[str, Any]
+"""One problem instance: a JSON object whose meaning is the environment's own."""
+
+JSONObject: TypeAlias = Mapping[str, Any]
+
+
+def _required(wire: Any, key: str, record: str) -> Any:
+    if not isinstance(wire, Mapping):
+        raise ProtocolError(f"expected a JSON object for {record}, got {type(wire).__name__}")
+    try:
+        return wire[key]
+    except KeyError:
+        raise ProtocolError(f"{record} has no {key!r}; it has {sorted(map(str, wire))}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A named part of an environment's tasks; ``type`` is one of ``train``, ``validation``, ``test``."""
+
+    name: str
+    type: str = "train"
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Split:
+        """Read a split, which servers write as an object or as a bare name."""
+        if isinstance(wire, str):
+            return cls(wire, wire if wire in ("train", "validation", "test") else "validation")
+        name = _required(wire, "name", "split")
+        return cls(str(name), str(wire.get("type") or "validation"))
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """A piece of text."""
+
+    text: str
+    detail: JSONObject | None = None
+    type: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBlock:
+    """An image: base64 ``data`` of a file of type ``mime_type`` (``image/png``, …)."""
+
+    data: str
+    mime_type: str
+    detail: JSONObject | None = None
+    type: Literal["image"] = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningBlock:
+    """A model's reasoning, in an assistant message."""
+
+    text: str
+    signature: str | None = None
+    detail: JSONObject | None = None
+    type: Literal["reasoning"] = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallBlock:
+    """A tool call, in an assistant message; ``id`` joins it to its result."""
+
+    id: str
+    name: str
+    input: JSONObject
+    detail: JSONObject | None = None
+    type: Literal["tool_call"] = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultBlock:
+    """A tool's result, in a user message (ORS has no ``tool`` role)."""
+
+    tool_call_id: str
+    blocks: tuple[Block, ...]
+    is_error: bool = False
+    detail: JSONObject | None = None
+    type: Literal["tool_result"] = "tool_result"
+
+
+Block: TypeAlias = TextBlock | ImageBlock
+MessageBlock: TypeAlias = TextBlock | ImageBlock | ReasoningBlock | ToolCallBlock | ToolResultBlock
+
+
+def text_of(blocks: Sequence[MessageBlock]) -> str:
+    """The text of the text blocks, joined by newlines."""
+    return "\n".join(block.text for block in blocks if isinstance(block, TextBlock))
+
+
+def blocks_from_wire(wire: Any, record: str) -> tuple[Block, ...]:
+    """Read the text and image blocks of a prompt or a tool's output."""
+    blocks = tuple(message_block_from_wire(block) for block in _sequence(wire, record))
+    for block in blocks:
+        if not isinstance(block, TextBlock | ImageBlock):
+            raise ProtocolError(f"{record} holds a block of type {block.type!r}; only text and image belong there")
+    return blocks  # type: ignore[return-value]  # narrowed above
+
+
+def message_block_from_wire(wire: Any) -> MessageBlock:
+    """Read one block of a message."""
+    kind = _required(wire, "type", "block")
+    detail = wire.get("detail")
+    match kind:
+        case "text":
+            return TextBlock(_required(wire, "text", "text block"), detail)
+        case "image":
+            mime_type = wire.get("mimeType") or wire.get("mime_type") or "image/png"
+            return ImageBlock(_required(wire, "data", "image block"), mime_type, detail)
+        case "reasoning":
+            return ReasoningBlock(_required(wire, "text", "reasoning block"), wire.get("signature"), detail)
+        case "tool_call":
+            name, call_id = _required(wire, "name", "tool_call block"), _required(wire, "id", "tool_call block")
+            return ToolCallBlock(call_id, name, _required(wire, "input", "tool_call block"), detail)
+        case "tool_result":
+            call_id = _required(wire, "tool_call_id", "tool_result block")
+            blocks = blocks_from_wire(_required(wire, "blocks", "tool_result block"), "tool_result block")
+            return ToolResultBlock(call_id, blocks, bool(wire.get("is_error")), detail)
+    raise ProtocolError(f"unknown block type {kind!r}")
+
+
+def block_to_wire(block: MessageBlock) -> dict[str, Any]:
+    """Write one block as the specification's JSON."""
+    wire: dict[str, Any]
+    match block:
+        case TextBlock(text=text):
+            wire = {"type": "text", "text": text}
+        case ImageBlock(data=data, mime_type=mime_type):
+            wire = {"type": "image", "data": data, "mimeType": mime_type}
+        case ReasoningBlock(text=text, signature=signature):
+            wire = {"type": "reasoning", "text": text} | ({"signature": signature} if signature else {})
+        case ToolCallBlock(id=call_id, name=name, input=arguments):
+            wire = {"type": "tool_call", "id": call_id, "name": name, "input": dict(arguments)}
+        case ToolResultBlock(tool_call_id=call_id, blocks=blocks, is_error=is_error):
+            inner = [block_to_wire(block) for block in blocks]
+            wire = {"type": "tool_result", "tool_call_id": call_id, "blocks": inner, "is_error": is_error}
+    if block.detail is not None:
+        wire["detail"] = dict(block.detail)
+    return wire
+
+
+def _sequence(wire: Any, record: str) -> Sequence[Any]:
+    if not isinstance(wire, Sequence) or isinstance(wire, str | bytes):
+        raise ProtocolError(f"expected a JSON array for the {record}, got {type(wire).__name__}")
+    return wire
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. Tool calls stand in assistant messages, tool results in user messages."""
+
+    role: Literal["system", "user", "assistant"]
+    blocks: tuple[MessageBlock, ...]
+    detail: JSONObject | None = None
+
+    @property
+    def text(self) -> str:
+        """The text blocks, joined by newlines."""
+        return text_of(self.blocks)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallBlock, ...]:
+        """The tool calls, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, ToolCallBlock))
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Message:
+        """Read a message of ``/messages``."""
+        role = _required(wire, "role", "message")
+        if role not in ("system", "user", "assistant"):
+            raise ProtocolError(f"unknown message role {role!r}")
+        blocks = tuple(message_block_from_wire(block) for block in _sequence(_required(wire, "blocks", "message"), role))
+        return cls(role, blocks, wire.get("detail"))
+
+    def to_wire(self) -> dict[str, Any]:
+        """Write the message as the specification's JSON."""
+        wire: dict[str, Any] = {"role": self.role, "blocks": [block_to_wire(block) for block in self.blocks]}
+        return wire if self.detail is None else wire | {"detail": dict(self.detail)}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the environment describes it; ``input_schema`` is JSON Schema, None for a tool without arguments."""
+
+    name: str
+    description: str = ""
+    input_schema: JSONObject | None = None
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> ToolSpec:
+        """Read a tool of ``/tools`` or ``/task_tools``."""
+        return cls(_required(wire, "name", "tool"), wire.get("description") or "", wire.get("input_schema"))
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalTool:
+    """The hidden tool that a model's plain final message goes to, as its argument ``arg`` (None: no argument)."""
+
+    name: str
+    arg: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolList(Sequence[ToolSpec]):
+    """The tools an agent may call, and what else the environment says of itself beside them."""
+
+    tools: tuple[ToolSpec, ...] = ()
+    terminal_tool: TerminalTool | None = None
+    supports_score_group: bool = False
+    message_block_types: tuple[str, ...] = field(default=("text", "image"))
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> ToolList:
+        """Read ``/tools`` or ``/task_tools``; fields that older servers do not send mean absent features."""
+        tools = tuple(ToolSpec.from_wire(tool) for tool in _sequence(_required(wire, "tools", "tool list"), "tools"))
+        terminal = wire.get("terminal_tool")
+        if terminal is not None:
+            name = _required(terminal, "name", "terminal tool")
+            terminal = TerminalTool(name, terminal.get("arg"), terminal.get("description") or "")
+        kinds = wire.get("message_block_types")
+        kinds = ("text", "image") if kinds is None else tuple(_sequence(kinds, "message block types"))
+        return cls(tools, terminal, bool(wire.get("supports_score_group")), kinds)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tools' names, in the environment's order."""
+        return tuple(tool.name for tool in self.tools)
+
+    def __len__(self) -> int:
+        return len(self.tools)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tools[index]
+
+    def __iter__(self) -> Iterator[ToolSpec]:
+        return iter(self.tools)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """An agent's action: one call of the tool ``name`` with ``input``."""
+
+    name: str
+    input: JSONObject = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What one tool call gave.
+
+    ``reward`` is None when the environment gave none, which is not the same as 0.0. ``ok`` is False when the call was
+    the agent's mistake (``error`` says which; ``reason`` is ``not_found``, ``name_collision``, ``input_validation`` or
+    ``episode_finished``): an observation for the agent, not a failure of the episode.
+    """
+
+    blocks: tuple[Block, ...] = ()
+    reward: float | None = None
+    finished: bool = False
+    metadata: JSONObject | None = None
+    ok: bool = True
+    error: str | None = None
+    reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text blocks joined by newlines, or the error of a refused call."""
+        return text_of(self.blocks) if self.ok else (self.error or "")
+
+    @property
+    def images(self) -> tuple[ImageBlock, ...]:
+        """The image blocks, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, ImageBlock))
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> ToolOutput:
+        """Read the result of ``/call``."""
+        if not _required(wire, "ok", "tool result"):
+            return cls(ok=False, error=str(wire.get("error") or "the call was refused"), reason=wire.get("reason"))
+        output = _required(wire, "output", "tool result")
+        reward = output.get("reward") if isinstance(output, Mapping) else None
+        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float)):
+            raise ProtocolError(f"a reward must be a number or null, got {reward!r}")
+        blocks = blocks_from_wire(_required(output, "blocks", "tool output"), "tool output")
+        reward = None if reward is None else float(reward)
+        return cls(blocks, reward, bool(output.get("finished")), output.get("metadata"))
