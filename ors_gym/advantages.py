@@ -1,0 +1,122 @@
+"""Returns of a group of trajectories, and what each member is worth beside the others.
+
+An episode that failed has no return. It is None here and NaN in arrays, never 0: a failed member gets no gradient
+(advantage 0) and moves nobody's baseline.
+
+- GRPO, ``"group"``: Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300
+- RLOO, ``"leave_one_out"``: Ahmadian et al. 2024, Back to Basics, https://arxiv.org/abs/2402.14740
+- Dr. GRPO, ``"unnormalised"``: Liu et al. 2025, Understanding R1-Zero-like training, https://arxiv.org/abs/2503.20783
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ors_gym.trajectory import Trajectory
+
+__all__ = ["AdvantageMethod", "Reduction", "group_advantages", "reduce_rewards", "trajectory_return"]
+
+Reduction: TypeAlias = Literal["sum", "last", "max", "min", "mean"] | Callable[[Sequence[float]], float]
+"""How the rewards of an episode become its return: by name, or a function of the rewards that were given."""
+
+AdvantageMethod: TypeAlias = Literal["group", "leave_one_out", "unnormalised"]
+
+STANDARD_DEVIATION_FLOOR = 1e-4
+"""Added to a group's standard deviation before dividing, as TRL's ``GRPOTrainer`` does."""
+
+
+def _mean(rewards: Sequence[float]) -> float:
+    return math.fsum(rewards) / len(rewards)
+
+
+def _last(rewards: Sequence[float]) -> float:
+    return rewards[-1]
+
+
+REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "sum": math.fsum,
+    "last": _last,
+    "max": max,
+    "min": min,
+    "mean": _mean,
+}
+
+
+def reduce_rewards(rewards: Sequence[float | None], how: Reduction = "sum") -> float | None:
+    """Reduce the rewards of an episode's steps to its return; None when no step was given a reward.
+
+    Steps without a reward (None) are skipped, so ``"mean"`` divides by the number of rewards given and ``"last"`` is
+    the last one given. Raises ValueError for an unknown ``how`` and for rewards that are not finite.
+    """
+    given = [reward for reward in rewards if reward is not None]
+    if not all(map(math.isfinite, given)):
+        raise ValueError(f"rewards must be finite numbers or None, got {given}")
+    if callable(how):
+        reduction = how
+    elif how in REDUCTIONS:
+        reduction = REDUCTIONS[how]
+    else:
+        raise ValueError(f"unknown reduction {how!r}: give one of {', '.join(REDUCTIONS)}, or a function")
+    return float(reduction(given)) if given else None
+
+
+def trajectory_return(
+    trajectory: Trajectory, how: Reduction = "sum", truncated_reward: float | None = None
+) -> float | None:
+    """A trajectory's return, None when it has none: it failed, or no step was given a reward.
+
+    ``truncated_reward`` is the reward for running into one of our limits: it counts as one more reward after the last
+    step of a truncated episode. Without it a truncated episode keeps what it was given on the way.
+    """
+    if trajectory.failed:
+        return None
+    extra = (truncated_reward,) if trajectory.truncated else ()
+    return reduce_rewards((*trajectory.rewards, *extra), how)
+
+
+def group_advantages(returns: ArrayLike, method: AdvantageMethod = "group") -> NDArray[np.float64]:
+    """What each member of a group is worth beside the others.
+
+    ``returns`` has shape ``(..., group_size)``, NaN (or None) for members without a return; the result has the same
+    shape and no NaN. A member without a return gets 0, and so does everyone in a group whose returns are all equal or
+    that has fewer than two of them.
+
+    - ``"group"`` (GRPO): return minus the group's mean, over its standard deviation (of a sample, ddof 1) + 1e-4.
+    - ``"leave_one_out"`` (RLOO): return minus the mean of the other members.
+    - ``"unnormalised"`` (Dr. GRPO): return minus the group's mean.
+
+    Raises ValueError for an unknown method and for infinite returns.
+    """
+    values = np.asarray(returns, dtype=np.float64)
+    if values.ndim == 0:
+        raise ValueError("returns must have a last axis over the members of a group")
+    if np.isinf(values).any():
+        raise ValueError("returns must be finite, or NaN where a member has none")
+    valid = ~np.isnan(values)
+    count = valid.sum(axis=-1, keepdims=True)
+    mean = np.where(valid, values, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
+    centred = np.where(valid, values - mean, 0.0)
+    match method:
+        case "group":
+            variance = (centred**2).sum(axis=-1, keepdims=True) / np.maximum(count - 1, 1)
+            advantages = centred / (np.sqrt(variance) + STANDARD_DEVIATION_FLOOR)
+        case "leave_one_out":
+            # r - mean of the others = (r - mean of all) · n / (n - 1)
+            advantages = centred * count / np.maximum(count - 1, 1)
+        case "unnormalised":
+            advantages = centred
+        case _:
+            raise ValueError(f"unknown method {method!r}: give group, leave_one_out or unnormalised")
+    return np.where(_differ(values, valid), advantages, 0.0)
+
+
+def _differ(values: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a group has returns that differ; decided on the returns, as rounding leaves a trace in their mean."""
+    low = np.where(valid, values, np.inf).min(axis=-1, keepdims=True, initial=np.inf)
+    high = np.where(valid, values, -np.inf).max(axis=-1, keepdims=True, initial=-np.inf)
+    return np.asarray(low < high)

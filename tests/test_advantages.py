@@ -1,0 +1,160 @@
+"""Returns and advantages: None and NaN never count as 0, and the arrays say what the papers say."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ors_gym.advantages import group_advantages, reduce_rewards, trajectory_return
+from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
+from ors_gym.types import ToolCall, ToolOutput
+
+METHODS = ["group", "leave_one_out", "unnormalised"]
+numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
+groups = st.lists(st.none() | numbers, min_size=1, max_size=9)
+
+
+def episode(*rewards, stop_reason=StopReason.FINISHED, failure=None):
+    transitions = tuple(
+        Transition(ToolCall("act"), ToolOutput(reward=reward), turn=turn, seconds=0.0)
+        for turn, reward in enumerate(rewards)
+    )
+    return Trajectory("e", TaskRef("env", "train", 0), stop_reason, transitions, failure=failure)
+
+
+def plain_advantages(returns, method):
+    """The definitions, member by member."""
+    given_returns = [value for value in returns if value is not None]
+    advantages = []
+    for index, value in enumerate(returns):
+        others = [other for j, other in enumerate(returns) if j != index and other is not None]
+        if value is None or not others or all(other == value for other in others):
+            advantages.append(0.0)
+        elif method == "leave_one_out":
+            advantages.append(value - statistics.fmean(others))
+        elif method == "unnormalised":
+            advantages.append(value - statistics.fmean(given_returns))
+        else:
+            centred = value - statistics.fmean(given_returns)
+            advantages.append(centred / (statistics.stdev(given_returns) + 1e-4))
+    return advantages
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("sum", 4.0), ("last", 0.5), ("max", 3.0), ("min", 0.5), ("mean", 4.0 / 3)]
+)
+def test_named_reductions_skip_steps_without_a_reward(how, expected):
+    assert reduce_rewards([None, 0.5, 3.0, None, 0.5, None], how) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("how", ["sum", "last", "max", "min", "mean", statistics.median])
+@pytest.mark.parametrize("rewards", [[], [None], [None, None]])
+def test_an_episode_nobody_scored_has_no_return(how, rewards):
+    assert reduce_rewards(rewards, how) is None
+
+
+def test_scored_zero_is_not_unscored():
+    assert reduce_rewards([None, 0.0]) == 0.0
+
+
+def test_a_function_reduces_the_rewards_that_were_given():
+    assert reduce_rewards([1.0, None, 2.0, 9.0], statistics.median) == 2.0
+
+
+def test_summing_tenths_is_exact():
+    assert reduce_rewards([0.1] * 10) == 1.0
+
+
+def test_an_unknown_reduction_is_refused_even_without_rewards():
+    with pytest.raises(ValueError, match=r"'product'.*sum, last, max, min, mean"):
+        reduce_rewards([], "product")
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
+def test_rewards_that_are_no_numbers_are_refused(reward):
+    with pytest.raises(ValueError, match="finite"):
+        reduce_rewards([1.0, reward])
+
+
+def test_a_failed_episode_has_no_return_whatever_it_was_given_before():
+    failed = episode(1.0, stop_reason=StopReason.FAILED, failure=Failure("session_lost", "gone"))
+    assert trajectory_return(failed) is None
+    assert trajectory_return(failed, truncated_reward=-1.0) is None
+
+
+def test_a_truncated_episode_keeps_its_rewards_and_takes_the_price_of_truncation():
+    truncated = episode(0.5, None, stop_reason=StopReason.MAX_TURNS)
+    assert trajectory_return(truncated) == 0.5
+    assert trajectory_return(truncated, truncated_reward=-1.0) == -0.5
+    assert trajectory_return(truncated, "last", truncated_reward=0.0) == 0.0
+    assert trajectory_return(episode(None, stop_reason=StopReason.MAX_TURNS), truncated_reward=0.0) == 0.0
+
+
+def test_the_price_of_truncation_is_not_paid_by_episodes_that_ended_themselves():
+    assert trajectory_return(episode(0.5), truncated_reward=-1.0) == 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(returns=groups)
+def test_advantages_equal_the_plain_definition(method, returns):
+    values = np.array([np.nan if value is None else value for value in returns])
+    np.testing.assert_allclose(
+        group_advantages(values, method), plain_advantages(returns, method), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(returns=groups)
+def test_a_member_without_a_return_changes_nothing_for_the_others(method, returns):
+    values = np.array([np.nan if value is None else value for value in returns])
+    valid = ~np.isnan(values)
+    np.testing.assert_allclose(
+        group_advantages(values, method)[valid], group_advantages(values[valid], method), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(returns=groups)
+def test_advantages_of_a_group_sum_to_zero_and_failures_get_none(method, returns):
+    values = np.array([np.nan if value is None else value for value in returns])
+    advantages = group_advantages(values, method)
+    assert np.isfinite(advantages).all()
+    assert (advantages[np.isnan(values)] == 0).all()
+    assert abs(advantages.sum()) < 1e-6 * max(1, np.nanmax(np.abs(values), initial=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(value=numbers, size=st.integers(1, 9))
+def test_a_group_that_agrees_teaches_exactly_nothing(method, value, size):
+    assert not group_advantages([value] * size, method).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_are_rows_of_any_number_of_axes(method):
+    rows = np.array([[1.0, 0.0, np.nan], [3.0, 1.0, 2.0]])
+    stacked = group_advantages(rows.reshape(2, 1, 3), method)
+    assert stacked.shape == (2, 1, 3)
+    for row, advantages in zip(rows, stacked[:, 0], strict=True):
+        np.testing.assert_array_equal(group_advantages(row, method), advantages)
+
+
+def test_none_stands_for_a_missing_return_too():
+    np.testing.assert_array_equal(group_advantages([1.0, None, 0.0], "unnormalised"), [0.5, 0.0, -0.5])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_group_of_failures_and_an_empty_group_teach_nothing(method):
+    np.testing.assert_array_equal(group_advantages([np.nan, np.nan], method), [0.0, 0.0])
+    assert group_advantages([], method).shape == (0,)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="unknown method 'grpo'"):
+        group_advantages([1.0], "grpo")
+    with pytest.raises(ValueError, match="finite"):
+        group_advantages([1.0, math.inf])
+    with pytest.raises(ValueError, match="last axis"):
+        group_advantages(1.0)
