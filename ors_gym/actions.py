@@ -142,10 +142,12 @@ class LlamaParser(_Parser):
     _tagged_call = re.compile(r"<function=([^>]+)>")
 
     def _read(self, body: str) -> tuple[str, Sequence[ToolCall]]:
+        if self._json_call.match(body):
+            return "", self._json_calls(body)
         before, tag, after = body.partition("<|python_tag|>")
-        candidate = (after if tag else before).replace("<|python_start|>", "").replace("<|python_end|>", "")
-        if tag or self._json_call.match(candidate):
-            return (before if tag else ""), self._json_calls(candidate)
+        if tag:
+            return before, self._json_calls(after)
+        candidate = body.strip().removeprefix("<|python_start|>").removesuffix("<|python_end|>")
         if self._python_call.match(candidate):
             return "", _python_calls(candidate)
         return self._tagged_calls(body)
@@ -185,10 +187,10 @@ class MistralParser(_Parser):
     _name = re.compile(r"\s*([^\s\[{]+)\s*(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?")
 
     def _read(self, body: str) -> tuple[str, Sequence[ToolCall]]:
-        if "[TOOL_CALLS]" not in body:
-            return ("", self._calls(body)) if self._array.match(body) else (body, ())
-        start = body.index("[TOOL_CALLS]")
-        return body[:start], self._calls(body[start:])
+        if self._array.match(body):
+            return "", self._calls(body)
+        before, marker, after = body.partition("[TOOL_CALLS]")
+        return before, self._calls(after) if marker else ()
 
     def _calls(self, text: str) -> Sequence[ToolCall]:
         calls: list[ToolCall] = []
