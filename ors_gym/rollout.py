@@ -22,7 +22,7 @@ from ors_gym.policy import Policy, Reply, Turn
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import Message, MessageBlock, TextBlock, ToolCall, ToolCallBlock, ToolList, ToolOutput, ToolResultBlock
 
-__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_group", "run_groups"]
+__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_all", "run_group", "run_groups"]
 
 _T = TypeVar("_T")
 
@@ -57,10 +57,12 @@ class FailurePolicy:
     """Fresh sessions that a failed member may be played again on."""
     min_valid_members: int = 2
     """A group with fewer valid members is dropped: GRPO needs two to compare. Never more than the group's size."""
+    retry_delay_seconds: float = 0.5
+    """Wait before the first retry; doubles with each further one, so that a restarting server is given time."""
 
     def __post_init__(self) -> None:
-        if self.retries < 0 or self.min_valid_members < 1:
-            raise ValueError("retries must be at least 0 and min_valid_members at least 1")
+        if self.retries < 0 or self.min_valid_members < 1 or self.retry_delay_seconds < 0:
+            raise ValueError("retries and retry_delay_seconds must be at least 0, min_valid_members at least 1")
 
 
 class EpisodeHost(Protocol):
@@ -236,9 +238,10 @@ async def run_group(
             seen.append(trajectory.failure)
             if attempt >= failure_policy.retries:
                 break
+            await asyncio.sleep(failure_policy.retry_delay_seconds * 2**attempt)
         return trajectory
 
-    members = await _all(member() for _ in range(group_size))
+    members = await run_all(member() for _ in range(group_size))
     valid = sum(not trajectory.failed for trajectory in members)
     dropped = valid < min(failure_policy.min_valid_members, group_size)
     return TrajectoryGroup(task, tuple(members), tuple(seen), dropped)
@@ -275,8 +278,8 @@ async def run_groups(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Run all at once. The first exception cancels the others, which close their sessions, and is raised as it is."""
+async def run_all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
+    """Run all at once, results in order. The first exception cancels the others, which close their sessions."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]

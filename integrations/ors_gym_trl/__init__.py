@@ -1,0 +1,7 @@
+"""GRPO on ORS environments with TRL: exact tokens, concurrent episodes, the trainer's own arguments."""
+
+from ors_gym_trl.checks import SamplingMismatchError
+from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
+from ors_gym_trl.tokens import TemplateError
+
+__all__ = ["ORSRollouts", "RolloutBatch", "SamplingMismatchError", "TemplateError"]
