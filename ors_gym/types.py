@@ -6,6 +6,7 @@ reference server alike: unknown keys are ignored, missing required ones raise :c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -14,6 +15,8 @@ from ors_gym.errors import ProtocolError
 
 __all__ = [
     "Block",
+    "GroupCandidate",
+    "GroupScore",
     "ImageBlock",
     "Message",
     "MessageBlock",
@@ -117,6 +120,14 @@ Block: TypeAlias = TextBlock | ImageBlock
 MessageBlock: TypeAlias = TextBlock | ImageBlock | ReasoningBlock | ToolCallBlock | ToolResultBlock
 
 
+def _reward(wire: Any) -> float | None:
+    if wire is None:
+        return None
+    if isinstance(wire, bool) or not isinstance(wire, int | float) or not math.isfinite(wire):
+        raise ProtocolError(f"a reward must be a finite number or null, got {wire!r}")
+    return float(wire)
+
+
 def text_of(blocks: Sequence[MessageBlock]) -> str:
     """The text of the text blocks, joined by newlines."""
     return "\n".join(block.text for block in blocks if isinstance(block, TextBlock))
@@ -203,7 +214,9 @@ class Message:
         role = _required(wire, "role", "message")
         if role not in ("system", "user", "assistant"):
             raise ProtocolError(f"unknown message role {role!r}")
-        blocks = tuple(message_block_from_wire(block) for block in _sequence(_required(wire, "blocks", "message"), role))
+        blocks = tuple(
+            message_block_from_wire(block) for block in _sequence(_required(wire, "blocks", "message"), role)
+        )
         return cls(role, blocks, wire.get("detail"))
 
     def to_wire(self) -> dict[str, Any]:
@@ -312,9 +325,34 @@ class ToolOutput:
         if not _required(wire, "ok", "tool result"):
             return cls(ok=False, error=str(wire.get("error") or "the call was refused"), reason=wire.get("reason"))
         output = _required(wire, "output", "tool result")
-        reward = output.get("reward") if isinstance(output, Mapping) else None
-        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float)):
-            raise ProtocolError(f"a reward must be a number or null, got {reward!r}")
         blocks = blocks_from_wire(_required(output, "blocks", "tool output"), "tool output")
-        reward = None if reward is None else float(reward)
-        return cls(blocks, reward, bool(output.get("finished")), output.get("metadata"))
+        return cls(blocks, _reward(output.get("reward")), bool(output.get("finished")), output.get("metadata"))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCandidate:
+    """One trajectory of a group, as ``/score_group`` compares it; ``metadata`` is the caller's own."""
+
+    messages: tuple[Message, ...]
+    metadata: JSONObject | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Write the candidate as the specification's JSON."""
+        metadata = None if self.metadata is None else dict(self.metadata)
+        return {"messages": [message.to_wire() for message in self.messages], "metadata": metadata}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """What ``/score_group`` gave one candidate: a reward relative to the others'."""
+
+    reward: float
+    metadata: JSONObject | None = None
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> GroupScore:
+        """Read a score of ``/score_group``."""
+        reward = _reward(_required(wire, "reward", "group score"))
+        if reward is None:
+            raise ProtocolError("a group score's reward must be a number, got null")
+        return cls(reward, wire.get("metadata"))

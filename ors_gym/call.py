@@ -1,0 +1,250 @@
+"""One tool call, run at most once.
+
+The states of a call, and what each may do when something goes wrong::
+
+    UNSENT ──request goes out──▶ SENT ──task_id arrives──▶ RUNNING ──end or error──▶ ANSWERED
+      ▲                           │                          │  ▲
+      └── no connection, 429,  ◀──┘                          └──┘ cut or silent: asked again WITH the task_id,
+          503 starting:                                          which replays the result and runs nothing
+          nothing ran
+                                  │ cut, silent, 5xx
+                                  ▼
+                                AMBIGUOUS: never sent again, the session is given up
+
+On servers that let the client choose the ``task_id`` (they say so when a session is created) a call is RUNNING from
+the start: whatever is lost, the same call under the same ``task_id`` runs once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from ors_gym.channel import (
+    MAX_ATTEMPTS,
+    Channel,
+    Patience,
+    Request,
+    backoff_seconds,
+    encode_json,
+    is_gateway_failure,
+    parse_json,
+)
+from ors_gym.errors import (
+    AmbiguousCallError,
+    CallTimeoutError,
+    ConnectError,
+    ConnectionLostError,
+    ORSError,
+    ProtocolError,
+    RequestTimeoutError,
+    SessionLostError,
+    StartingError,
+    StatusError,
+    ToolFailedError,
+    TransportError,
+)
+from ors_gym.sse import EventDecoder
+from ors_gym.wire import WireResponse
+
+__all__ = ["Call", "CallState"]
+
+MAX_RESUMPTIONS = 20
+"""How often one call is resumed at most, whatever the progress in between."""
+
+DRAIN_SECONDS = 1.0
+"""How long the end of an answered stream is waited for, to keep its connection."""
+
+
+class CallState(StrEnum):
+    """How far a call got."""
+
+    UNSENT = "unsent"
+    """No byte of it has left, or the server said that nothing ran."""
+    SENT = "sent"
+    """The request is out and unanswered: the tool may be running."""
+    RUNNING = "running"
+    """The call has a ``task_id``: asking again with it replays and never runs the tool again."""
+    ANSWERED = "answered"
+    """The result is here."""
+
+
+class Call:
+    """A call under way; :meth:`run` brings it to its result or to the error that says what is known."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        url: str,
+        headers: Mapping[str, str],
+        payload: Mapping[str, Any],
+        *,
+        task_id: str | None = None,
+        hidden: tuple[str, ...] = (),
+    ) -> None:
+        self.state = CallState.UNSENT if task_id is None else CallState.RUNNING
+        self._channel = channel
+        self._timeouts = channel.timeouts
+        self._url = url
+        self._headers = headers
+        self._payload = dict(payload)
+        self._hidden = hidden
+        self._sent = False
+        self._heard = False
+        self._answer: Any = None
+        if task_id is not None:
+            self._payload["task_id"] = task_id
+        self._body = encode_json(self._payload)
+
+    @property
+    def where(self) -> str:
+        """The request, for errors."""
+        return f"POST {self._url}"
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the tool may have run."""
+        return self._sent
+
+    async def run(self) -> Any:
+        """Send the call and return its result, the JSON of ``end``.
+
+        Raises:
+            ORSError: with ``may_have_run`` set.
+        """
+        where = self.where
+        try:
+            async with asyncio.timeout(self._timeouts.call_seconds):
+                await self._run()
+        except TimeoutError:
+            limit = self._timeouts.call_seconds
+            raise CallTimeoutError(f"no result within {limit:g} s").at(where, may_have_run=self.may_have_run) from None
+        except ORSError as error:
+            raise error.at(where, may_have_run=self.may_have_run) from error.__cause__
+        return self._answer
+
+    async def _run(self) -> None:
+        patience = Patience(self._timeouts)
+        failures = 0
+        resumptions = 0
+        broken_since: float | None = None
+        while True:
+            before, sent_before = self.state, self._sent
+            try:
+                refused = await self._exchange()
+            except (ConnectError, ConnectionLostError, RequestTimeoutError) as error:
+                fault: ORSError = error
+                unsent = isinstance(error, ConnectError) and self._channel.wire.knows_unsent
+                if unsent and before is CallState.UNSENT:
+                    self.state, self._sent = before, sent_before
+                    failures += 1
+                    if failures >= MAX_ATTEMPTS:
+                        raise
+                    await asyncio.sleep(backoff_seconds(failures, 0.1, 2.0))
+                    continue
+            else:
+                if self.state is CallState.ANSWERED:
+                    return
+                response, body = refused
+                fault = self._channel.refusal(response, body, *self._hidden)
+                if response.status < 500 or isinstance(fault, StartingError):  # nothing ran
+                    self.state, self._sent = before, sent_before
+                    if await patience.wait(response):
+                        continue
+                if not is_gateway_failure(response):
+                    raise _gone(fault) if response.status in (404, 410) else fault
+            if self.state is CallState.SENT:
+                raise AmbiguousCallError(f"the call was sent and its answer never began ({fault.message})") from fault
+            now = time.monotonic()
+            if broken_since is None or self._heard:
+                broken_since = now
+            resumptions += 1
+            if now - broken_since > self._timeouts.resume_seconds or resumptions > MAX_RESUMPTIONS:
+                raise AmbiguousCallError(
+                    f"the connection to the running call was lost and not regained ({fault.message})"
+                ) from fault
+            if resumptions > 1:
+                await asyncio.sleep(backoff_seconds(resumptions - 2, 0.2, 5.0))
+
+    async def _exchange(self) -> tuple[WireResponse, bytes]:
+        """Send the call once and read its answer as far as it goes.
+
+        On return the call is ANSWERED, or the returned answer is a refusal.
+        """
+        channel, timeouts = self._channel, self._timeouts
+        request = Request("POST", self._url, self._headers, self._body)
+        await channel.slot()
+        if self.state is CallState.UNSENT:
+            self.state = CallState.SENT
+        self._sent = True
+        self._heard = False
+        clock = asyncio.timeout(timeouts.first_event_seconds)
+        try:
+            async with clock, channel.send(request) as response:
+                if response.status != 200:
+                    return response, await response.read()
+                if response.headers.get("Content-Type", "").startswith("application/json"):
+                    self._finish(await response.read())
+                    return response, b""
+                await self._listen(response, clock)
+                if self.state is not CallState.ANSWERED:
+                    raise ConnectionLostError("the event stream ended before the result")
+                return response, b""
+        except TimeoutError:
+            if self.state is CallState.ANSWERED:
+                return response, b""
+            limit = timeouts.silence_seconds if self.state is CallState.RUNNING else timeouts.first_event_seconds
+            raise RequestTimeoutError(f"silent for {limit:g} s") from None
+        except TransportError:
+            if self.state is CallState.ANSWERED:
+                return response, b""
+            raise
+        finally:
+            channel.free_slot()
+
+    async def _listen(self, response: WireResponse, clock: asyncio.Timeout) -> None:
+        decoder = EventDecoder()
+        pieces: list[str] = []
+        loop = asyncio.get_running_loop()
+        async for chunk in response.chunks():
+            if self.state is CallState.ANSWERED:
+                continue  # the end of the stream, read so that the connection can be used again
+            for name, data in decoder.feed(chunk):
+                if name == "chunk":
+                    pieces.append(data)
+                elif name == "end":
+                    pieces.append(data)
+                    self._finish("".join(pieces))
+                    break
+                elif name == "task_id":
+                    self._begin(data.strip())
+                elif name == "error":
+                    raise self._failure(data)
+            self._heard = True
+            if self.state is not CallState.SENT:
+                quiet = DRAIN_SECONDS if self.state is CallState.ANSWERED else self._timeouts.silence_seconds
+                clock.reschedule(loop.time() + quiet)
+
+    def _begin(self, task_id: str) -> None:
+        if not task_id:
+            raise ProtocolError("a task_id event without an id")
+        if self.state is CallState.SENT:
+            self.state = CallState.RUNNING
+            self._payload["task_id"] = task_id
+            self._body = encode_json(self._payload)
+
+    def _finish(self, text: str | bytes) -> None:
+        self._answer = parse_json(text)
+        self.state = CallState.ANSWERED
+
+    def _failure(self, message: str) -> ORSError:
+        if message.strip() == "unknown task_id" and "task_id" in self._payload:
+            return AmbiguousCallError("the server no longer knows the call or its result")
+        return ToolFailedError(self._channel.redact(message, *self._hidden) or "the tool failed without a message")
+
+
+def _gone(fault: StatusError) -> SessionLostError:
+    return SessionLostError(f"the server does not know the session ({fault.message})")

@@ -1,0 +1,252 @@
+"""Requests to one ORS server: what may be sent again, what is waited for, and what an answer means.
+
+- Nothing was sent (no connection): sent again, a few times.
+- The connection broke: sent again if the request is *repeatable* (running it twice is the same as once).
+- ``503`` with ``X-Backend-State: starting``: nothing ran; waited for, up to ``Timeouts.starting_seconds``.
+- ``429``: nothing ran; waited for, up to ``Timeouts.capacity_seconds``.
+- ``502``, ``503``, ``504`` otherwise: a gateway could not say; sent again if repeatable.
+- Every other status is an answer. A 4xx is never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ors_gym.errors import (
+    AuthenticationError,
+    CapacityError,
+    ConnectError,
+    NotFoundError,
+    ProtocolError,
+    RequestTimeoutError,
+    StartingError,
+    StatusError,
+    TransportError,
+)
+from ors_gym.timeouts import Timeouts
+from ors_gym.wire import Wire, WireResponse
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "Channel",
+    "Patience",
+    "Request",
+    "backoff_seconds",
+    "encode_json",
+    "is_gateway_failure",
+    "parse_json",
+    "status_error",
+]
+
+MAX_ATTEMPTS = 4
+"""How often a request is sent at most, waits for a starting or full server not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. ``repeatable``: the server may see it twice without harm."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    repeatable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+class Patience:
+    """What one request may still wait for a server that is starting or full."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._limits = {503: timeouts.starting_seconds, 429: timeouts.capacity_seconds}
+        self._deadlines: dict[int, float] = {}
+        self._waits = 0
+
+    async def wait(self, response: WireResponse) -> bool:
+        """Wait as long as the answer asks for, and say whether the request may be sent again.
+
+        False at once when the answer asks for no waiting, or when the time for it is up.
+        """
+        status = response.status
+        if status != 429 and not (status == 503 and is_starting(response.headers)):
+            return False
+        now = time.monotonic()
+        left = self._deadlines.setdefault(status, now + self._limits[status]) - now
+        if left <= 0:
+            return False
+        asked = retry_after_seconds(response.headers)
+        delay = backoff_seconds(self._waits, 0.5, 10.0) if asked is None else max(asked, 0.05)
+        self._waits += 1
+        await asyncio.sleep(min(delay, left))
+        return True
+
+
+def is_starting(headers: Mapping[str, str]) -> bool:
+    """Whether a 503 comes from an environment that is still starting: nothing ran."""
+    return headers.get("X-Backend-State", "").strip().lower() == "starting"
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Read ``Retry-After``, seconds or an HTTP date; None if it is absent or unreadable."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (date - datetime.now(date.tzinfo or UTC)).total_seconds() if date.tzinfo else 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def backoff_seconds(attempt: int, first: float, longest: float) -> float:
+    """A wait that doubles with each attempt, randomly shortened by up to half so that crowds spread."""
+    return min(longest, first * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1.0)
+
+
+class Channel:
+    """One server, as seen by everything that sends requests to it."""
+
+    def __init__(self, wire: Wire, timeouts: Timeouts, *, max_requests: int | None, hidden: tuple[str, ...]) -> None:
+        self.timeouts = timeouts
+        self.wire = wire
+        self._slots = asyncio.Semaphore(max_requests) if max_requests else None
+        self._hidden = hidden
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[WireResponse]:
+        """Send a request once and stream its answer."""
+        return self.wire.send(request.method, request.url, request.headers, request.body)
+
+    async def slot(self) -> None:
+        """Wait until another request may be under way (see ``max_connections``)."""
+        if self._slots is not None:
+            await self._slots.acquire()
+
+    def free_slot(self) -> None:
+        """End what :meth:`slot` began."""
+        if self._slots is not None:
+            self._slots.release()
+
+    def redact(self, text: str, *hidden: str) -> str:
+        """Blank out the API key and the secrets: servers echo what they were sent."""
+        for value in (*self._hidden, *hidden):
+            text = text.replace(value, "•••")
+        return text
+
+    async def fetch(self, request: Request, *, seconds: float | None = None) -> bytes:
+        """Send a request, again where that is safe, and return the body of its 2xx answer.
+
+        Raises:
+            TransportError: no answer came.
+            StatusError: another status came.
+        """
+        patience = Patience(self.timeouts)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                await self.slot()
+                try:
+                    async with (
+                        asyncio.timeout(seconds or self.timeouts.request_seconds),
+                        self.send(request) as response,
+                    ):
+                        body = await response.read()
+                finally:
+                    self.free_slot()
+            except TimeoutError:
+                limit = seconds or self.timeouts.request_seconds
+                raise RequestTimeoutError(f"no answer within {limit:g} s").at(str(request)) from None
+            except TransportError as error:
+                unsent = isinstance(error, ConnectError) and self.wire.knows_unsent
+                if attempt >= MAX_ATTEMPTS or not (unsent or request.repeatable):
+                    raise error.at(str(request)) from error.__cause__
+                await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
+                continue
+            if 200 <= response.status < 300:
+                return body
+            if await patience.wait(response):
+                attempt -= 1
+            elif attempt < MAX_ATTEMPTS and request.repeatable and is_gateway_failure(response):
+                await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
+            else:
+                raise self.refusal(response, body).at(str(request))
+
+    async def fetch_json(self, request: Request, *, seconds: float | None = None) -> Any:
+        """Like :meth:`fetch`, with the body read as JSON."""
+        body = await self.fetch(request, seconds=seconds)
+        try:
+            return parse_json(body)
+        except ProtocolError as error:
+            raise error.at(str(request)) from None
+
+    def refusal(self, response: WireResponse, body: bytes, *hidden: str) -> StatusError:
+        """Name the error of an answer that is no 2xx."""
+        detail = _detail(body) or response.headers.get("Location", "")
+        return status_error(response.status, self.redact(detail, *hidden), starting=is_starting(response.headers))
+
+
+def is_gateway_failure(response: WireResponse) -> bool:
+    """Whether the answer comes from a gateway that cannot say what became of the request."""
+    return response.status in (502, 504) or (response.status == 503 and not is_starting(response.headers))
+
+
+def status_error(status: int, detail: str, *, starting: bool = False) -> StatusError:
+    """The error class of an HTTP status."""
+    if 300 <= status < 400:
+        return StatusError(status, f"redirected to {detail}; pass the server's final URL, keys follow no redirect")
+    if status == 503 and starting:
+        return StartingError(status, detail)
+    classes = {401: AuthenticationError, 403: AuthenticationError, 404: NotFoundError, 429: CapacityError}
+    return classes.get(status, StatusError)(status, detail)
+
+
+def encode_json(payload: Any) -> bytes:
+    """Write JSON for the wire.
+
+    Raises:
+        ValueError: it holds NaN, an infinity or half a surrogate pair.
+        TypeError: it holds something that is no JSON.
+    """
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        start = text[:80]
+        raise ProtocolError(f"expected JSON, got {start!r}{'…' if len(text) > 80 else ''} ({error})") from None
+
+
+def _detail(body: bytes) -> str:
+    """What a server says of a refusal: FastAPI's ``detail``, or the text itself."""
+    text = body.decode(errors="replace").strip()
+    try:
+        wire = json.loads(text)
+    except ValueError:
+        return text[:2000]
+    detail = (
+        next((wire[key] for key in ("detail", "error", "message") if key in wire), text)
+        if isinstance(wire, dict)
+        else wire
+    )
+    return detail if isinstance(detail, str) else json.dumps(detail)[:2000]

@@ -1,0 +1,404 @@
+"""The client of one ORS server: what environments, tasks and tools it has, and sessions on them.
+
+::
+
+    async with ORSClient("http://localhost:8080") as client:
+        async with client.session("wordle", split="train", index=3) as session:
+            prompt = await session.get_prompt()
+            output = await session.call_tool("guess", {"word": "crane"})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from ors_gym.channel import Channel, Request, encode_json
+from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
+from ors_gym.keepalive import PING_SECONDS, Pinger
+from ors_gym.session import Session, SessionState
+from ors_gym.timeouts import Timeouts
+from ors_gym.types import Split, Task, ToolList
+from ors_gym.wire import KEEPALIVE_SECONDS, FastWire, HTTPXWire, Wire
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["ORSClient", "Session", "SessionState", "Timeouts"]
+
+PAGE = 1000
+"""How many tasks are asked for at once where a server refuses to list them all."""
+
+BURIAL_DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
+"""When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where an environment's requests go, found once for each environment."""
+
+    name: str
+    """The environment's own name on the server."""
+    url: str
+    """Of requests without a session, up to and including the environment's path."""
+    session_base: str
+    """Of ``/create``, ``/ping`` and the like."""
+    session_url: str
+    """Of requests in a session, up to and including the environment's path."""
+    headers: Mapping[str, str]
+
+
+class ORSClient:
+    """The client of one ORS server; safe for any number of concurrent sessions on one event loop.
+
+    Args:
+        url: the server, used as it is. With ``hosted`` the platform's address, before which ``api.`` and
+            ``sessions.`` are put.
+        api_key: sent as ``X-API-Key``; in no log, error or repr.
+        hosted: use the hosted platform's layout; environment names are ``owner/name``.
+        timeouts: how long each kind of wait may last.
+        headers: sent with every request.
+        transport, http_client, auth, proxy: httpx's own; requests then travel through httpx instead of the faster
+            default. An ``http_client`` is used as it is and never closed. Proxies set in the environment
+            (``HTTP_PROXY``, …) are honoured too.
+        verify: how certificates are verified: an ``ssl.SSLContext``, or False for not at all.
+        max_connections: how many requests may be under way at once; the rest wait. None is no limit. A tool call
+            counts as long as it runs; pings and deletions are never held up for long by other requests' limits.
+        ping_seconds: how old a session's last request may become before it is pinged.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        hosted: bool = False,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  (frozen)
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        auth: httpx.Auth | tuple[str, str] | None = None,
+        proxy: httpx.Proxy | str | None = None,
+        verify: ssl.SSLContext | bool = True,
+        max_connections: int | None = None,
+        ping_seconds: float = PING_SECONDS,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"an ORS server's url begins with http:// or https://, got {_shown(url)!r}")
+        if http_client is not None and not (transport is None and auth is None and proxy is None):
+            raise ValueError("give transport, auth and proxy to the http_client instead of beside it")
+        self.url = _shown(url)
+        """The server, without credentials."""
+        self.hosted = hosted
+        base = self.url.rstrip("/")
+        self._api_base = _with_subdomain(base, "api") if hosted else base
+        self._session_base = _with_subdomain(base, "sessions") if hosted else base
+        self._headers = {"User-Agent": "ors-gym", "Accept": "*/*", **(headers or {})}
+        if parts.username is not None:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
+        if api_key is not None:
+            self._headers["X-API-Key"] = api_key
+        wire = _make_wire(base, timeouts, transport, http_client, auth, proxy, verify)
+        hidden = (api_key,) if api_key else ()
+        self.channel = Channel(wire, timeouts, max_requests=max_connections, hidden=hidden)
+        self.pinger = Pinger(ping_seconds)
+        self._routes: dict[str, Route] = {}
+        self._names: asyncio.Task[tuple[str, ...]] | None = None
+        self._tools: dict[str, ToolList] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<ORSClient {self.url}{', hosted' if self.hosted else ''}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Delete every session that is left, stop pinging and close every connection."""
+        self._closing.set()
+        await asyncio.gather(*(session.close() for session in self.pinger.sessions))
+        await self.pinger.aclose()
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        await self.channel.wire.aclose()
+
+    # ---------------------------------------------------------------- what there is
+
+    async def health(self) -> bool:
+        """Whether the server says that it is well.
+
+        Raises:
+            ORSError: it cannot be reached, or says something else.
+        """
+        wire = await self.channel.fetch_json(Request("GET", f"{self._api_base}/health", self._headers))
+        return isinstance(wire, Mapping) and wire.get("status") == "ok"
+
+    async def list_environments(self) -> tuple[str, ...]:
+        """The names of the server's environments; the first is its default."""
+        return await self._list_environments(self._api_base, self._headers)
+
+    async def _list_environments(self, base: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+        request = Request("GET", f"{base}/list_environments", headers)
+        wire = await self.channel.fetch_json(request)
+        if isinstance(wire, Mapping):
+            wire = wire.get("environments")
+        if not isinstance(wire, list):
+            raise ProtocolError("expected a JSON array of environment names").at(str(request))
+        return tuple(str(each["name"] if isinstance(each, Mapping) and "name" in each else each) for each in wire)
+
+    async def route(self, env_name: str) -> Route:
+        """Find where an environment's requests go: one look at the server's list for each environment.
+
+        A path that begins with no known environment is redirected to the server's first one, and every request
+        costs two.
+
+        Raises:
+            NotFoundError: the server has no such environment.
+        """
+        known = self._routes.get(env_name)
+        if known is not None:
+            return known
+        headers = dict(self._headers)
+        if self.hosted:
+            headers["X-Deployment"] = env_name
+            names = await self._list_environments(self._session_base, headers)
+        else:
+            names = await self._known_environments()
+        name = _match(env_name, names)
+        if name is None and self.hosted and names:
+            name = names[0]
+        if name is None:
+            have = ", ".join(map(repr, names)) or "none"
+            raise NotFoundError(404, f"no environment {env_name!r}; the server has {have}").at(self.url)
+        path = quote(name, safe="")
+        route = Route(name, f"{self._api_base}/{path}", self._session_base, f"{self._session_base}/{path}", headers)
+        self._routes[env_name] = route
+        return route
+
+    async def _known_environments(self) -> tuple[str, ...]:
+        """:meth:`list_environments`, asked once by any number of sessions that open at the same time."""
+        if self._names is None:
+            self._names = asyncio.create_task(self.list_environments())
+            self._names.add_done_callback(self._forget_names)
+        return await asyncio.shield(self._names)
+
+    def _forget_names(self, finished: asyncio.Task[tuple[str, ...]]) -> None:
+        self._names = None
+        if not finished.cancelled():
+            finished.exception()
+
+    async def list_splits(self, env_name: str) -> tuple[Split, ...]:
+        """The environment's splits."""
+        wire = await self._get(env_name, "/splits")
+        if not isinstance(wire, list):
+            raise ProtocolError(f"expected a JSON array of splits of {env_name!r}").at(self.url)
+        return tuple(Split.from_wire(split) for split in wire)
+
+    async def list_tools(self, env_name: str) -> ToolList:
+        """The environment's tools. A session may have more: see :meth:`Session.list_tools`."""
+        tools = ToolList.from_wire(await self._get(env_name, "/tools"))
+        self._tools[env_name] = tools
+        return tools
+
+    async def known_tools(self, env_name: str) -> ToolList:
+        """:meth:`list_tools`, as it was when it was last asked for."""
+        return self._tools.get(env_name) or await self.list_tools(env_name)
+
+    async def num_tasks(self, env_name: str, split: str) -> int:
+        """How many tasks a split has."""
+        count = _field(await self._post(env_name, "/num_tasks", {"split": split}), "num_tasks")
+        if not isinstance(count, int):
+            raise ProtocolError(f"num_tasks must be an integer, got {count!r}").at(self.url)
+        return count
+
+    async def get_task(self, env_name: str, split: str, index: int) -> Task:
+        """The task at ``index`` of a split; negative indices count from the end, as in Python."""
+        task: Task = _field(await self._post(env_name, "/task", {"split": split, "index": index}), "task")
+        return task
+
+    async def get_tasks(
+        self, env_name: str, split: str, start: int | None = None, stop: int | None = None
+    ) -> tuple[Task, ...]:
+        """The tasks ``[start:stop]`` of a split, by the rules of Python slices."""
+        body: dict[str, Any] = {"split": split, "start": start, "stop": stop}
+        body = {key: value for key, value in body.items() if value is not None}
+        return _tasks(await self._post(env_name, "/task_range", body))
+
+    async def list_tasks(self, env_name: str, split: str) -> tuple[Task, ...]:
+        """All tasks of a split, page by page where the environment refuses to list them at once."""
+        try:
+            return _tasks(await self._post(env_name, "/tasks", {"split": split}))
+        except StatusError as refused:
+            if refused.status not in (400, 404, 405, 413, 501):
+                raise
+            pages: list[Task] = []
+            try:
+                count = await self.num_tasks(env_name, split)
+            except StatusError:
+                raise refused from None
+            for start in range(0, count, PAGE):
+                pages.extend(await self.get_tasks(env_name, split, start, min(start + PAGE, count)))
+            return tuple(pages)
+
+    async def iterate_tasks(self, env_name: str, split: str) -> AsyncIterator[Task]:
+        """Iterate over the tasks of a split page by page, for splits too large to hold."""
+        count = await self.num_tasks(env_name, split)
+        for start in range(0, count, PAGE):
+            for task in await self.get_tasks(env_name, split, start, min(start + PAGE, count)):
+                yield task
+
+    async def _get(self, env_name: str, path: str) -> Any:
+        route = await self.route(env_name)
+        return await self.channel.fetch_json(Request("GET", route.url + path, route.headers))
+
+    async def _post(self, env_name: str, path: str, body: Mapping[str, Any]) -> Any:
+        route = await self.route(env_name)
+        headers = {**route.headers, "Content-Type": "application/json"}
+        return await self.channel.fetch_json(Request("POST", route.url + path, headers, encode_json(body)))
+
+    # ---------------------------------------------------------------- sessions
+
+    def session(
+        self,
+        env_name: str,
+        *,
+        split: str | None = None,
+        index: int | None = None,
+        task: Task | None = None,
+        secrets: Mapping[str, str | tuple[str, Sequence[str]]] | None = None,
+        toolset: str | None = None,
+    ) -> Session:
+        """One episode: a task by ``split`` and ``index``, or a ``task`` object.
+
+        Args:
+            env_name: the environment, as :meth:`list_environments` names it.
+            split: the task's split.
+            index: the task's index in the split.
+            task: the task itself, as :meth:`get_task` gives it or of your own.
+            secrets: values by name, or pairs of a value and the domains it may be sent to. They go to the server and
+                nowhere else.
+            toolset: the name of a set of tools that the server adds to the environment's.
+        """
+        by_index = split is not None and index is not None
+        if by_index == (task is not None) or (split is None) != (index is None):
+            raise ValueError("a session needs either split and index, or a task")
+        source: dict[str, Any] = {"task_spec": dict(task)} if task is not None else {"split": split, "index": index}
+        headers, hidden = _secret_headers(secrets or {})
+        return Session(self, env_name, source, headers, hidden, toolset)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` to its end, whoever waits for it; :meth:`aclose` does."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def bury(self, session: Session) -> None:
+        """Delete a session whose creation was given up: it may not exist yet, and come to exist later."""
+        self.in_background(self._bury(session))
+
+    async def _bury(self, session: Session) -> None:
+        request = session.request("POST", "/ping")
+        for delay in BURIAL_DELAYS_SECONDS:
+            try:
+                async with asyncio.timeout(delay):
+                    await self._closing.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.channel.fetch(request)
+            except ORSError:
+                continue
+            break
+        await session.delete()
+
+
+def _make_wire(
+    base: str,
+    timeouts: Timeouts,
+    transport: httpx.AsyncBaseTransport | None,
+    http_client: httpx.AsyncClient | None,
+    auth: httpx.Auth | tuple[str, str] | None,
+    proxy: httpx.Proxy | str | None,
+    verify: ssl.SSLContext | bool,
+) -> Wire:
+    seconds = timeouts.connect_seconds
+    if http_client is not None:
+        return HTTPXWire(http_client, owned=False, knows_unsent=False, connect_seconds=seconds)
+    if transport is None and auth is None and proxy is None and not _proxied(base):
+        return FastWire(connect_seconds=seconds, verify=verify)
+    import httpx
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
+    client = httpx.AsyncClient(transport=transport, auth=auth, proxy=proxy, verify=verify, limits=limits)
+    return HTTPXWire(client, owned=True, knows_unsent=transport is None, connect_seconds=seconds)
+
+
+def _proxied(url: str) -> bool:
+    """Whether the environment names a proxy for ``url``."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    return bool({parts.scheme, "all"} & proxies.keys()) and not urllib.request.proxy_bypass(parts.hostname or "")
+
+
+def _shown(url: str) -> str:
+    """``url`` without credentials."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _with_subdomain(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{name}.{parts.netloc}"))
+
+
+def _match(env_name: str, names: Sequence[str]) -> str | None:
+    """The server's own spelling of ``env_name``: the same but for case, or the same without an owner."""
+    by_lower = {name.lower(): name for name in names}
+    wanted = env_name.lower()
+    return by_lower.get(wanted) or by_lower.get(wanted.rpartition("/")[2])
+
+
+def _secret_headers(
+    secrets: Mapping[str, str | tuple[str, Sequence[str]]],
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The header that carries the secrets, and the texts that no error may hold."""
+    if not secrets:
+        return {}, ()
+    wire: dict[str, dict[str, Any]] = {}
+    for name, secret in secrets.items():
+        if isinstance(secret, str):
+            wire[name] = {"value": secret}
+        else:
+            wire[name] = {"value": secret[0], "allowed_domains": list(secret[1])}
+    header = base64.b64encode(json.dumps(wire).encode()).decode()
+    return {"X-Secrets": header}, (header, *(each["value"] for each in wire.values() if each["value"]))
+
+
+def _field(wire: Any, key: str) -> Any:
+    if not isinstance(wire, Mapping) or key not in wire:
+        raise ProtocolError(f"the answer has no {key!r}")
+    return wire[key]
+
+
+def _tasks(wire: Any) -> tuple[Task, ...]:
+    tasks = _field(wire, "tasks")
+    if not isinstance(tasks, list):
+        raise ProtocolError(f"expected a JSON array of tasks, got {type(tasks).__name__}")
+    return tuple(tasks)

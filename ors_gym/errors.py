@@ -1,0 +1,225 @@
+"""Everything that can go wrong between an agent and an ORS environment, each fault under one name.
+
+::
+
+    ORSError
+    ├── TransportError             the network broke; says nothing about the environment
+    │   ├── ConnectError           no connection was made, so nothing was sent
+    │   ├── ConnectionLostError    the connection broke after something was sent
+    │   └── RequestTimeoutError    no answer within the time allowed
+    ├── ProtocolError              the server answered something that is not ORS
+    ├── StatusError                the server refused: an HTTP status that is an answer
+    │   ├── AuthenticationError    401, 403: the API key is missing or wrong
+    │   ├── NotFoundError          404: no such environment, route, split or task
+    │   ├── CapacityError          429 for longer than the wait allowed
+    │   └── StartingError          503 "starting" for longer than the wait allowed
+    ├── SessionError               this episode is over; a new session may well succeed
+    │   ├── SessionLostError       the server no longer has the session, or it was given up
+    │   ├── SessionClosedError     the session was used before it was opened or after it was closed
+    │   ├── ToolFailedError        the tool raised: the environment's fault
+    │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
+    │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
+    └── PortalError                the event-loop thread is closed, or belongs to another process
+
+An agent's mistake (unknown tool, bad input) is none of these: it comes back as ``ToolOutput(ok=False)``.
+Bad arguments to this library raise ``ValueError`` or ``TypeError``.
+
+Errors survive pickling, so they can cross processes. ``kind`` names the class in counters and logs. Where a call was
+under way, ``session_id``, ``tool`` and ``may_have_run`` say which and whether its tool may have run.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+__all__ = [
+    "AmbiguousCallError",
+    "AuthenticationError",
+    "CallTimeoutError",
+    "CapacityError",
+    "ConnectError",
+    "ConnectionLostError",
+    "NotFoundError",
+    "ORSError",
+    "PortalError",
+    "ProtocolError",
+    "RequestTimeoutError",
+    "SessionClosedError",
+    "SessionError",
+    "SessionLostError",
+    "StartingError",
+    "StatusError",
+    "ToolFailedError",
+    "TransportError",
+]
+
+
+class ORSError(Exception):
+    """The root. ``message`` says what happened, :meth:`at` adds where, the class knows what to do about it."""
+
+    kind: ClassVar[str] = "ors"
+    advice: ClassVar[str] = ""
+
+    where: str = ""
+    """The request: method and URL."""
+    session_id: str = ""
+    """The session concerned, empty where there is none."""
+    tool: str = ""
+    """The tool that was called, empty outside calls."""
+    may_have_run: bool | None = None
+    """Whether that tool may have run; None outside calls."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def at(
+        self,
+        where: str = "",
+        *,
+        session_id: str = "",
+        tool: str = "",
+        may_have_run: bool | None = None,
+    ) -> Self:
+        """Say where it happened; what is known already is kept. Returns the error itself."""
+        self.where = self.where or where
+        self.session_id = self.session_id or session_id
+        self.tool = self.tool or tool
+        if self.may_have_run is None:
+            self.may_have_run = may_have_run
+        return self
+
+    def _what(self) -> str:
+        return self.message
+
+    def __str__(self) -> str:
+        context = [self.where] if self.where else []
+        if self.session_id:
+            context.append(f"session {self.session_id}")
+        if self.tool:
+            context.append(f"tool {self.tool!r}")
+        if self.may_have_run is not None:
+            context.append("the tool may have run" if self.may_have_run else "the tool did not run")
+        text = self._what() + (f" [{'; '.join(context)}]" if context else "")
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+class TransportError(ORSError):
+    """The network broke; says nothing about the environment."""
+
+    kind = "transport"
+
+
+class ConnectError(TransportError):
+    """No connection was made, so nothing was sent."""
+
+    kind = "connect"
+    advice = "Is the server running at this address, and reachable from here?"
+
+
+class ConnectionLostError(TransportError):
+    """The connection broke after something was sent."""
+
+    kind = "connection"
+    advice = "Look at the server's log for a crash or restart, and at proxies in between for their time limits"
+
+
+class RequestTimeoutError(TransportError):
+    """No answer within the time allowed."""
+
+    kind = "timeout"
+    advice = "If the server is only slow, allow more in Timeouts"
+
+
+class ProtocolError(ORSError):
+    """The server answered something that is not ORS."""
+
+    kind = "protocol"
+    advice = "Is this an ORS server? `ors-gym check URL` tests one"
+
+
+class StatusError(ORSError):
+    """The server refused: HTTP ``status``, with its ``detail``."""
+
+    kind = "status"
+
+    def __init__(self, status: int, detail: str) -> None:
+        Exception.__init__(self, status, detail)
+        self.status = status
+        self.detail = detail
+        self.message = f"the server answered {status}: {detail}" if detail else f"the server answered {status}"
+
+
+class AuthenticationError(StatusError):
+    """401, 403: the API key is missing or wrong."""
+
+    kind = "authentication"
+    advice = "Pass a valid key: ORSClient(url, api_key=...)"
+
+
+class NotFoundError(StatusError):
+    """404: no such environment, route, split or task."""
+
+    kind = "not_found"
+    advice = "client.list_environments() and client.list_splits(env_name) say what there is"
+
+
+class CapacityError(StatusError):
+    """429 for longer than ``Timeouts.capacity_seconds``."""
+
+    kind = "capacity"
+    advice = "Open fewer sessions at once, give the server more capacity, or raise Timeouts.capacity_seconds"
+
+
+class StartingError(StatusError):
+    """503 "starting" for longer than ``Timeouts.starting_seconds``."""
+
+    kind = "starting"
+    advice = "If the environment is only slow to start, raise Timeouts.starting_seconds"
+
+
+class SessionError(ORSError):
+    """This episode is over; a new session may well succeed."""
+
+    kind = "session"
+
+
+class SessionLostError(SessionError):
+    """The server no longer has the session, or it was given up after a call whose end is unknown."""
+
+    kind = "session_lost"
+    advice = "Start the episode again on a new session"
+
+
+class SessionClosedError(SessionError):
+    """The session was used before it was opened or after it was closed."""
+
+    kind = "session_closed"
+    advice = "Use it inside `async with client.session(...) as session:`"
+
+
+class ToolFailedError(SessionError):
+    """The tool raised: the environment's fault, nobody's reward."""
+
+    kind = "tool_failed"
+    advice = "The traceback is in the server's log; start the episode again on a new session"
+
+
+class AmbiguousCallError(SessionError):
+    """The call may or may not have run, so it is not sent again: a tool runs at most once."""
+
+    kind = "ambiguous_call"
+    advice = "Start the episode again on a new session"
+
+
+class CallTimeoutError(SessionError):
+    """The call took longer than allowed; its tool may run on, and the session is given up."""
+
+    kind = "call_timeout"
+    advice = "If the tool is only slow, raise Timeouts.call_seconds"
+
+
+class PortalError(ORSError, RuntimeError):
+    """The event-loop thread is closed, or belongs to another process."""
+
+    kind = "portal"

@@ -1,0 +1,91 @@
+"""One pinger for all sessions of a client.
+
+Servers drop a session that sent no request for a while: 900 s on the reference server, 120 s on the hosted platform.
+A session with traffic needs no ping, so the sessions wait in the order of their last request: a request moves a
+session to the end, and only the first one is ever looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import Protocol
+
+from ors_gym.errors import ORSError
+
+__all__ = ["PING_SECONDS", "Pingable", "Pinger"]
+
+PING_SECONDS = 30.0
+"""A session is pinged when its last request is this old: a quarter of the shortest expiry known."""
+
+MAX_PINGS_AT_ONCE = 64
+
+
+class Pingable(Protocol):
+    """What is kept alive: a session."""
+
+    async def close(self) -> None:
+        """End it."""
+        ...
+
+    async def ping(self) -> None:
+        """Tell the server that the session is still wanted; the session itself notes when it is lost."""
+        ...
+
+
+class Pinger:
+    """Pings every session that was added and had no request for ``interval_seconds``, until it is removed."""
+
+    def __init__(self, interval_seconds: float = PING_SECONDS) -> None:
+        self._interval = interval_seconds
+        self._last_request: OrderedDict[Pingable, float] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+        self._pings: set[asyncio.Task[None]] = set()
+
+    @property
+    def sessions(self) -> tuple[Pingable, ...]:
+        """The sessions looked after, the one with the oldest request first."""
+        return tuple(self._last_request)
+
+    def touch(self, session: Pingable) -> None:
+        """Note that ``session`` sends a request now; the first time, begin to look after it."""
+        self._last_request[session] = time.monotonic()
+        self._last_request.move_to_end(session)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="ors-gym keepalive")
+
+    def remove(self, session: Pingable) -> None:
+        """Look after ``session`` no longer."""
+        self._last_request.pop(session, None)
+
+    async def _run(self) -> None:
+        slots = asyncio.Semaphore(MAX_PINGS_AT_ONCE)
+        while self._last_request:
+            session, last_request = next(iter(self._last_request.items()))
+            wait = last_request + self._interval - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            await slots.acquire()
+            self.touch(session)
+            task = asyncio.create_task(self._ping(session))
+            self._pings.add(task)
+            task.add_done_callback(lambda finished: (self._pings.discard(finished), slots.release()))
+        self._task = None
+
+    @staticmethod
+    async def _ping(session: Pingable) -> None:
+        try:
+            await session.ping()
+        except ORSError:
+            pass  # a lost session says so at its next use; any other fault is tried again at the next ping
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self._last_request.clear()
+        tasks = [task for task in (self._task, *self._pings) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None

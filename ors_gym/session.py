@@ -1,0 +1,399 @@
+"""A session: one episode on the wire.
+
+The states of a session::
+
+    NEW ──open──▶ OPENING ──created──▶ OPEN ──close──▶ CLOSED
+                     │                  │ ▲              ▲
+                     │                  └─┘ calls        │
+                     └─ failed ─▶ LOST ◀┘ gone, or a ────┘
+                                          call's end unknown
+
+Any call that ends in an exception after its tool may have run makes the session LOST, also when the tool itself
+raised: what the environment looks like then is nobody's knowledge. So does a call that the caller gave up waiting
+for. A LOST session is deleted on the server at once and never used again. A call that certainly did not run (a 4xx,
+no connection, a full server) leaves it OPEN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ors_gym.call import Call
+from ors_gym.channel import Request, encode_json, parse_json
+from ors_gym.errors import (
+    NotFoundError,
+    ORSError,
+    ProtocolError,
+    SessionClosedError,
+    SessionLostError,
+    StatusError,
+    TransportError,
+)
+from ors_gym.sse import EventDecoder
+from ors_gym.types import (
+    Block,
+    GroupCandidate,
+    GroupScore,
+    Message,
+    ToolList,
+    ToolOutput,
+    blocks_from_wire,
+)
+
+if TYPE_CHECKING:
+    from ors_gym.client import ORSClient, Route
+
+__all__ = ["Session", "SessionState"]
+
+logger = logging.getLogger(__name__)
+
+MAX_CREATIONS = 3
+"""How many session ids are tried when the answer to ``/create`` is lost and the session is not found."""
+
+
+class SessionState(StrEnum):
+    """Where a session is in its life."""
+
+    NEW = "new"
+    """Nothing has been asked of the server yet."""
+    OPENING = "opening"
+    """The server is being asked for it."""
+    OPEN = "open"
+    """It can be used."""
+    LOST = "lost"
+    """The server no longer has it, or it was given up after a call whose end is unknown. Never used again."""
+    CLOSED = "closed"
+    """It was deleted, as it should be at the end of an episode."""
+
+
+class Session:
+    """One episode on the wire, made by :meth:`ORSClient.session` and used as an async context manager.
+
+    It is opened on entering and deleted on leaving, whatever happens in between, cancellation included.
+    """
+
+    def __init__(
+        self,
+        client: ORSClient,
+        env_name: str,
+        source: Mapping[str, Any],
+        headers: Mapping[str, str],
+        hidden: tuple[str, ...],
+        toolset: str | None,
+    ) -> None:
+        self.env_name = env_name
+        self.id = ""
+        """The server's id, empty before the session is open."""
+        self.state = SessionState.NEW
+        self.finished = False
+        """Whether a call has answered ``finished``: the episode is over."""
+        self._client = client
+        self._channel = client.channel
+        self._source = source
+        self._secret_headers = headers
+        self._hidden = hidden
+        self._toolset = toolset
+        self._route: Route | None = None
+        self._headers: dict[str, str] = {}
+        self._call_url = ""
+        self._names_tasks = False
+        self._tools: ToolList | None = None
+        self._gone = False
+        self._cause = ""
+        self._deletion: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id or '(no id yet)'} of {self.env_name!r}, {self.state}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---------------------------------------------------------------- opening and closing
+
+    async def open(self) -> None:
+        """Create the session on the server: two requests.
+
+        Raises:
+            TransportError, StatusError, ProtocolError: it could not be created; nothing is left on the server.
+        """
+        if self.state is not SessionState.NEW:
+            raise SessionClosedError(f"a session is opened once, and this one is {self.state}").at(session_id=self.id)
+        self.state = SessionState.OPENING
+        try:
+            self._route = await self._client.route(self.env_name)
+            for creation in range(MAX_CREATIONS):
+                if await self._create(last=creation == MAX_CREATIONS - 1):
+                    break
+        except BaseException as error:
+            self.state = SessionState.LOST
+            self._cause = f"it could not be opened: {error}"
+            if self.id:
+                self._client.bury(self)
+            raise
+        self.state = SessionState.OPEN
+        self._call_url = f"{self._route.session_url}/call"
+        self._client.pinger.touch(self)
+
+    async def _create(self, *, last: bool) -> bool:
+        """Ask for an id and create the environment under it; False if that got lost on the way."""
+        assert self._route is not None
+        headers = {**self._route.headers, **self._secret_headers}
+        base = self._route.session_base
+        self.id = await self._new_id(Request("POST", f"{base}/create_session", headers, b""))
+        self._headers = {**self._route.headers, "X-Session-ID": self.id}
+        body = dict(self._source) | {"env_name": self._route.name}
+        if self._toolset is not None:
+            body["toolset_name"] = self._toolset
+        headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
+        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False)
+        try:
+            answer = await self._channel.fetch_json(create)
+        except (TransportError, StatusError) as error:
+            if isinstance(error, StatusError):
+                if error.status == 400 and "already exists" in error.detail.lower():
+                    return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
+                if error.status not in (502, 503, 504):
+                    raise
+            if await self._exists():
+                return True
+            if last:
+                raise
+            self._client.bury(self)
+            return False
+        self._names_tasks = isinstance(answer, Mapping) and answer.get("client_task_ids") is True
+        return True
+
+    async def _new_id(self, request: Request) -> str:
+        """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
+        body = await self._channel.fetch(request)
+        if not body.lstrip().startswith(b"{"):
+            for name, data in EventDecoder().feed(body + b"\n\n"):
+                if name == "task_id" and data.strip():
+                    return data.strip()
+                if name == "error":
+                    raise ProtocolError(f"no session was created: {self._channel.redact(data)}").at(str(request))
+                if name == "end" and data.lstrip().startswith("{"):
+                    body = data.encode()
+        wire = parse_json(body)
+        sid = wire.get("sid") or wire.get("session_id") if isinstance(wire, Mapping) else None
+        if not isinstance(sid, str) or not sid:
+            raise ProtocolError("the answer names no session id").at(str(request))
+        return sid
+
+    async def _exists(self) -> bool:
+        """Whether the server has the session, asked after the answer to ``/create`` was lost."""
+        request = self.request("POST", "/ping")
+        for delay in (0.0, 0.5, 1.0):
+            await asyncio.sleep(delay)
+            try:
+                await self._channel.fetch(request)
+            except (TransportError, StatusError):
+                continue
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Delete the session on the server; does nothing the second time.
+
+        Deleting goes on in the background when this is cancelled, and never raises: a server that cannot be reached
+        is logged, and drops the session itself after a while.
+        """
+        if self.state is SessionState.OPEN:
+            self.state = SessionState.CLOSED
+            self._start_deletion()
+        elif self.state is SessionState.NEW:
+            self.state = SessionState.CLOSED
+        if self._deletion is not None:
+            await asyncio.shield(self._deletion)
+
+    def _start_deletion(self) -> None:
+        self._client.pinger.remove(self)
+        if self._deletion is None and self.id:
+            self._deletion = self._client.in_background(self.delete())
+
+    async def delete(self) -> None:
+        """Send the requests that delete the session. :meth:`close` is what to call."""
+        seconds = self._channel.timeouts.close_seconds
+        paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
+        try:
+            for path in paths:
+                await self._channel.fetch(self.request("POST", path), seconds=seconds)
+        except NotFoundError:
+            pass  # gone already, or a server without this route
+        except ORSError as error:
+            logger.warning("session %s was not deleted: %s", self.id, error)
+
+    def _give_up(self, cause: str, *, gone: bool = False) -> None:
+        """LOST: delete it on the server and never use it again."""
+        if self.state is SessionState.OPEN:
+            self.state = SessionState.LOST
+            self._cause = cause
+            self._gone = gone
+            self._start_deletion()
+
+    # ---------------------------------------------------------------- requests
+
+    def request(self, method: str, path: str) -> Request:
+        """A request of this session without a body."""
+        assert self._route is not None
+        base = self._route.session_base if path.startswith(("/ping", "/delete")) else self._route.session_url
+        return Request(method, base + path, self._headers)
+
+    def _require_open(self) -> None:
+        if self.state is SessionState.OPEN:
+            return
+        if self.state is SessionState.LOST:
+            raise SessionLostError(f"the session is lost: {self._cause}").at(session_id=self.id)
+        raise SessionClosedError(f"the session is {self.state}").at(session_id=self.id)
+
+    async def _get(self, path: str) -> Any:
+        """Read something of this session."""
+        self._require_open()
+        self._client.pinger.touch(self)
+        try:
+            return await self._channel.fetch_json(self.request("GET", path))
+        except ORSError as error:
+            raise self._noted(error) from error.__cause__
+
+    def _noted(self, error: ORSError) -> ORSError:
+        """Name the session in an error, and note if the error means that it is lost."""
+        error.at(session_id=self.id)
+        if not isinstance(error, StatusError) or error.status not in (404, 410):
+            return error
+        self._give_up(str(error), gone=True)
+        return SessionLostError(f"the server does not know the session ({error.message})").at(
+            error.where, session_id=self.id
+        )
+
+    async def get_prompt(self) -> tuple[Block, ...]:
+        """The task as text and images. The server may hold the answer until the environment is set up."""
+        return blocks_from_wire(await self._get("/prompt"), "prompt")
+
+    async def get_messages(self) -> tuple[Message, ...]:
+        """The task as a conversation; on servers without ``/messages`` the prompt as one user message."""
+        self._require_open()
+        try:
+            wire = await self._channel.fetch_json(self.request("GET", "/messages"))
+        except NotFoundError:  # an older server or a lost session: the prompt tells
+            return (Message("user", await self.get_prompt()),)
+        if not isinstance(wire, Sequence):
+            raise ProtocolError(f"expected a JSON array of messages, got {type(wire).__name__}").at(session_id=self.id)
+        return tuple(Message.from_wire(message) for message in wire)
+
+    async def list_tools(self) -> ToolList:
+        """The tools of this very session, which may be more than the environment's."""
+        if self._tools is None:
+            self._require_open()
+            try:
+                wire = await self._channel.fetch_json(self.request("GET", "/task_tools"))
+            except NotFoundError:
+                self._tools = await self._client.list_tools(self.env_name)
+            else:
+                self._tools = ToolList.from_wire(wire)
+        return self._tools
+
+    async def ping(self) -> None:
+        """Tell the server that the session is still wanted. A client does this for its idle sessions by itself."""
+        self._require_open()
+        try:
+            await self._channel.fetch(self.request("POST", "/ping"))
+        except ORSError as error:
+            raise self._noted(error) from error.__cause__
+
+    # ---------------------------------------------------------------- calls
+
+    async def call_tool(self, name: str, input: Mapping[str, Any] | None = None) -> ToolOutput:
+        """Call a tool, at most once.
+
+        Returns:
+            What the tool gave. A call that the environment refused (unknown tool, bad input, episode finished) has
+            ``ok=False``: an observation for the agent.
+
+        Raises:
+            ToolFailedError: the tool raised.
+            SessionLostError: the server no longer has the session.
+            AmbiguousCallError: the call was cut off, and whether it ran is unknown.
+            CallTimeoutError: it took longer than ``Timeouts.call_seconds``.
+            ORSError: anything else; ``may_have_run`` says whether the tool may have run.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
+        input = {} if input is None else input
+        if not isinstance(input, Mapping):
+            raise TypeError(f"a tool's input is a mapping of argument names to JSON values, got {type(input).__name__}")
+        self._require_open()
+        try:
+            call = self._call(self._call_url, {"name": name, "input": dict(input)})
+        except ValueError as error:
+            return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
+        output = ToolOutput.from_wire(await self._run(call, name))
+        self.finished = self.finished or output.finished
+        return output
+
+    def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
+        task_id = uuid.uuid4().hex if self._names_tasks else None
+        headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
+        return Call(self._channel, url, headers, payload, task_id=task_id, hidden=self._hidden)
+
+    async def _run(self, call: Call, tool: str, *, harmless: bool = False) -> Any:
+        """Bring a call to its end. ``harmless``: the session stays usable although the call failed."""
+        self._client.pinger.touch(self)
+        try:
+            return await call.run()
+        except ORSError as error:
+            error.at(session_id=self.id, tool=tool)
+            if isinstance(error, SessionLostError):
+                self._give_up(str(error), gone=True)
+            elif call.may_have_run and not harmless:
+                self._give_up(str(error))
+            raise
+        except BaseException:
+            if call.may_have_run and not harmless:
+                self._give_up(f"the call of {tool!r} was given up by the caller")
+            raise
+
+    async def call_terminal_tool(self, message: str = "") -> ToolOutput:
+        """Hand the agent's plain final message to the environment's terminal tool.
+
+        Raises:
+            ValueError: the environment has none (``ToolList.terminal_tool`` says so).
+        """
+        tools = self._tools
+        if tools is None and self._toolset is None:
+            tools = await self._client.known_tools(self.env_name)
+        terminal = (tools or await self.list_tools()).terminal_tool
+        if terminal is None:
+            raise ValueError(f"{self.env_name!r} has no terminal tool; look at list_tools().terminal_tool first")
+        return await self.call_tool(terminal.name, {} if terminal.arg is None else {terminal.arg: message})
+
+    async def score_group(self, candidates: Sequence[GroupCandidate | Sequence[Message]]) -> tuple[GroupScore, ...]:
+        """Score the trajectories of a group against each other, on environments with ``supports_score_group``.
+
+        Scoring leaves the environment as it is: a failure does not end the session.
+
+        Returns:
+            One score for each candidate, in order.
+        """
+        self._require_open()
+        group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
+        assert self._route is not None
+        call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
+        wire = await self._run(call, "score_group", harmless=True)
+        scores = (
+            tuple(GroupScore.from_wire(score) for score in wire.get("scores", ())) if isinstance(wire, dict) else ()
+        )
+        if len(scores) != len(group):
+            raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
+        return scores

@@ -1,0 +1,40 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.environments import Counter
+from tests.ors_servers import RunningServer, serve
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., RunningServer]]:
+    """Start reference servers of the test's own: ``start_server(MyEnvironment, …)``."""
+    with ExitStack() as stack:
+        yield lambda *environments, **config: stack.enter_context(serve(*environments, **config))
+
+
+@pytest.fixture(scope="session")
+def counter_server() -> Iterator[RunningServer]:
+    """One reference server with :class:`~tests.environments.Counter` for the whole run.
+
+    Tests leave no session on it.
+    """
+    with serve(Counter) as running:
+        yield running
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on a fresh event loop, so that plain test functions can hold conversations."""
+
+    def run(conversation: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run(conversation)
+
+    return run

@@ -1,0 +1,62 @@
+"""Small environments that several test files talk to, written for the reference SDK."""
+
+from __future__ import annotations
+
+import base64
+
+from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, tool
+from pydantic import BaseModel
+
+PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+class Amount(BaseModel):
+    amount: int = 1
+
+
+class Text(BaseModel):
+    text: str
+
+
+class Counter(Environment):
+    """Counts to the task's target. Reaching it gives 1.0 and ends the episode; passing it gives 0.0 and ends it."""
+
+    def __init__(self, task_spec={}, secrets={}):  # noqa: B006
+        super().__init__(task_spec, secrets)
+        self.count = 0
+        self.target = int(task_spec["target"])
+
+    @classmethod
+    def list_splits(cls):
+        return [Split(name="train", type="train"), Split(name="test", type="test")]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"id": f"{split}-{target}", "target": target} for target in (range(1, 6) if split == "train" else (7,))]
+
+    def get_prompt(self):
+        return [TextBlock(text=f"Count to {self.target}.")]
+
+    @tool
+    def add(self, params: Amount) -> ToolOutput:
+        """Add to the count."""
+        self.count += params.amount
+        finished = self.count >= self.target
+        reward = None if not finished else float(self.count == self.target)
+        return ToolOutput(blocks=[TextBlock(text=f"count {self.count}")], reward=reward, finished=finished)
+
+    @tool
+    def look(self) -> ToolOutput:
+        """Look at the count, as text and as a picture."""
+        blocks = [TextBlock(text=f"count {self.count}"), ImageBlock(data=PIXEL, mimeType="image/png")]
+        return ToolOutput(blocks=blocks, reward=0.0, metadata={"count": self.count})
+
+    @tool
+    def echo(self, params: Text) -> ToolOutput:
+        """Say it again."""
+        return ToolOutput(blocks=[TextBlock(text=params.text)])
+
+    @tool
+    def crash(self) -> ToolOutput:
+        """Fail."""
+        raise RuntimeError("the counter broke")
