@@ -1,7 +1,8 @@
 """GRPO on ORS environments with TRL: exact tokens, concurrent episodes, the trainer's own arguments."""
 
+from ors_gym_trl.callbacks import ReportCallback
 from ors_gym_trl.checks import SamplingMismatchError
 from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
 from ors_gym_trl.tokens import TemplateError
 
-__all__ = ["ORSRollouts", "RolloutBatch", "SamplingMismatchError", "TemplateError"]
+__all__ = ["ORSRollouts", "ReportCallback", "RolloutBatch", "SamplingMismatchError", "TemplateError"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from ors_gym.actions import ActionParser
 from ors_gym.policy import Reply, Turn
@@ -73,9 +71,8 @@ class TokenPolicy:
         parsed = self._parser.parse(text)
         return Reply(text=parsed.text, tool_calls=parsed.tool_calls, error=parsed.error)
 
-    def serve(self, episodes: Future[Any], sampler: ModelSampler) -> None:
-        """Answer turns until ``episodes`` are over (their outcome is the caller's to look at)."""
-        episodes.add_done_callback(lambda _: self._waiting.put(None))
+    def serve(self, sampler: ModelSampler) -> None:
+        """Answer turns until :meth:`stop_serving` is called."""
         while (first := self._waiting.get()) is not None:
             requests = [first]
             while len(requests) < self._max_batch and not self._waiting.empty():
@@ -85,6 +82,10 @@ class TokenPolicy:
                 requests.append(following)
             sampled = sampler.sample([r.prompt for r in requests], max(r.max_new_tokens for r in requests))
             first.answer.get_loop().call_soon_threadsafe(_resolve, requests, sampled)
+
+    def stop_serving(self) -> None:
+        """End :meth:`serve`, from any thread: the episodes are over."""
+        self._waiting.put(None)
 
     def _continue_record(self, turn: Turn) -> TokenRecord:
         record = self.records.get(turn.episode_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -16,8 +17,6 @@ from trl import GRPOTrainer
 
 from ors_gym.actions import ActionParser, action_parser
 from ors_gym.advantages import Reduction, trajectory_return
-from ors_gym.client import ORSClient
-from ors_gym.policy import Policy
 from ors_gym.portal import Portal
 from ors_gym.rollout import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_all, run_group
 from ors_gym.tasks import load_tasks
@@ -46,6 +45,8 @@ class RolloutBatch:
     seconds: float
     sampling_seconds: float
     """The part of ``seconds`` in which the model sampled."""
+    sampled_tokens: int
+    """Tokens the model wrote in all episodes."""
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
@@ -85,7 +86,6 @@ class ORSRollouts:
         parser: How the model writes tool calls (see :mod:`ors_gym.actions`).
         max_turn_tokens: Tokens the model may write in one turn; None leaves only ``max_completion_length``.
         template_options: Further variables of the chat template, such as ``enable_thinking``.
-        on_rollout: Called with each :class:`RolloutBatch`, for reports and logs.
         secrets: Passed to each session; never logged, never in a trajectory.
         client_options: Further arguments of the :class:`~ors_gym.client.ORSClient` (``api_key``, ``timeouts``, …).
     """
@@ -107,7 +107,6 @@ class ORSRollouts:
         parser: str | ActionParser = "hermes",
         max_turn_tokens: int | None = None,
         template_options: Mapping[str, Any] | None = None,
-        on_rollout: Callable[[RolloutBatch], None] | None = None,
         secrets: Mapping[str, str] | None = None,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -124,9 +123,10 @@ class ORSRollouts:
         self._parser = action_parser(parser)
         self._max_turn_tokens = max_turn_tokens
         self._template_options = template_options
-        self._on_rollout = on_rollout
+        self.listeners: list[Callable[[RolloutBatch], None]] = []
+        """Called with each :class:`RolloutBatch`, for reports and logs."""
         self._portal = Portal()
-        self._client = ORSClient(url, **(client_options or {}))
+        self._client = self._portal.client(url, **(client_options or {}))
         self._host: EpisodeHost = host or EpisodeRunner(self._client, limits=limits, secrets=secrets)
         self._tokenizer: ChatTokenizer | None = None
         self._sampling_checked = False
@@ -186,10 +186,11 @@ class ORSRollouts:
             returns=tuple(returns),
             seconds=time.monotonic() - started,
             sampling_seconds=sampler.seconds,
+            sampled_tokens=sum(sum(row.mask) for row in rows),
         )
         self._metrics = rollout_metrics(batch)
-        if self._on_rollout is not None:
-            self._on_rollout(batch)
+        for listener in self.listeners:
+            listener(batch)
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
             "completion_ids": [row.completion_ids for row in rows],
@@ -200,8 +201,7 @@ class ORSRollouts:
 
     def close(self) -> None:
         """Close the client and the event-loop thread. A host that was passed in stays open."""
-        if not self._portal.closed:
-            self._portal.run(self._client.aclose())
+        if self._portal.usable:
             self._portal.close()
 
     def __enter__(self) -> Self:
@@ -213,21 +213,24 @@ class ORSRollouts:
         self.close()
 
     def _play(self, tasks: Sequence[TaskRef], policy: TokenPolicy, sampler: ModelSampler) -> list[TrajectoryGroup]:
+        """Play on the event loop while this thread, the trainer's, samples."""
         groups = [(task, len(list(same))) for task, same in itertools.groupby(tasks)]
-        episodes = self._portal.submit(self._run(groups, policy))
+        playing = self._portal.run(self._start(groups, policy))
         try:
-            policy.serve(episodes, sampler)
-            return episodes.result()
-        except BaseException:
-            # Ctrl-C, or a fault of the model: end the episodes, so that their sessions are closed.
-            episodes.cancel()
-            self._portal.wait_until_idle()
-            raise
+            policy.serve(sampler)
+            return playing.result()
+        finally:
+            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
+            self._portal.run(_cancel(playing))
 
-    async def _run(self, groups: Sequence[tuple[TaskRef, int]], policy: Policy) -> list[TrajectoryGroup]:
-        return await run_all(
-            run_group(self._host, task, size, policy=policy, failures=self._failures) for task, size in groups
+    async def _start(
+        self, groups: Sequence[tuple[TaskRef, int]], policy: TokenPolicy
+    ) -> asyncio.Task[list[TrajectoryGroup]]:
+        playing = asyncio.create_task(
+            run_all(run_group(self._host, task, size, policy=policy, failures=self._failures) for task, size in groups)
         )
+        playing.add_done_callback(lambda _: policy.stop_serving())
+        return playing
 
     def _return_of(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
         return None if group.dropped else trajectory_return(member, self._reduction, self._truncated_reward)
@@ -298,3 +301,9 @@ def _task_of(prompt: Any) -> TaskRef:
             f"a prompt without an ORS task reached rollout_func: {str(prompt)[:200]!r}. "
             "Pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer."
         ) from None
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, unless it is over, and wait until it has cleaned up."""
+    if task.cancel():
+        await asyncio.wait([task])

@@ -1,0 +1,65 @@
+# make demo    set up, then train a small model with GRPO on an ORS server and write a page about it
+# make test    set up, then run the tests
+# make check   set up, then lint, check the format, the import layers and the types
+#
+# PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
+# TORCH="torch==…"   the torch to install where the choice below is not yours
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+TORCH ?=
+CPU_TORCH := torch==2.13.0+cpu
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test check format clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/train_grpo.py $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "Installing ors-gym and what the demo needs into $(VENV) …"
+	$(PIP) install -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "Installing ors-gym and what its tests need into $(VENV) …"
+	$(PIP) install -e ".[all,dev]"
+	@touch $@
+
+# A machine with a GPU, or one that is not Linux, gets the default build. A Linux machine without one gets the CPU
+# build, from the package sources that pip knows or from PyTorch's own, which uv knows; never gigabytes of CUDA.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ors-gym needs Python 3.11 or newer; this is " \
+		+ sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || { echo "Making the environment $(VENV) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing torch …"
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
+	elif [ -n "$(TORCH)" ]; then $(PIP) install "$(TORCH)"; \
+	elif [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1; then $(PIP) install torch; \
+	elif $(PIP) install "$(CPU_TORCH)" 2>/dev/null; then :; \
+	elif $(PIP) install uv && $(BIN)/uv pip install -q --python $(BIN)/python torch --torch-backend=cpu; then :; \
+	else echo "No CPU build of torch was found. Install one into $(VENV) yourself, or: make TORCH=torch …" >&2; exit 1; fi
+	@touch $@

@@ -1,0 +1,246 @@
+"""Train a language model with GRPO on an ORS server, and watch it learn.
+
+Without arguments everything happens on this machine, in minutes, on a CPU: a tiny model is made here, an ORS server is
+started in a process of its own, Ray actors host the episodes, TRL's GRPOTrainer trains, and a page shows the run.
+
+    python examples/train_grpo.py
+    python examples/train_grpo.py --no-ray --seed 3
+
+The same script trains a real model on a real server:
+
+    python examples/train_grpo.py --model Qwen/Qwen3-0.6B --url http://localhost:8080 --env wordle \\
+        --steps 500 --learning-rate 1e-6 --max-completion-length 2048 --max-turns 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+# Set before the libraries that read them are imported: nothing is looked up on a hub unless a model there is named.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+from ors_gym import EpisodeRunner, ORSClient, Portal, RandomPolicy, RolloutLimits, ToolList, run_groups
+from ors_gym.progress import RunProgress
+from ors_gym.report import Measurement, RunRecord, StepRecord
+from ors_gym.tasks import load_tasks
+
+SOLVED = 0.95
+"""The demo stops when the mean reward of its last ten steps reaches this."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what to train on what")
+    what.add_argument("--model", help="a hub name or a path; without it a tiny model is made here")
+    what.add_argument("--url", help="an ORS server; without it one is started here (examples/buttons.py)")
+    what.add_argument("--env", help="the environment's name; without it the server's first")
+    what.add_argument("--split", default="train", help="the tasks to train on (default: %(default)s)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--steps", type=int, default=250, help="training steps at most (default: %(default)s)")
+    how.add_argument("--prompts-per-step", type=int, default=16, metavar="N", help="tasks in a step (default: 16)")
+    how.add_argument("--group-size", type=int, default=8, metavar="G", help="episodes of each task (default: 8)")
+    how.add_argument("--learning-rate", type=float, default=1e-3, metavar="LR", help="(default: %(default)s)")
+    how.add_argument("--max-turns", type=int, default=3, help="of an episode (default: %(default)s)")
+    how.add_argument("--max-completion-length", type=int, default=96, metavar="N", help="tokens of an episode")
+    how.add_argument("--parser", default="hermes", help="how the model writes tool calls (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0)
+    where = parser.add_argument_group("where")
+    where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")
+    where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
+    where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
+    where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def local_server() -> Iterator[str]:
+    """Serve examples/buttons.py in a process of its own; yields its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).with_name("buttons.py")), "--port", str(port), "--exit-with-parent"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OPENREWARD_LOG_LEVEL": "WARNING"})
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the local ORS server did not start; try: " + " ".join(command[:-1]))
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def measure_random_policy(url: str, env_name: str, split: str, limits: RolloutLimits, seed: int) -> Measurement:
+    """The mean reward of 256 episodes in which tools and inputs are picked at random."""
+    async with ORSClient(url) as client:
+        tasks = (await load_tasks(client, env_name, split))[:256]
+        runner = EpisodeRunner(client, RandomPolicy(seed), limits=limits, tools=await client.list_tools(env_name))
+        returns = [
+            sum(reward or 0.0 for reward in member.rewards)
+            async for group in run_groups(runner, tasks, 1)
+            for member in group.members
+            if not member.failed
+        ]
+    if not returns:
+        raise RuntimeError(f"not one episode of {env_name!r} could be played; is the server well?")
+    return Measurement(fmean(returns), len(returns))
+
+
+async def ask_server(url: str, env_name: str | None) -> tuple[str, ToolList]:
+    """The environment to train on, and its tools."""
+    async with ORSClient(url) as client:
+        env_name = env_name or (await client.list_environments())[0]
+        return env_name, await client.list_tools(env_name)
+
+
+def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[Any, Any]:
+    """A model that knows how a tool call is written, and nothing of the task."""
+    import torch
+    from tiny_model import make_model, make_tokenizer, warm_up
+
+    from ors_gym_trl.tokens import chat_tools
+
+    torch.set_num_threads(1)  # on so small a model more threads only wait for each other
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, seed=seed)
+    with progress.phase("Warming up the model on the form of tool calls, blind to the task") as phase:
+        for share in warm_up(model, tokenizer, chat_tools(tools) or [], seed=seed):
+            phase.advance_to(share)
+    return model, tokenizer
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    report = arguments.output / "report.html"
+    with RunProgress("ors-gym: GRPO on an ORS server") as progress, contextlib.ExitStack() as cleanup:
+        train(arguments, report, progress, cleanup)
+
+
+def train(arguments: argparse.Namespace, report: Path, progress: RunProgress, cleanup: contextlib.ExitStack) -> None:
+    portal = cleanup.enter_context(Portal())
+    url = arguments.url
+    if url is None:
+        with progress.phase("Starting an ORS server in a process of its own"):
+            url = cleanup.enter_context(local_server())
+    env_name, tools = portal.run(ask_server(url, arguments.env))
+    limits = RolloutLimits(max_turns=arguments.max_turns)
+    with progress.phase("Playing a random policy, for comparison"):
+        baseline = portal.run(measure_random_policy(url, env_name, arguments.split, limits, arguments.seed))
+
+    with progress.phase("Importing torch and TRL"):
+        import torch
+        from transformers import PrinterCallback, TrainerCallback
+        from trl import GRPOConfig, GRPOTrainer
+
+        from ors_gym_trl import ORSRollouts, ReportCallback
+
+    warnings.filterwarnings("ignore", message=".*rollout_func.*experimental.*")
+    tiny = arguments.model is None
+    model, tokenizer = make_tiny_model(tools, arguments.seed, progress) if tiny else (arguments.model, None)
+
+    host: Any = None
+    if not arguments.no_ray:
+        with progress.phase(f"Starting {arguments.actors} Ray actors"):
+            from ors_gym_ray import RolloutPool
+
+            host = RolloutPool(
+                url, num_actors=arguments.actors, limits=limits, tools=tools, address=arguments.ray_address
+            )
+            cleanup.callback(host.close)
+    rollouts = ORSRollouts(
+        url,
+        env_name=env_name,
+        split=arguments.split,
+        limits=None if host else limits,
+        host=host,
+        parser=arguments.parser,
+        max_turn_tokens=8 if tiny else None,
+        truncated_reward=0.0,
+    )
+    cleanup.callback(rollouts.close)
+
+    on_cpu = tiny or not torch.cuda.is_available()
+    settings: dict[str, Any] = {"bf16": not on_cpu, "gradient_checkpointing": not tiny, "use_cpu": on_cpu}
+    if tiny:
+        settings |= {"max_grad_norm": 0.2}
+    config = GRPOConfig(
+        output_dir=str(arguments.output),
+        per_device_train_batch_size=arguments.prompts_per_step * arguments.group_size if tiny else arguments.group_size,
+        gradient_accumulation_steps=1 if tiny else arguments.prompts_per_step,
+        num_generations=arguments.group_size,
+        max_steps=arguments.steps,
+        max_completion_length=arguments.max_completion_length,
+        learning_rate=arguments.learning_rate,
+        lr_scheduler_type="constant",
+        temperature=1.0,
+        beta=0.0,
+        logging_steps=1,
+        save_strategy="no" if tiny else "steps",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        seed=arguments.seed,
+        **settings,
+    )
+    record = RunRecord(
+        title=f"GRPO on {env_name}",
+        description=f"{arguments.model or 'A tiny model made here'}, trained by TRL's GRPOTrainer on episodes of an ORS "
+        f"server, {'played in process' if arguments.no_ray else f'hosted by {arguments.actors} Ray actors'}.",
+        settings={**{k.replace("_", "-"): str(v) for k, v in vars(arguments).items()}, "url": url, "env": env_name},
+        baseline_reward=baseline,
+        warmup="The tiny model was first taught how a tool call is written, on calls drawn at random: which tool, which "
+        "color and what the tool answered were independent of each other, so nothing of the task could be learned."
+        if tiny
+        else "",
+    )
+
+    class StopWhenSolved(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            last = [step.reward for step in record.steps[-10:] if step.reward is not None]
+            control.should_training_stop |= tiny and len(last) == 10 and fmean(last) >= SOLVED
+
+    def show(step: StepRecord) -> None:
+        if step.step == 1 and tiny and step.reward is not None:
+            # The first batch was played before the first update.
+            record.reward_after_warmup = Measurement(step.reward, step.episodes)
+        progress.update(step.step, reward=step.reward, episodes=step.episodes, failures=step.failures)
+
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=config,
+        train_dataset=rollouts.train_dataset,
+        rollout_func=rollouts.rollout_func,
+        reward_funcs=rollouts.reward_funcs,
+        callbacks=[ReportCallback(rollouts, report, record, on_step=show), StopWhenSolved()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    progress.steps(arguments.steps)
+    trainer.train()
+    last = fmean(step.reward for step in record.steps[-10:] if step.reward is not None)
+    progress.finish(
+        f"Mean reward of the last 10 steps: {last:.2f}, of a random policy: {baseline.reward:.2f}. "
+        f"Open the report: {report.resolve().as_uri()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a trainer's user looks at: the run as an HTML page, written while it goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ors_gym.report import RunRecord, Sample, StepRecord, write_report
+from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
+
+__all__ = ["ReportCallback"]
+
+
+class ReportCallback(TrainerCallback):
+    """Keeps a :class:`~ors_gym.report.RunRecord` of the training and writes it as one self-contained page.
+
+    Args:
+        rollouts: Whose batches to record.
+        path: The page; None writes none.
+        record: The record to fill: its title, settings and baseline are the caller's to set.
+        write_every_steps: The page is written anew each so many steps, and at the end.
+        samples_per_step: Trajectories kept of a recorded step: the first members of its first groups.
+        sample_every_steps: How often trajectories are kept.
+        on_step: Called with each new :class:`~ors_gym.report.StepRecord`, for a progress display.
+        secrets: Strings to mask wherever they occur on the page.
+    """
+
+    def __init__(
+        self,
+        rollouts: ORSRollouts,
+        path: str | os.PathLike[str] | None,
+        record: RunRecord,
+        *,
+        write_every_steps: int = 20,
+        samples_per_step: int = 4,
+        sample_every_steps: int = 5,
+        on_step: Callable[[StepRecord], None] | None = None,
+        secrets: Iterable[str] = (),
+    ) -> None:
+        self.record = record
+        self._path = path
+        self._write_every_steps = write_every_steps
+        self._samples_per_step = samples_per_step
+        self._sample_every_steps = sample_every_steps
+        self._on_step = on_step
+        self._secrets = tuple(secrets)
+        self._batches: list[RolloutBatch] = []
+        self._step_began = self._began = time.monotonic()
+        rollouts.listeners.append(self._batches.append)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._step_began = self._began = time.monotonic()
+        self.record.total_steps = state.max_steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Record the step; steps that reuse an earlier rollout (``num_iterations``) have no record of their own."""
+        batches = [batch for batch in self._batches if batch.training]
+        self._batches.clear()
+        now = time.monotonic()
+        if batches:
+            step = self._record_step(state.global_step, batches, now)
+            if self._on_step is not None:
+                self._on_step(step)
+        self._step_began = now
+        if self._path is not None and state.global_step % self._write_every_steps == 0:
+            self._write()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the page a last time."""
+        self.record.ended = self.record.ended or "finished"
+        self._write()
+
+    def _record_step(self, number: int, batches: list[RolloutBatch], now: float) -> StepRecord:
+        returns = {
+            trajectory.episode_id: value
+            for batch in batches
+            for trajectory, value in zip(batch.trajectories, batch.returns, strict=True)
+        }
+        played = [t for batch in batches for t in batch.trajectories if not t.failed]
+        rollout_seconds = sum(batch.seconds for batch in batches)
+        sampling_seconds = sum(batch.sampling_seconds for batch in batches)
+        step = StepRecord.from_groups(
+            number,
+            [group for batch in batches for group in batch.groups],
+            seconds=now - self._began,
+            score=lambda trajectory: returns[trajectory.episode_id],
+            tokens=sum(batch.sampled_tokens for batch in batches) / max(len(played), 1),
+            rollout_seconds=rollout_seconds,
+            generation_seconds=sampling_seconds,
+            environment_seconds=rollout_seconds - sampling_seconds,
+            training_seconds=max(0.0, now - self._step_began - rollout_seconds),
+        )
+        self.record.steps.append(step)
+        if number == 1 or number % self._sample_every_steps == 0:
+            groups = batches[-1].groups[: self._samples_per_step]
+            self.record.samples.extend(
+                Sample(group.members[0], step=number, episode_return=returns[group.members[0].episode_id])
+                for group in groups
+            )
+        return step
+
+    def _write(self) -> None:
+        if self._path is not None:
+            write_report(self._path, self.record, secrets=self._secrets)
