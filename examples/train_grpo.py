@@ -73,7 +73,7 @@ def local_server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("buttons.py")), "--port", str(port), "--exit-with-parent"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OPENREWARD_LOG_LEVEL": "WARNING"})
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OPENREWARD_LOG_LEVEL": "ERROR"})
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -174,6 +174,7 @@ def train(arguments: argparse.Namespace, report: Path, progress: RunProgress, cl
         parser=arguments.parser,
         max_turn_tokens=8 if tiny else None,
         truncated_reward=0.0,
+        stopped_reward=0.0,
     )
     cleanup.callback(rollouts.close)
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ors_gym.trajectory import Trajectory
+from ors_gym.trajectory import StopReason, Trajectory
 
 __all__ = ["AdvantageMethod", "Reduction", "group_advantages", "reduce_rewards", "trajectory_return"]
 
@@ -66,17 +66,22 @@ def reduce_rewards(rewards: Sequence[float | None], how: Reduction = "sum") -> f
 
 
 def trajectory_return(
-    trajectory: Trajectory, how: Reduction = "sum", truncated_reward: float | None = None
+    trajectory: Trajectory,
+    how: Reduction = "sum",
+    truncated_reward: float | None = None,
+    stopped_reward: float | None = None,
 ) -> float | None:
     """A trajectory's return, None when it has none: it failed, or no step was given a reward.
 
     ``truncated_reward`` is the reward for running into one of our limits: it counts as one more reward after the last
-    step of a truncated episode. Without it a truncated episode keeps what it was given on the way.
+    step of a truncated episode. ``stopped_reward`` likewise where the policy ended the episode by a plain message.
+    Without them such episodes keep what they were given on the way.
     """
     if trajectory.failed:
         return None
-    extra = (truncated_reward,) if trajectory.truncated else ()
-    return reduce_rewards((*trajectory.rewards, *extra), how)
+    stopped = trajectory.stop_reason is StopReason.POLICY_STOPPED
+    extra = truncated_reward if trajectory.truncated else stopped_reward if stopped else None
+    return reduce_rewards((*trajectory.rewards, extra), how)
 
 
 def group_advantages(returns: ArrayLike, method: AdvantageMethod = "group") -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,11 +99,12 @@ class ModelSampler:
         padded = [[self._pad_token_id] * (width - len(ids)) + list(ids) for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
         logprobs = _SampledLogprobs(self._config.temperature)
+        config = copy.copy(self._config)
+        config.max_new_tokens = max_new_tokens
         sequences = self._model.generate(
             input_ids=torch.tensor(padded, device=device),
             attention_mask=torch.tensor(mask, device=device),
-            generation_config=self._config,
-            max_new_tokens=max_new_tokens,
+            generation_config=config,
             logits_processor=LogitsProcessorList([logprobs]),
         )
         sampled = sequences[:, width:].tolist()

@@ -81,6 +81,7 @@ class ORSRollouts:
         failures: What becomes of a group when the world breaks its episodes.
         reward: How step rewards become an episode's return: ``sum``, ``last``, ``max``, ``min``, ``mean``, a callable.
         truncated_reward: Counts as one more reward of an episode that ran into a limit; None adds nothing.
+        stopped_reward: Likewise of an episode that the model ended by a plain message, where there is no terminal tool.
         host: Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process.
             A host has limits of its own.
         parser: How the model writes tool calls (see :mod:`ors_gym.actions`).
@@ -103,6 +104,7 @@ class ORSRollouts:
         failures: FailurePolicy | None = None,
         reward: Reduction = "sum",
         truncated_reward: float | None = None,
+        stopped_reward: float | None = None,
         host: EpisodeHost | None = None,
         parser: str | ActionParser = "hermes",
         max_turn_tokens: int | None = None,
@@ -120,6 +122,7 @@ class ORSRollouts:
         self._failures = failures
         self._reduction = reward
         self._truncated_reward = truncated_reward
+        self._stopped_reward = stopped_reward
         self._parser = action_parser(parser)
         self._max_turn_tokens = max_turn_tokens
         self._template_options = template_options
@@ -233,7 +236,14 @@ class ORSRollouts:
         return playing
 
     def _return_of(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
-        return None if group.dropped else trajectory_return(member, self._reduction, self._truncated_reward)
+        if group.dropped:
+            return None
+        return trajectory_return(
+            member,
+            self._reduction,
+            truncated_reward=self._truncated_reward,
+            stopped_reward=self._stopped_reward,
+        )
 
     def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
         """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
