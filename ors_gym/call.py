@@ -186,7 +186,7 @@ class Call:
             async with clock, channel.send(request) as response:
                 if response.status != 200:
                     return response, await response.read()
-                if response.headers.get("Content-Type", "").startswith("application/json"):
+                if response.headers.get("content-type", "").startswith("application/json"):
                     self._finish(await response.read())
                     return response, b""
                 await self._listen(response, clock)

@@ -95,12 +95,12 @@ class Patience:
 
 def is_starting(headers: Mapping[str, str]) -> bool:
     """Whether a 503 comes from an environment that is still starting: nothing ran."""
-    return headers.get("X-Backend-State", "").strip().lower() == "starting"
+    return headers.get("x-backend-state", "").strip().lower() == "starting"
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Read ``Retry-After``, seconds or an HTTP date; None if it is absent or unreadable."""
-    value = headers.get("Retry-After", "").strip()
+    value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
     except ValueError:
@@ -195,7 +195,7 @@ class Channel:
 
     def refusal(self, response: WireResponse, body: bytes, *hidden: str) -> StatusError:
         """Name the error of an answer that is no 2xx."""
-        detail = _detail(body) or response.headers.get("Location", "")
+        detail = _detail(body) or response.headers.get("location", "")
         return status_error(response.status, self.redact(detail, *hidden), starting=is_starting(response.headers))
 
 

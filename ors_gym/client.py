@@ -23,11 +23,12 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ors_gym.channel import Channel, Request, encode_json
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
+from ors_gym.fastwire import KEEPALIVE_SECONDS, FastWire
 from ors_gym.keepalive import PING_SECONDS, Pinger
 from ors_gym.session import Session, SessionState
 from ors_gym.timeouts import Timeouts
 from ors_gym.types import Split, Task, ToolList
-from ors_gym.wire import KEEPALIVE_SECONDS, FastWire, HTTPXWire, Wire
+from ors_gym.wire import HTTPXWire, Wire
 
 if TYPE_CHECKING:
     import httpx

@@ -8,6 +8,7 @@ session to the end, and only the first one is ever looked at.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from typing import Protocol
@@ -76,10 +77,8 @@ class Pinger:
 
     @staticmethod
     async def _ping(session: Pingable) -> None:
-        try:
+        with contextlib.suppress(ORSError):  # a lost session says so when used; other faults meet the next ping
             await session.ping()
-        except ORSError:
-            pass  # a lost session says so at its next use; any other fault is tried again at the next ping
 
     async def aclose(self) -> None:
         """Stop."""

@@ -1,31 +1,22 @@
-"""HTTP underneath: the two ways requests travel, with every network fault named once, here.
+"""HTTP underneath: what a wire is, and the one that carries requests over httpx.
 
-:class:`FastWire` (aiohttp) is the default: its cost per request does not grow with the number of connections, where
-httpx's own pool scans all of them for every request (1.5 ms at 16 concurrent sessions, 9 ms at 256, 32 ms at 1,024).
-:class:`HTTPXWire` carries what only httpx can: a transport, a client, an auth object or a proxy of the user's own.
-Neither follows redirects: headers with keys and secrets go to the configured server only.
+:class:`~ors_gym.fastwire.FastWire` is the default: httpx's own pool scans all connections for every request (1.5 ms at
+16 concurrent sessions, 9 ms at 256, 32 ms at 1,024). :class:`HTTPXWire` carries what only httpx can: a transport, a
+client, an auth object or a proxy of the user's own. Neither follows redirects: headers with keys and secrets go to
+the configured server only.
 """
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import httpx
 
 from ors_gym.errors import ConnectError, ConnectionLostError, RequestTimeoutError
 
-if TYPE_CHECKING:
-    import aiohttp
-    from yarl import URL
-
-__all__ = ["FastWire", "HTTPXWire", "Wire", "WireResponse"]
-
-KEEPALIVE_SECONDS = 4.0
-"""How long an idle connection is kept: less than the 5 s after which uvicorn by default closes it. A connection that
-closes while a request is on its way leaves a call that may or may not have run."""
+__all__ = ["HTTPXWire", "Wire", "WireResponse"]
 
 
 class WireResponse(Protocol):
@@ -38,7 +29,7 @@ class WireResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, whatever their case."""
+        """The headers, found by lower-case name."""
         ...
 
     async def read(self) -> bytes:
@@ -70,78 +61,6 @@ class Wire(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
         ...
-
-
-class FastWire:
-    """aiohttp, created on first use inside the event loop that uses it."""
-
-    knows_unsent = True
-
-    def __init__(self, *, connect_seconds: float, verify: ssl.SSLContext | bool = True) -> None:
-        self._connect_seconds = connect_seconds
-        self._verify = verify
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
-
-    def _open(self) -> aiohttp.ClientSession:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._verify, keepalive_timeout=KEEPALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
-        )
-        return self._session
-
-    @asynccontextmanager
-    async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> AsyncIterator[WireResponse]:
-        """Send a request and stream its answer."""
-        from yarl import URL
-
-        session = self._session or self._open()
-        target = self._urls.get(url)
-        if target is None:
-            target = self._urls[url] = URL(url, encoded=True)
-        with _aiohttp_faults_named():
-            async with session.request(method, target, headers=headers, data=body, allow_redirects=False) as response:
-                yield _FastResponse(response)
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
-
-
-class _FastResponse:
-    __slots__ = ("_response", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    async def read(self) -> bytes:
-        return await self._response.read()
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._response.content.iter_any()
-
-
-@contextmanager
-def _aiohttp_faults_named() -> Iterator[None]:
-    import aiohttp
-
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise ConnectError(_cause(error)) from error
-    except aiohttp.ServerTimeoutError as error:
-        raise RequestTimeoutError(_cause(error)) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise ConnectionLostError(_cause(error)) from error
 
 
 class HTTPXWire:

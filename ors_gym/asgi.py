@@ -1,0 +1,101 @@
+"""An ASGI application in this process as an ORS server, without a socket.
+
+::
+
+    client = ORSClient("http://app", transport=ASGITransport(app))
+
+Unlike ``httpx.ASGITransport``, which returns an answer when the application has finished it, this one passes every
+piece on as it is sent, so that event streams behave as they do on a network. Lifespan events are the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+import httpx
+
+__all__ = ["ASGIApp", "ASGITransport"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+ASGIApp: TypeAlias = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+
+class ASGITransport(httpx.AsyncBaseTransport):
+    """Runs ``app`` for each request, and streams its answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer one request as soon as the application has begun to."""
+        exchange = _Exchange(await request.aread())
+        exchange.task = asyncio.create_task(self._run(_scope(request), exchange))
+        head = await exchange.sent.get()
+        if head is None or head["type"] != "http.response.start":
+            await exchange.aclose()
+            raise httpx.RemoteProtocolError(f"the application sent no answer ({exchange.error!r})", request=request)
+        return httpx.Response(head["status"], headers=head.get("headers", []), stream=exchange)
+
+    async def _run(self, scope: MutableMapping[str, Any], exchange: _Exchange) -> None:
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            exchange.error = error
+        finally:
+            exchange.sent.put_nowait(None)
+
+
+class _Exchange(httpx.AsyncByteStream):
+    """One request, between the application and the client."""
+
+    def __init__(self, body: bytes) -> None:
+        self.sent: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.error: Exception | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._body: bytes | None = body
+        self._gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.put_nowait(message)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (message := await self.sent.get()) is not None:
+            if message["type"] != "http.response.body":
+                continue
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body", False):
+                return
+        raise httpx.RemoteProtocolError(f"the application ended in the middle of its answer ({self.error!r})")
+
+    async def aclose(self) -> None:
+        """Tell the application that nobody listens any more, and leave the rest to it, as a server does."""
+        self._gone.set()
+
+
+def _scope(request: httpx.Request) -> MutableMapping[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": request.url.scheme,
+        "path": request.url.path,
+        "raw_path": request.url.raw_path.split(b"?")[0],
+        "query_string": request.url.query,
+        "root_path": "",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "server": (request.url.host, request.url.port),
+        "client": ("127.0.0.1", 0),
+    }
