@@ -1,0 +1,273 @@
+"""What a run is doing, on the terminal while it goes on.
+
+On a terminal a few lines at its foot are kept current, and what the run itself prints scrolls by above them. Elsewhere
+(a file, a pipe, CI) plain lines are written, seldom enough to keep a log readable::
+
+    with RunProgress("GRPO on wordle") as progress:
+        with progress.phase("Starting the server"):
+            ...
+        progress.steps(200)
+        for step in ...:
+            progress.update(step, reward=0.4, episodes=128, failures={"connection": 1})
+        progress.finish("The report is at report.html")
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Phase", "RunProgress"]
+
+PLAIN_LINE_EVERY_SECONDS = 10.0
+RECENT_STEPS = 20
+"""Speed and time left are judged by so many steps."""
+SPARKS = "▁▂▃▄▅▆▇█"
+SPARKLINE_WIDTH = 32
+
+
+class Phase:
+    """Something that is going on now; its share done, from 0 to 1, if it is known."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = time.monotonic()
+        self.share: float | None = None
+
+    def advance_to(self, share: float) -> None:
+        """Say how much of the phase is done, from 0 to 1."""
+        self.share = min(max(share, 0.0), 1.0)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return time.monotonic() - self.began
+
+
+class _Steps:
+    """The training steps so far. The display's thread reads it too: what it reads is replaced, never changed."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.began = time.monotonic()
+        self.step = 0
+        self.reward: float | None = None
+        self.sparkline = ""
+        self.episodes = 0
+        self.failures: Mapping[str, int] = {}
+        self.episodes_per_second: float | None = None
+        self.seconds_per_step: float | None = None
+        self.updated = self.began
+        self._rewards: list[float] = []
+        self._recent = deque([(self.began, 0, 0)], maxlen=RECENT_STEPS + 1)  # time, step, episodes so far
+
+    def update(self, step: int, reward: float | None, episodes: int, failures: Mapping[str, int]) -> None:
+        now = time.monotonic()
+        self.failures = Counter(self.failures) + Counter(failures)
+        self.episodes += episodes
+        if reward is not None and math.isfinite(reward):
+            self.reward = reward
+            self._rewards.append(reward)
+            self.sparkline = sparkline(self._rewards)
+        self._recent.append((now, step, self.episodes))
+        then, step_then, episodes_then = self._recent[0]
+        if now > then:
+            self.episodes_per_second = (self.episodes - episodes_then) / (now - then)
+        if step > step_then:
+            self.seconds_per_step = (now - then) / (step - step_then)
+        self.step, self.updated = step, now
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.total is None or self.seconds_per_step is None:
+            return None
+        since_update = time.monotonic() - self.updated
+        return max(0.0, (self.total - self.step) * self.seconds_per_step - since_update)
+
+    def facts(self) -> dict[str, str]:
+        """The numbers in words, by name."""
+        facts = {"reward": "none given yet" if self.reward is None else f"{self.reward:.3f}"}
+        speed = "" if self.episodes_per_second is None else f", {self.episodes_per_second:,.1f}/s"
+        facts["episodes"] = f"{self.episodes:,}{speed}"
+        kinds = (f"{kind} {count:,}" for kind, count in sorted(self.failures.items(), key=lambda item: -item[1]))
+        facts["failures"] = ", ".join(kinds) or "none"
+        return facts
+
+
+class RunProgress:
+    """The display of one run. Enter it as a context; the terminal is put right again however the run ends.
+
+    ``live`` says whether to redraw lines in place; by default where the console is a terminal that can.
+    """
+
+    def __init__(self, title: str, *, console: Console | None = None, live: bool | None = None) -> None:
+        self.title = title
+        self.console = console or Console(highlight=False)
+        if live is None:  # not console.is_terminal: FORCE_COLOR makes that true in a pipe
+            live = self.console.file.isatty() and not self.console.is_dumb_terminal
+            live = live and not self.console.options.ascii_only
+        self._spinner = Spinner("dots", style="cyan")
+        self._phase: Phase | None = None
+        self._steps: _Steps | None = None
+        self._next_plain_line = 0.0
+        self._live: Live | None = None
+        if live:
+            self._live = Live(console=self.console, get_renderable=self._render, transient=True, refresh_per_second=5)
+
+    def __enter__(self) -> Self:
+        self._print(Text(self.title, style="bold"))
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._end_steps(completed=kind is None)
+        finally:
+            if self._live is not None:
+                self._live.stop()
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[Phase, None, None]:
+        """Show ``name`` while the block runs, and how long it took."""
+        outer, self._phase = self._phase, Phase(name)
+        phase = self._phase
+        if self._live is None:
+            self._print(Text(f"{name} ..."))
+        completed = False
+        try:
+            yield phase
+            completed = True
+        finally:
+            self._phase = outer
+            if self._live is not None:
+                self._print(_ended(name, phase.seconds, completed))
+            elif not completed:
+                self._print(Text(f"{name}: did not complete"))
+            elif phase.seconds >= 1:
+                self._print(Text(f"{name}: took {duration(phase.seconds)}"))
+
+    def steps(self, total: int | None = None) -> None:
+        """The training begins: ``total`` steps, if that is known."""
+        self._steps = _Steps(total)
+        self._next_plain_line = 0.0
+
+    def update(
+        self,
+        step: int,
+        *,
+        reward: float | None = None,
+        episodes: int = 0,
+        failures: Mapping[str, int] | None = None,
+    ) -> None:
+        """Step ``step`` (from 1) is over: its mean reward, its number of episodes, its failures by kind."""
+        if self._steps is None:
+            raise RuntimeError("update() before steps(): say how many steps there are first")
+        self._steps.update(step, reward, episodes, failures or {})
+        if self._live is None and (time.monotonic() >= self._next_plain_line or step == self._steps.total):
+            self._next_plain_line = time.monotonic() + PLAIN_LINE_EVERY_SECONDS
+            self._print(Text(self._plain_line(self._steps)))
+
+    def finish(self, message: str = "") -> None:
+        """The steps are over: leave their numbers on the screen, and ``message`` below them."""
+        self._end_steps(completed=True)
+        if message:
+            self._print(Text(message))
+
+    def _print(self, text: RenderableType) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def _end_steps(self, *, completed: bool) -> None:
+        steps, self._steps = self._steps, None
+        if steps is None:
+            return
+        if self._live is not None:
+            self._print(_ended(f"Training, {steps.step:,} steps", steps.seconds, completed))
+            self.console.print(_numbers(steps))
+        elif not completed:
+            self._print(Text(f"Stopped after {steps.step:,} steps: {self._plain_line(steps)}"))
+
+    @staticmethod
+    def _plain_line(steps: _Steps) -> str:
+        of = "" if steps.total is None else f"/{steps.total}"
+        line = f"step {steps.step}{of}  " + "  ".join(f"{name}: {fact}" for name, fact in steps.facts().items())
+        left = steps.seconds_left
+        return line + (f"  left: {duration(left)}" if left else "")
+
+    def _render(self) -> RenderableType:
+        """The live lines. Called by the display's own thread too."""
+        lines: list[RenderableType] = []
+        phase, steps = self._phase, self._steps
+        if phase is not None:
+            lines.append(self._bar_line(phase.name, phase.share, duration(phase.seconds)))
+        if steps is not None:
+            share = steps.step / steps.total if steps.total else None
+            of = "" if steps.total is None else f"/{steps.total:,}"
+            left = steps.seconds_left
+            clock = duration(steps.seconds) + ("" if left is None else f", {duration(left)} left")
+            lines.append(self._bar_line("Training", share, f"step {steps.step:,}{of}   {clock}"))
+            lines.append(_numbers(steps))
+        return Group(*lines)
+
+    def _bar_line(self, name: str, share: float | None, note: str) -> RenderableType:
+        line = Table.grid(padding=(0, 1))
+        cells: list[RenderableType] = [self._spinner, Text(name)]
+        if share is not None:
+            cells.append(ProgressBar(total=1.0, completed=share, width=32))
+        line.add_row(*cells, Text(note, style="dim"))
+        return line
+
+
+def _ended(name: str, seconds: float, completed: bool) -> Text:
+    mark = ("✓ ", "green") if completed else ("✗ ", "red")
+    return Text.assemble(mark, name, (f"  {duration(seconds)}", "dim"))
+
+
+def _numbers(steps: _Steps) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, fact in steps.facts().items():
+        style = "red" if name == "failures" and steps.failures else ""
+        extra = ("  " + steps.sparkline, "cyan") if name == "reward" else ""
+        table.add_row(Text(f"  {name}", style="dim"), Text.assemble((fact, style), extra))
+    return table
+
+
+def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
+    """All ``values``, first to last, in at most ``width`` characters: each is the mean of an equal share of them."""
+    columns = min(width, len(values))
+    edges = [round(column * len(values) / columns) for column in range(columns + 1)] if columns else []
+    means = [math.fsum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    span = high - low
+    return "".join(SPARKS[round((mean - low) / span * (len(SPARKS) - 1)) if span > 0 else 0] for mean in means)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that are quickly read."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
