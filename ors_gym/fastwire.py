@@ -94,8 +94,9 @@ class FastWire:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_seconds):
+                # No happy_eyeballs_delay: uvloop, on which Ray's async actors run, does not know it.
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self._open), host, port, ssl=context, happy_eyeballs_delay=0.25
+                    lambda: _Connection(self._open), host, port, ssl=context
                 )
         except TimeoutError:
             raise ConnectError(f"no connection to {host}:{port} within {self._connect_seconds:g} s") from None
