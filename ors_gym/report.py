@@ -180,7 +180,7 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+        temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -205,11 +205,12 @@ def _render(record: RunRecord, content: _Content) -> str:
 
 MASK = "••••••"
 SECRET_NAME = re.compile(
-    r"(^|[_-])(api_?key|access_?key|private_?key|secrets?|password|passwd|credentials?|authorization)([_-]|$)"
+    r"(^|[_-])((api|access|private)[_-]?key|secrets?|password|passwd|credentials?|authorization)([_-]|$)"
     r"|(^|auth|access|bearer|hub|hf|refresh|id|api)[_-]?token$",
     re.IGNORECASE,
 )
 URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
@@ -224,7 +225,8 @@ class _Content:
         self.limits = limits
 
     def masked(self, text: str) -> str:
-        text = URL_USER.sub(MASK, text)
+        """``text`` without secrets, and as Unicode that every reader of the page takes."""
+        text = LONE_SURROGATE.sub("\ufffd", URL_USER.sub(MASK, text))
         return self._secrets.sub(MASK, text) if self._secrets else text
 
     def text(self, text: str) -> JSON:
@@ -288,12 +290,12 @@ def _run(record: RunRecord, content: _Content) -> JSON:
     return {
         "title": content.masked(record.title),
         "description": content.masked(record.description),
-        "settings": [[name, content.setting(name, value)] for name, value in record.settings.items()],
+        "settings": [[content.masked(name), content.setting(name, value)] for name, value in record.settings.items()],
         "baseline": _measurement(record.baseline_reward),
         "warmup": content.masked(record.warmup),
         "afterWarmup": _measurement(record.reward_after_warmup),
         "totalSteps": record.total_steps,
-        "ended": record.ended,
+        "ended": content.masked(record.ended),
         "steps": [_step(step, content) for step in record.steps],
         "samples": [_sample(sample, content) for sample in shown],
         "numSamples": len(record.samples),
@@ -372,7 +374,7 @@ def _call(transition: Transition, content: _Content) -> JSON:
         "name": content.masked(action.name),
         "arguments": content.arguments(action.input),
         "ok": output.ok,
-        "reason": output.reason,
+        "reason": output.reason and content.masked(output.reason),
         "parts": content.blocks(output.blocks) if output.ok else [content.text(output.text)],
         "reward": _finite(output.reward),
         "finished": output.finished,

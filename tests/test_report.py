@@ -1,0 +1,345 @@
+"""The report page: whole, self-contained, and never taken in by what environments and models wrote."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import pickle
+import re
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ors_gym.report import Measurement, ReportLimits, RunRecord, Sample, StepRecord, write_report
+from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
+from ors_gym.types import (
+    ImageBlock,
+    Message,
+    ReasoningBlock,
+    TextBlock,
+    ToolCall,
+    ToolCallBlock,
+    ToolOutput,
+    ToolResultBlock,
+)
+
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><!--\u2028 &"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+TASK = TaskRef("rooms", "train", 3)
+
+
+def user(*blocks):
+    return Message("user", tuple(TextBlock(block) if isinstance(block, str) else block for block in blocks))
+
+
+def called(name, input=None, text="", *, turn):
+    block = ToolCallBlock(f"c{turn}", name, input or {})
+    return Message("assistant", (TextBlock(text), block) if text else (block,))
+
+
+def played(name, input=None, *, turn, **output):
+    if "text" in output:
+        output["blocks"] = (TextBlock(output.pop("text")),)
+    return Transition(ToolCall(name, input or {}), ToolOutput(**output), turn, 0.25)
+
+
+def two_turns(**changes):
+    record = {
+        "episode_id": "e1",
+        "task": TASK,
+        "stop_reason": StopReason.FINISHED,
+        "transitions": (
+            played("look", turn=0, text="It says red."),
+            played("press", {"color": "red"}, turn=1, text="Open.", reward=1.0, finished=True),
+        ),
+        "messages": (
+            user("Press the right button."),
+            called("look", text="Let me see.", turn=0),
+            user(ToolResultBlock("c0", (TextBlock("It says red."),))),
+            called("press", {"color": "red"}, turn=1),
+            user(ToolResultBlock("c1", (TextBlock("Open."),))),
+        ),
+        "num_turns": 2,
+    }
+    return Trajectory(**(record | changes))
+
+
+def data_of(path):
+    page = path.read_text(encoding="utf-8")
+    block = re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.DOTALL)
+    return json.loads(block[1], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def written(tmp_path, record, **options):
+    return data_of(write_report(tmp_path / "report.html", record, **options))
+
+
+def events_of(tmp_path, trajectory):
+    return written(tmp_path, RunRecord("run", samples=[Sample(trajectory, 1)]))["samples"][0]["events"]
+
+
+class Elements(html.parser.HTMLParser):
+    """Every start tag of a page with its attributes, and the text of its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.scripts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.found += [("/script", {})] if tag == "script" else []
+
+    def handle_data(self, data):
+        if self.found and self.found[-1][0] == "script":
+            self.scripts[-1] += data
+
+
+def hostile_record():
+    trajectory = two_turns(
+        episode_id=HOSTILE,
+        task=TaskRef(HOSTILE, task={HOSTILE: HOSTILE}),
+        messages=(user(HOSTILE), called(HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, turn=0), user(HOSTILE)),
+        transitions=(
+            played(HOSTILE, {HOSTILE: HOSTILE}, turn=0, blocks=(TextBlock(HOSTILE), ImageBlock(HOSTILE, HOSTILE))),
+            played("x", turn=1, ok=False, error=HOSTILE, reason=HOSTILE),
+        ),
+        stop_reason=StopReason.FAILED,
+        failure=Failure(HOSTILE, HOSTILE),
+    )
+    steps = [StepRecord(step, 1.0 * step, 1, 0.5, failures={HOSTILE: 1}, tool_calls={HOSTILE: 2}) for step in (1, 2)]
+    return RunRecord(
+        HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, warmup=HOSTILE, ended=HOSTILE,
+        steps=steps, samples=[Sample(trajectory, 1, HOSTILE, group=HOSTILE)],
+    )  # fmt: skip
+
+
+def test_the_page_names_nothing_that_would_be_loaded(tmp_path):
+    page = write_report(tmp_path / "report.html", RunRecord("run", samples=[Sample(two_turns(), 1)])).read_text()
+    elements = Elements(page)
+    assert {"img", "iframe", "base", "object", "embed", "form"}.isdisjoint(tag for tag, _ in elements.found)
+    assert [attributes["href"] for tag, attributes in elements.found if tag == "link"] == ["data:,"]
+    assert not any("src" in attributes for _, attributes in elements.found)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(|innerHTML|insertAdjacentHTML|\beval\b", page)
+
+
+def test_the_policy_admits_exactly_the_one_script(tmp_path):
+    elements = Elements(write_report(tmp_path / "report.html", RunRecord("run")).read_text(encoding="utf-8"))
+    policy = next(a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(elements.scripts[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_hostile_text_stays_text(tmp_path):
+    path = write_report(tmp_path / "report.html", hostile_record())
+    elements = Elements(path.read_text(encoding="utf-8"))
+    assert len(elements.scripts) == 2
+    assert "img" not in {tag for tag, _ in elements.found}
+    assert "\u2028" not in path.read_text(encoding="utf-8").partition("<body>")[2]
+    run = data_of(path)
+    assert run["title"] == run["samples"][0]["events"][0]["parts"][0]["text"] == HOSTILE
+    assert run["samples"][0]["events"][2]["parts"][1] == {"left_out": "an image that is not base64 of an image type"}
+
+
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_any_text_comes_through_unchanged_but_for_lone_surrogates(tmp_path_factory, text):
+    run = written(tmp_path_factory.getbasetemp(), RunRecord("run", text))
+    assert run["description"] == re.sub("[\ud800-\udfff]", "\ufffd", text) or "://" in text
+
+
+def test_placeholders_in_texts_are_not_filled_in(tmp_path):
+    run = written(tmp_path, RunRecord("{{data}}", "{{title}} {{script_source}} \\1"))
+    assert (run["title"], run["description"]) == ("{{data}}", "{{title}} {{script_source}} \\1")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def rendered(path, tmp_path):
+    """The page's HTML after its script ran, and what the browser complained about."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr "
+    flags += "--virtual-time-budget=2000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
+    browser = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    return browser.stdout, [line for line in browser.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
+    page, complaints = rendered(write_report(tmp_path / "report.html", hostile_record()), tmp_path)
+    assert complaints == []
+    assert "<title>owned" not in page
+    drawn = page.partition('<script type="application/json"')[0]
+    assert "<img" not in drawn
+    assert drawn.count("&lt;img src=x onerror=") > 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_a_browser_draws_the_run(tmp_path):
+    steps = [StepRecord(n, 2.0 * n, 8, n / 40, 0.1, 2.5, stop_reasons={"finished": 8}) for n in range(1, 41)]
+    image = played("photo", turn=2, blocks=(ImageBlock(PIXEL, "image/png"),))
+    samples = [Sample(two_turns(transitions=(*two_turns().transitions, image)), 40, episode_return=1.0)]
+    record = RunRecord("A run", steps=steps, samples=samples, baseline_reward=Measurement(0.0625, 512))
+    record.reward_after_warmup = Measurement(0.125, 64)
+    page, complaints = rendered(write_report(tmp_path / "report.html", record), tmp_path)
+    assert complaints == []
+    text = re.sub(r"<[^>]+>", " ", page.partition('<script type="application/json"')[0])
+    numbers = ("random policy 0.06", "after warm-up 0.13", "0.89", "320", "None in 320 episodes")
+    for expected in (*numbers, "It says red.", "no reward given", "reward 1.00", "The environment ended the episode."):
+        assert expected in text, expected
+    assert f'src="data:image/png;base64,{PIXEL}"' in page
+
+
+def test_an_episode_reads_prompt_then_each_turn_with_its_call_result_and_reward(tmp_path):
+    prompt, thought, look, press = events_of(tmp_path, two_turns())
+    assert prompt == {
+        "kind": "message", "role": "user", "turn": -1, "parts": [{"text": "Press the right button."}]
+    }  # fmt: skip
+    assert (thought["role"], thought["turn"], thought["parts"]) == ("assistant", 0, [{"text": "Let me see."}])
+    assert (look["name"], look["reward"], look["parts"]) == ("look", None, [{"text": "It says red."}])
+    assert (press["arguments"], press["reward"], press["finished"]) == ([["color", {"text": '"red"'}]], 1.0, True)
+
+
+def test_a_call_without_an_answer_is_shown_as_such(tmp_path):
+    broken = two_turns(
+        transitions=two_turns().transitions[:1], stop_reason=StopReason.FAILED, failure=Failure("connection", "cut")
+    )
+    assert [event["kind"] for event in events_of(tmp_path, broken)] == ["message", "message", "call", "unanswered"]
+
+
+def test_turns_of_the_prompt_are_not_taken_for_the_policys(tmp_path):
+    shown_before = (
+        user("For example:"),
+        called("look", turn=0),
+        user(ToolResultBlock("c", (TextBlock("It says blue."),))),
+    )
+    events = events_of(tmp_path, two_turns(messages=(*shown_before, *two_turns().messages)))
+    assert [(event["kind"], event["turn"]) for event in events] == [
+        ("message", -2), ("message", -1), ("message", -1), ("message", -1), ("message", 0), ("call", 0), ("call", 1)
+    ]  # fmt: skip
+    assert events[1]["parts"] == [{"text": "look({})"}]
+    assert events[2]["parts"] == [{"text": "It says blue."}]
+
+
+def test_a_record_of_transitions_alone_is_shown_too(tmp_path):
+    assert [event["name"] for event in events_of(tmp_path, two_turns(messages=()))] == ["look", "press"]
+
+
+def test_reasoning_is_marked_and_arguments_of_several_lines_stay_as_they_are(tmp_path):
+    message = Message("assistant", (ReasoningBlock("hm"), ToolCallBlock("c", "run", {"code": "a\nb", "n": "1"})))
+    call = played("run", {"code": "a\nb", "n": "1"}, turn=0)
+    reasoning, run = events_of(tmp_path, two_turns(messages=(message,), transitions=(call,), num_turns=1))
+    assert reasoning["parts"] == [{"reasoning": True, "text": "hm"}]
+    assert run["arguments"] == [["code", {"text": "a\nb"}], ["n", {"text": '"1"'}]]
+
+
+def test_long_texts_and_many_images_and_samples_are_cut_and_said_to_be(tmp_path):
+    images = tuple(ImageBlock(PIXEL, "image/png") for _ in range(2))
+    long = two_turns(messages=(user("x" * 30),), transitions=(played("look", turn=0, blocks=images),))
+    record = RunRecord("run", samples=[Sample(long, step) for step in range(101)])
+    limits = ReportLimits(samples=5, text_characters=10, image_bytes=len(PIXEL) + 1)
+    run = written(tmp_path, record, limits=limits)
+    assert [sample["step"] for sample in run["samples"]] == [0, 25, 50, 75, 100]
+    assert run["numSamples"] == 101
+    prompt, call = run["samples"][0]["events"]
+    assert prompt["parts"] == [{"text": "x" * 10, "cut": 20}]
+    assert call["parts"] == [{"image": f"data:image/png;base64,{PIXEL}"}, {"left_out": "image/png, 72 bytes"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "API-KEY", "openai_apikey", "password", "hub_token", "token", "client_secret", "authorization"]
+)
+def test_settings_whose_names_are_secret_are_masked(tmp_path, name):
+    assert "hunter2" not in json.dumps(written(tmp_path, RunRecord("run", settings={name: "hunter2"})))
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "tokenizer", "keyboard", "num_secretaries", "token_limit"])
+def test_settings_that_only_look_secret_are_shown(tmp_path, name):
+    assert written(tmp_path, RunRecord("run", settings={name: 7}))["settings"] == [[name, "7"]]
+
+
+def test_secrets_are_masked_wherever_they_occur(tmp_path):
+    secret = "sk-<live>&42"
+    trajectory = two_turns(
+        episode_id=secret,
+        messages=(user(f"use {secret}!"),),
+        transitions=(played(secret, {secret: [secret]}, turn=0, text=secret),),
+        stop_reason=StopReason.FAILED,
+        failure=Failure("connect", f"http://me:pw@host/?key={secret}"),
+    )
+    record = RunRecord(secret, secret, {"x": secret}, samples=[Sample(trajectory, 1, secret)], warmup=secret)
+    record.steps.append(StepRecord(1, 1.0, tool_calls={secret: 1}))
+    page = write_report(tmp_path / "report.html", record, secrets=[secret, ""]).read_text(encoding="utf-8")
+    assert "42" not in page.partition("<body>")[2].partition("<script>")[0].replace("342", "")
+    assert "sk-" not in page
+    assert "me:pw" not in page
+
+
+def test_a_secret_is_masked_also_where_the_text_is_cut(tmp_path):
+    trajectory = two_turns(messages=(user("0123456 SECRETSECRET"),))
+    run = written(
+        tmp_path, RunRecord("r", samples=[Sample(trajectory, 1)]),
+        secrets=["SECRETSECRET"], limits=ReportLimits(text_characters=10),
+    )  # fmt: skip
+    assert "SE" not in run["samples"][0]["events"][0]["parts"][0]["text"]
+
+
+def test_numbers_that_json_has_not_are_left_out(tmp_path):
+    step = StepRecord(1, 1.0, reward=float("nan"), turns=float("inf"))
+    run = written(tmp_path, RunRecord("run", steps=[step], samples=[Sample(two_turns(), 1, episode_return=-0.0)]))
+    assert (run["steps"][0]["reward"], run["steps"][0]["turns"]) == (None, None)
+
+
+def test_the_page_replaces_the_old_one_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "report.html"
+    assert write_report(str(path), RunRecord("first")) == path
+    write_report(path, RunRecord("second"))
+    assert data_of(path)["title"] == "second"
+    with pytest.raises(AttributeError):
+        write_report(path, RunRecord("third", samples=[None]))
+    assert data_of(path)["title"] == "second"
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_record_is_picklable():
+    record = hostile_record()
+    assert pickle.loads(pickle.dumps(record)) == record
+
+
+def test_a_step_counts_what_its_groups_hold_and_never_scores_a_failure():
+    cut = Failure("connection", "cut")
+    failed = two_turns(stop_reason=StopReason.FAILED, failure=cut, num_turns=9)
+    limited = two_turns(stop_reason=StopReason.MAX_TURNS, transitions=(played("look", turn=0),), num_turns=4)
+    groups = [
+        TrajectoryGroup(TASK, (two_turns(), limited), (cut,)),
+        TrajectoryGroup(TASK, (two_turns(), failed), (cut, Failure("tool_failed", "boom"), cut), dropped=True),
+    ]
+    step = StepRecord.from_groups(7, groups, seconds=3.0, tokens=12.5)
+    assert (step.step, step.episodes, step.reward, step.reward_std) == (7, 4, 1.0, 0.0)
+    assert step.turns == pytest.approx(8 / 3)
+    assert step.stop_reasons == {"finished": 2, "max_turns": 1, "failed": 1}
+    assert step.tool_calls == {"look": 4, "press": 3}
+    assert step.failures == {"connection": 3, "tool_failed": 1}
+    assert (step.dropped_groups, step.tokens) == (1, 12.5)
+
+
+def test_a_step_without_a_scored_episode_has_no_reward():
+    unscored = TrajectoryGroup(TASK, (two_turns(transitions=()),))
+    step = StepRecord.from_groups(1, [unscored], seconds=1.0)
+    assert (step.reward, step.reward_std, step.episodes) == (None, None, 1)
+
+
+def test_the_score_of_a_step_is_the_callers_choice():
+    step = StepRecord.from_groups(1, [TrajectoryGroup(TASK, (two_turns(),))], seconds=1.0, score=lambda episode: -2.0)
+    assert step.reward == -2.0
