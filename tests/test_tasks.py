@@ -1,0 +1,102 @@
+"""Which task next."""
+
+import json
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ors_gym.client import ORSClient
+from ors_gym.tasks import TaskSampler, load_tasks
+from ors_gym.trajectory import TaskRef
+
+
+def tasks(count):
+    return [TaskRef("env", "train", index) for index in range(count)]
+
+
+def indices(sampler, count=None):
+    return [task.index for task in islice(sampler, count)]
+
+
+def test_sequential_order_starts_again_each_epoch():
+    assert indices(TaskSampler(tasks(3), order="sequential", epochs=2)) == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_group_is_one_task_in_a_row():
+    assert indices(TaskSampler(tasks(2), order="sequential", epochs=1, group_size=3)) == [0, 0, 0, 1, 1, 1]
+
+
+@given(count=st.integers(1, 12), epochs=st.integers(1, 3), group_size=st.integers(1, 3), seed=st.integers(0, 2**40))
+def test_each_shuffled_epoch_has_each_task_once_for_each_member(count, epochs, group_size, seed):
+    drawn = indices(TaskSampler(tasks(count), seed=seed, epochs=epochs, group_size=group_size))
+    groups = [drawn[start : start + group_size] for start in range(0, len(drawn), group_size)]
+    assert all(len(set(group)) == 1 for group in groups)
+    for epoch in range(epochs):
+        assert sorted(group[0] for group in groups[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert len(groups) == epochs * count
+
+
+def test_epochs_are_shuffled_differently_and_seeds_are_repeatable():
+    drawn = indices(TaskSampler(tasks(50), seed=1), 100)
+    assert drawn[:50] != drawn[50:]
+    assert drawn == indices(TaskSampler(tasks(50), seed=1), 100)
+    assert drawn != indices(TaskSampler(tasks(50), seed=2), 100)
+
+
+@given(
+    position=st.integers(0, 60),
+    order=st.sampled_from(["sequential", "shuffle"]),
+    group_size=st.integers(1, 4),
+    count=st.integers(1, 9),
+)
+def test_a_sampler_goes_on_from_a_saved_state(position, order, group_size, count):
+    first, second = (TaskSampler(tasks(count), order=order, seed=7, group_size=group_size) for _ in range(2))
+    indices(first, position)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.epoch == first.epoch
+    assert indices(second, 40) == indices(first, 40)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"order": "sequential"}, {"group_size": 2}])
+def test_a_state_of_another_sampler_is_refused(change):
+    state = TaskSampler(tasks(3)).state_dict()
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TaskSampler(tasks(3), **change).load_state_dict(state)
+    with pytest.raises(ValueError, match="num_tasks=3, this one has 4"):
+        TaskSampler(tasks(4)).load_state_dict(state)
+
+
+def test_taking_stops_at_the_end():
+    sampler = TaskSampler(tasks(3), order="sequential", epochs=1)
+    assert [task.index for task in sampler.take(2)] == [0, 1]
+    assert [task.index for task in sampler.take(2)] == [2]
+    assert sampler.take(2) == ()
+
+
+def test_taking_some_loses_none():
+    sampler = TaskSampler(tasks(4), order="sequential")
+    assert [task.index for _ in range(4) for task in sampler.take(1)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("wrong", [{"order": "random"}, {"epochs": 0}, {"group_size": 0}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match="|".join(wrong)):
+        TaskSampler(tasks(1), **wrong)
+    with pytest.raises(ValueError, match="no tasks"):
+        TaskSampler([])
+
+
+def test_a_split_is_loaded_by_index(counter_server, run):
+    async def conversation():
+        async with ORSClient(counter_server.url) as client:
+            [env_name] = await client.list_environments()
+            split = (await client.list_splits(env_name))[0].name
+            count = await client.num_tasks(env_name, split)
+            everything = await load_tasks(client, env_name, split)
+            assert everything == tuple(TaskRef(env_name, split, index) for index in range(count))
+            assert await load_tasks(client, env_name, split, limit=1) == everything[:1]
+            assert await load_tasks(client, env_name, split, limit=10**9) == everything
+
+    run(conversation())
