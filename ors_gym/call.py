@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from ors_gym.channel import (
     MAX_ATTEMPTS,
@@ -51,6 +51,8 @@ from ors_gym.sse import EventDecoder
 from ors_gym.wire import WireResponse
 
 __all__ = ["Call", "CallState"]
+
+T = TypeVar("T")
 
 MAX_RESUMPTIONS = 20
 """How often one call is resumed at most, whatever the progress in between."""
@@ -109,8 +111,8 @@ class Call:
         """Whether the tool may have run."""
         return self._sent
 
-    async def run(self) -> Any:
-        """Send the call and return its result, the JSON of ``end``.
+    async def run(self, read: Callable[[Any], T]) -> T:
+        """Send the call and return its result: the JSON of ``end``, given to ``read``.
 
         Raises:
             ORSError: with ``may_have_run`` set.
@@ -119,12 +121,12 @@ class Call:
         try:
             async with asyncio.timeout(self._timeouts.call_seconds):
                 await self._run()
+            return read(self._answer)
         except TimeoutError:
             limit = self._timeouts.call_seconds
             raise CallTimeoutError(f"no result within {limit:g} s").at(where, may_have_run=self.may_have_run) from None
         except ORSError as error:
             raise error.at(where, may_have_run=self.may_have_run) from error.__cause__
-        return self._answer
 
     async def _run(self) -> None:
         patience = Patience(self._timeouts)
@@ -212,7 +214,8 @@ class Call:
         async for chunk in response.chunks():
             if self.state is CallState.ANSWERED:
                 continue  # the end of the stream, read so that the connection can be used again
-            for name, data in decoder.feed(chunk):
+            events = decoder.feed(chunk)
+            for name, data in events:
                 if name == "chunk":
                     pieces.append(data)
                 elif name == "end":
@@ -223,7 +226,7 @@ class Call:
                     self._begin(data.strip())
                 elif name == "error":
                     raise self._failure(data)
-            self._heard = True
+            self._heard = self._heard or [event.name for event in events] != ["task_id"]
             if self.state is not CallState.SENT:
                 quiet = DRAIN_SECONDS if self.state is CallState.ANSWERED else self._timeouts.silence_seconds
                 clock.reschedule(loop.time() + quiet)

@@ -15,12 +15,12 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from ors_gym.errors import (
     AuthenticationError,
@@ -47,6 +47,8 @@ __all__ = [
     "parse_json",
     "status_error",
 ]
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 4
 """How often a request is sent at most, waits for a starting or full server not counted."""
@@ -185,11 +187,15 @@ class Channel:
             else:
                 raise self.refusal(response, body).at(str(request))
 
-    async def fetch_json(self, request: Request, *, seconds: float | None = None) -> Any:
-        """Like :meth:`fetch`, with the body read as JSON."""
-        body = await self.fetch(request, seconds=seconds)
+    async def fetch_json(self, request: Request, read: Callable[[Any], T]) -> T:
+        """Like :meth:`fetch`, with the body taken as JSON and given to ``read``.
+
+        Raises:
+            ProtocolError: the body is no JSON, or not what ``read`` expects.
+        """
+        body = await self.fetch(request)
         try:
-            return parse_json(body)
+            return read(parse_json(body))
         except ProtocolError as error:
             raise error.at(str(request)) from None
 

@@ -15,10 +15,10 @@ import base64
 import json
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ors_gym.channel import Channel, Request, encode_json
@@ -27,13 +27,15 @@ from ors_gym.fastwire import KEEPALIVE_SECONDS, FastWire
 from ors_gym.keepalive import PING_SECONDS, Pinger
 from ors_gym.session import Session, SessionState
 from ors_gym.timeouts import Timeouts
-from ors_gym.types import Split, Task, ToolList
+from ors_gym.types import Split, Task, ToolList, required, sequence
 from ors_gym.wire import HTTPXWire, Wire
 
 if TYPE_CHECKING:
     import httpx
 
 __all__ = ["ORSClient", "Session", "SessionState", "Timeouts"]
+
+T = TypeVar("T")
 
 PAGE = 1000
 """How many tasks are asked for at once where a server refuses to list them all."""
@@ -147,21 +149,16 @@ class ORSClient:
         Raises:
             ORSError: it cannot be reached, or says something else.
         """
-        wire = await self.channel.fetch_json(Request("GET", f"{self._api_base}/health", self._headers))
-        return isinstance(wire, Mapping) and wire.get("status") == "ok"
+        request = Request("GET", f"{self._api_base}/health", self._headers)
+        status: object = await self.channel.fetch_json(request, lambda wire: required(wire, "status", "health"))
+        return status == "ok"
 
     async def list_environments(self) -> tuple[str, ...]:
         """The names of the server's environments; the first is its default."""
         return await self._list_environments(self._api_base, self._headers)
 
     async def _list_environments(self, base: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-        request = Request("GET", f"{base}/list_environments", headers)
-        wire = await self.channel.fetch_json(request)
-        if isinstance(wire, Mapping):
-            wire = wire.get("environments")
-        if not isinstance(wire, list):
-            raise ProtocolError("expected a JSON array of environment names").at(str(request))
-        return tuple(str(each["name"] if isinstance(each, Mapping) and "name" in each else each) for each in wire)
+        return await self.channel.fetch_json(Request("GET", f"{base}/list_environments", headers), _read_names)
 
     async def route(self, env_name: str) -> Route:
         """Find where an environment's requests go: one look at the server's list for each environment.
@@ -206,14 +203,11 @@ class ORSClient:
 
     async def list_splits(self, env_name: str) -> tuple[Split, ...]:
         """The environment's splits."""
-        wire = await self._get(env_name, "/splits")
-        if not isinstance(wire, list):
-            raise ProtocolError(f"expected a JSON array of splits of {env_name!r}").at(self.url)
-        return tuple(Split.from_wire(split) for split in wire)
+        return await self._get(env_name, "/splits", _read_splits)
 
     async def list_tools(self, env_name: str) -> ToolList:
         """The environment's tools. A session may have more: see :meth:`Session.list_tools`."""
-        tools = ToolList.from_wire(await self._get(env_name, "/tools"))
+        tools = await self._get(env_name, "/tools", ToolList.from_wire)
         self._tools[env_name] = tools
         return tools
 
@@ -223,15 +217,11 @@ class ORSClient:
 
     async def num_tasks(self, env_name: str, split: str) -> int:
         """How many tasks a split has."""
-        count = _field(await self._post(env_name, "/num_tasks", {"split": split}), "num_tasks")
-        if not isinstance(count, int):
-            raise ProtocolError(f"num_tasks must be an integer, got {count!r}").at(self.url)
-        return count
+        return await self._post(env_name, "/num_tasks", {"split": split}, _read_count)
 
     async def get_task(self, env_name: str, split: str, index: int) -> Task:
         """The task at ``index`` of a split; negative indices count from the end, as in Python."""
-        task: Task = _field(await self._post(env_name, "/task", {"split": split, "index": index}), "task")
-        return task
+        return await self._post(env_name, "/task", {"split": split, "index": index}, _read_task)
 
     async def get_tasks(
         self, env_name: str, split: str, start: int | None = None, stop: int | None = None
@@ -239,12 +229,12 @@ class ORSClient:
         """The tasks ``[start:stop]`` of a split, by the rules of Python slices."""
         body: dict[str, Any] = {"split": split, "start": start, "stop": stop}
         body = {key: value for key, value in body.items() if value is not None}
-        return _tasks(await self._post(env_name, "/task_range", body))
+        return await self._post(env_name, "/task_range", body, _read_tasks)
 
     async def list_tasks(self, env_name: str, split: str) -> tuple[Task, ...]:
         """All tasks of a split, page by page where the environment refuses to list them at once."""
         try:
-            return _tasks(await self._post(env_name, "/tasks", {"split": split}))
+            return await self._post(env_name, "/tasks", {"split": split}, _read_tasks)
         except StatusError as refused:
             if refused.status not in (400, 404, 405, 413, 501):
                 raise
@@ -264,14 +254,14 @@ class ORSClient:
             for task in await self.get_tasks(env_name, split, start, min(start + PAGE, count)):
                 yield task
 
-    async def _get(self, env_name: str, path: str) -> Any:
+    async def _get(self, env_name: str, path: str, read: Callable[[Any], T]) -> T:
         route = await self.route(env_name)
-        return await self.channel.fetch_json(Request("GET", route.url + path, route.headers))
+        return await self.channel.fetch_json(Request("GET", route.url + path, route.headers), read)
 
-    async def _post(self, env_name: str, path: str, body: Mapping[str, Any]) -> Any:
+    async def _post(self, env_name: str, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         route = await self.route(env_name)
         headers = {**route.headers, "Content-Type": "application/json"}
-        return await self.channel.fetch_json(Request("POST", route.url + path, headers, encode_json(body)))
+        return await self.channel.fetch_json(Request("POST", route.url + path, headers, encode_json(body)), read)
 
     # ---------------------------------------------------------------- sessions
 
@@ -392,14 +382,25 @@ def _secret_headers(
     return {"X-Secrets": header}, (header, *(each["value"] for each in wire.values() if each["value"]))
 
 
-def _field(wire: Any, key: str) -> Any:
-    if not isinstance(wire, Mapping) or key not in wire:
-        raise ProtocolError(f"the answer has no {key!r}")
-    return wire[key]
+def _read_names(wire: Any) -> tuple[str, ...]:
+    return tuple(str(name) for name in sequence(wire, "environment names"))
 
 
-def _tasks(wire: Any) -> tuple[Task, ...]:
-    tasks = _field(wire, "tasks")
-    if not isinstance(tasks, list):
-        raise ProtocolError(f"expected a JSON array of tasks, got {type(tasks).__name__}")
-    return tuple(tasks)
+def _read_splits(wire: Any) -> tuple[Split, ...]:
+    return tuple(Split.from_wire(split) for split in sequence(wire, "splits"))
+
+
+def _read_count(wire: Any) -> int:
+    count = required(wire, "num_tasks", "task count")
+    if not isinstance(count, int):
+        raise ProtocolError(f"num_tasks must be an integer, got {count!r}")
+    return count
+
+
+def _read_task(wire: Any) -> Task:
+    task: Task = required(wire, "task", "task")
+    return task
+
+
+def _read_tasks(wire: Any) -> tuple[Task, ...]:
+    return tuple(sequence(required(wire, "tasks", "task list"), "tasks"))

@@ -95,9 +95,7 @@ class FastWire:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 # No happy_eyeballs_delay: uvloop, on which Ray's async actors run, does not know it.
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self._open), host, port, ssl=context
-                )
+                _, connection = await loop.create_connection(lambda: _Connection(self._open), host, port, ssl=context)
         except TimeoutError:
             raise ConnectError(f"no connection to {host}:{port} within {self._connect_seconds:g} s") from None
         except OSError as error:

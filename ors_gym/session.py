@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ors_gym.call import Call
 from ors_gym.channel import Request, encode_json, parse_json
@@ -44,12 +44,16 @@ from ors_gym.types import (
     ToolList,
     ToolOutput,
     blocks_from_wire,
+    required,
+    sequence,
 )
 
 if TYPE_CHECKING:
     from ors_gym.client import ORSClient, Route
 
 __all__ = ["Session", "SessionState"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +163,7 @@ class Session:
         headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
         create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False)
         try:
-            answer = await self._channel.fetch_json(create)
+            self._names_tasks = await self._channel.fetch_json(create, _names_tasks)
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
                 if error.status == 400 and "already exists" in error.detail.lower():
@@ -172,7 +176,6 @@ class Session:
                 raise
             self._client.bury(self)
             return False
-        self._names_tasks = isinstance(answer, Mapping) and answer.get("client_task_ids") is True
         return True
 
     async def _new_id(self, request: Request) -> str:
@@ -186,11 +189,10 @@ class Session:
                     raise ProtocolError(f"no session was created: {self._channel.redact(data)}").at(str(request))
                 if name == "end" and data.lstrip().startswith("{"):
                     body = data.encode()
-        wire = parse_json(body)
-        sid = wire.get("sid") or wire.get("session_id") if isinstance(wire, Mapping) else None
-        if not isinstance(sid, str) or not sid:
-            raise ProtocolError("the answer names no session id").at(str(request))
-        return sid
+        try:
+            return str(required(parse_json(body), "sid", "new session"))
+        except ProtocolError as error:
+            raise error.at(str(request)) from None
 
     async def _exists(self) -> bool:
         """Whether the server has the session, asked after the answer to ``/create`` was lost."""
@@ -258,13 +260,15 @@ class Session:
             raise SessionLostError(f"the session is lost: {self._cause}").at(session_id=self.id)
         raise SessionClosedError(f"the session is {self.state}").at(session_id=self.id)
 
-    async def _get(self, path: str) -> Any:
-        """Read something of this session."""
+    async def _get(self, path: str, read: Callable[[Any], T], *, optional: bool = False) -> T | None:
+        """Read something of this session; None if the server has no such route and it is ``optional``."""
         self._require_open()
         self._client.pinger.touch(self)
         try:
-            return await self._channel.fetch_json(self.request("GET", path))
+            return await self._channel.fetch_json(self.request("GET", path), read)
         except ORSError as error:
+            if optional and isinstance(error, NotFoundError):
+                return None
             raise self._noted(error) from error.__cause__
 
     def _noted(self, error: ORSError) -> ORSError:
@@ -279,29 +283,22 @@ class Session:
 
     async def get_prompt(self) -> tuple[Block, ...]:
         """The task as text and images. The server may hold the answer until the environment is set up."""
-        return blocks_from_wire(await self._get("/prompt"), "prompt")
+        prompt = await self._get("/prompt", _read_prompt)
+        assert prompt is not None
+        return prompt
 
     async def get_messages(self) -> tuple[Message, ...]:
         """The task as a conversation; on servers without ``/messages`` the prompt as one user message."""
-        self._require_open()
-        try:
-            wire = await self._channel.fetch_json(self.request("GET", "/messages"))
-        except NotFoundError:  # an older server or a lost session: the prompt tells
-            return (Message("user", await self.get_prompt()),)
-        if not isinstance(wire, Sequence):
-            raise ProtocolError(f"expected a JSON array of messages, got {type(wire).__name__}").at(session_id=self.id)
-        return tuple(Message.from_wire(message) for message in wire)
+        messages = await self._get("/messages", _read_messages, optional=True)
+        if messages is None:  # an older server or a lost session: the prompt tells
+            messages = (Message("user", await self.get_prompt()),)
+        return messages
 
     async def list_tools(self) -> ToolList:
         """The tools of this very session, which may be more than the environment's."""
         if self._tools is None:
-            self._require_open()
-            try:
-                wire = await self._channel.fetch_json(self.request("GET", "/task_tools"))
-            except NotFoundError:
-                self._tools = await self._client.list_tools(self.env_name)
-            else:
-                self._tools = ToolList.from_wire(wire)
+            tools = await self._get("/task_tools", ToolList.from_wire, optional=True)
+            self._tools = tools if tools is not None else await self._client.list_tools(self.env_name)
         return self._tools
 
     async def ping(self) -> None:
@@ -338,7 +335,7 @@ class Session:
             call = self._call(self._call_url, {"name": name, "input": dict(input)})
         except ValueError as error:
             return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
-        output = ToolOutput.from_wire(await self._run(call, name))
+        output = await self._run(call, name, ToolOutput.from_wire)
         self.finished = self.finished or output.finished
         return output
 
@@ -347,11 +344,11 @@ class Session:
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
         return Call(self._channel, url, headers, payload, task_id=task_id, hidden=self._hidden)
 
-    async def _run(self, call: Call, tool: str, *, harmless: bool = False) -> Any:
+    async def _run(self, call: Call, tool: str, read: Callable[[Any], T], *, harmless: bool = False) -> T:
         """Bring a call to its end. ``harmless``: the session stays usable although the call failed."""
         self._client.pinger.touch(self)
         try:
-            return await call.run()
+            return await call.run(read)
         except ORSError as error:
             error.at(session_id=self.id, tool=tool)
             if isinstance(error, SessionLostError):
@@ -390,10 +387,24 @@ class Session:
         group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
         assert self._route is not None
         call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
-        wire = await self._run(call, "score_group", harmless=True)
-        scores = (
-            tuple(GroupScore.from_wire(score) for score in wire.get("scores", ())) if isinstance(wire, dict) else ()
-        )
+        scores = await self._run(call, "score_group", _read_scores, harmless=True)
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
+
+
+def _names_tasks(wire: Any) -> bool:
+    """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
+    return isinstance(wire, dict) and cast("dict[str, Any]", wire).get("client_task_ids") is True
+
+
+def _read_prompt(wire: Any) -> tuple[Block, ...]:
+    return blocks_from_wire(wire, "prompt")
+
+
+def _read_messages(wire: Any) -> tuple[Message, ...]:
+    return tuple(Message.from_wire(message) for message in sequence(wire, "messages"))
+
+
+def _read_scores(wire: Any) -> tuple[GroupScore, ...]:
+    return tuple(GroupScore.from_wire(score) for score in sequence(required(wire, "scores", "group scores"), "scores"))

@@ -40,7 +40,8 @@ Task: TypeAlias = Mapping[str, Any]
 JSONObject: TypeAlias = Mapping[str, Any]
 
 
-def _required(wire: Any, key: str, record: str) -> Any:
+def required(wire: Any, key: str, record: str) -> Any:
+    """The value of ``key``; ``record`` names what is being read."""
     if not isinstance(wire, Mapping):
         raise ProtocolError(f"expected a JSON object for {record}, got {type(wire).__name__}")
     try:
@@ -61,7 +62,7 @@ class Split:
         """Read a split, which servers write as an object or as a bare name."""
         if isinstance(wire, str):
             return cls(wire, wire if wire in ("train", "validation", "test") else "validation")
-        name = _required(wire, "name", "split")
+        name = required(wire, "name", "split")
         return cls(str(name), str(wire.get("type") or "validation"))
 
 
@@ -135,7 +136,7 @@ def text_of(blocks: Sequence[MessageBlock]) -> str:
 
 def blocks_from_wire(wire: Any, record: str) -> tuple[Block, ...]:
     """Read the text and image blocks of a prompt or a tool's output."""
-    blocks = tuple(message_block_from_wire(block) for block in _sequence(wire, record))
+    blocks = tuple(message_block_from_wire(block) for block in sequence(wire, record))
     for block in blocks:
         if not isinstance(block, TextBlock | ImageBlock):
             raise ProtocolError(f"{record} holds a block of type {block.type!r}; only text and image belong there")
@@ -144,22 +145,22 @@ def blocks_from_wire(wire: Any, record: str) -> tuple[Block, ...]:
 
 def message_block_from_wire(wire: Any) -> MessageBlock:
     """Read one block of a message."""
-    kind = _required(wire, "type", "block")
+    kind = required(wire, "type", "block")
     detail = wire.get("detail")
     match kind:
         case "text":
-            return TextBlock(_required(wire, "text", "text block"), detail)
+            return TextBlock(required(wire, "text", "text block"), detail)
         case "image":
             mime_type = wire.get("mimeType") or wire.get("mime_type") or "image/png"
-            return ImageBlock(_required(wire, "data", "image block"), mime_type, detail)
+            return ImageBlock(required(wire, "data", "image block"), mime_type, detail)
         case "reasoning":
-            return ReasoningBlock(_required(wire, "text", "reasoning block"), wire.get("signature"), detail)
+            return ReasoningBlock(required(wire, "text", "reasoning block"), wire.get("signature"), detail)
         case "tool_call":
-            name, call_id = _required(wire, "name", "tool_call block"), _required(wire, "id", "tool_call block")
-            return ToolCallBlock(call_id, name, _required(wire, "input", "tool_call block"), detail)
+            name, call_id = required(wire, "name", "tool_call block"), required(wire, "id", "tool_call block")
+            return ToolCallBlock(call_id, name, required(wire, "input", "tool_call block"), detail)
         case "tool_result":
-            call_id = _required(wire, "tool_call_id", "tool_result block")
-            blocks = blocks_from_wire(_required(wire, "blocks", "tool_result block"), "tool_result block")
+            call_id = required(wire, "tool_call_id", "tool_result block")
+            blocks = blocks_from_wire(required(wire, "blocks", "tool_result block"), "tool_result block")
             return ToolResultBlock(call_id, blocks, bool(wire.get("is_error")), detail)
     raise ProtocolError(f"unknown block type {kind!r}")
 
@@ -184,7 +185,8 @@ def block_to_wire(block: MessageBlock) -> dict[str, Any]:
     return wire
 
 
-def _sequence(wire: Any, record: str) -> Sequence[Any]:
+def sequence(wire: Any, record: str) -> Sequence[Any]:
+    """The JSON array ``wire``; ``record`` names what is being read."""
     if not isinstance(wire, Sequence) or isinstance(wire, str | bytes):
         raise ProtocolError(f"expected a JSON array for the {record}, got {type(wire).__name__}")
     return wire
@@ -211,12 +213,10 @@ class Message:
     @classmethod
     def from_wire(cls, wire: Any) -> Message:
         """Read a message of ``/messages``."""
-        role = _required(wire, "role", "message")
+        role = required(wire, "role", "message")
         if role not in ("system", "user", "assistant"):
             raise ProtocolError(f"unknown message role {role!r}")
-        blocks = tuple(
-            message_block_from_wire(block) for block in _sequence(_required(wire, "blocks", "message"), role)
-        )
+        blocks = tuple(message_block_from_wire(block) for block in sequence(required(wire, "blocks", "message"), role))
         return cls(role, blocks, wire.get("detail"))
 
     def to_wire(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class ToolSpec:
     @classmethod
     def from_wire(cls, wire: Any) -> ToolSpec:
         """Read a tool of ``/tools`` or ``/task_tools``."""
-        return cls(_required(wire, "name", "tool"), wire.get("description") or "", wire.get("input_schema"))
+        return cls(required(wire, "name", "tool"), wire.get("description") or "", wire.get("input_schema"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +260,13 @@ class ToolList(Sequence[ToolSpec]):
     @classmethod
     def from_wire(cls, wire: Any) -> ToolList:
         """Read ``/tools`` or ``/task_tools``; fields that older servers do not send mean absent features."""
-        tools = tuple(ToolSpec.from_wire(tool) for tool in _sequence(_required(wire, "tools", "tool list"), "tools"))
+        tools = tuple(ToolSpec.from_wire(tool) for tool in sequence(required(wire, "tools", "tool list"), "tools"))
         terminal = wire.get("terminal_tool")
         if terminal is not None:
-            name = _required(terminal, "name", "terminal tool")
+            name = required(terminal, "name", "terminal tool")
             terminal = TerminalTool(name, terminal.get("arg"), terminal.get("description") or "")
         kinds = wire.get("message_block_types")
-        kinds = ("text", "image") if kinds is None else tuple(_sequence(kinds, "message block types"))
+        kinds = ("text", "image") if kinds is None else tuple(sequence(kinds, "message block types"))
         return cls(tools, terminal, bool(wire.get("supports_score_group")), kinds)
 
     @property
@@ -322,10 +322,10 @@ class ToolOutput:
     @classmethod
     def from_wire(cls, wire: Any) -> ToolOutput:
         """Read the result of ``/call``."""
-        if not _required(wire, "ok", "tool result"):
+        if not required(wire, "ok", "tool result"):
             return cls(ok=False, error=str(wire.get("error") or "the call was refused"), reason=wire.get("reason"))
-        output = _required(wire, "output", "tool result")
-        blocks = blocks_from_wire(_required(output, "blocks", "tool output"), "tool output")
+        output = required(wire, "output", "tool result")
+        blocks = blocks_from_wire(required(output, "blocks", "tool output"), "tool output")
         return cls(blocks, _reward(output.get("reward")), bool(output.get("finished")), output.get("metadata"))
 
 
@@ -352,7 +352,7 @@ class GroupScore:
     @classmethod
     def from_wire(cls, wire: Any) -> GroupScore:
         """Read a score of ``/score_group``."""
-        reward = _reward(_required(wire, "reward", "group score"))
+        reward = _reward(required(wire, "reward", "group score"))
         if reward is None:
             raise ProtocolError("a group score's reward must be a number, got null")
         return cls(reward, wire.get("metadata"))

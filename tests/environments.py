@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import collections
+import threading
+from typing import ClassVar
 
+import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
 from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, tool
 from pydantic import BaseModel
 
@@ -60,3 +65,58 @@ class Counter(Environment):
     def crash(self) -> ToolOutput:
         """Fail."""
         raise RuntimeError("the counter broke")
+
+
+class Work(BaseModel):
+    key: str
+    text: str = "done"
+    held: bool = False
+    seconds: float = 0.0
+
+
+class Ledger(Environment):
+    """Counts how often each call ran, by the key it was sent with. Held calls wait until they are released."""
+
+    executions: ClassVar[collections.Counter[str]] = collections.Counter()
+    started: ClassVar[dict[str, threading.Event]] = collections.defaultdict(threading.Event)
+    released: ClassVar[dict[str, asyncio.Event]] = collections.defaultdict(asyncio.Event)
+    constructions: ClassVar[int] = 0
+    open_gate: ClassVar[threading.Event | None] = None
+
+    def __init__(self, task_spec={}, secrets={}):  # noqa: B006
+        super().__init__(task_spec, secrets)
+        self.secrets = secrets
+        type(self).constructions += 1
+        if self.open_gate is not None and task_spec.get("slow"):
+            self.open_gate.wait(30)
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"id": 0}, {"id": 1, "slow": True}]
+
+    def get_prompt(self):
+        return [TextBlock(text="Work.")]
+
+    @tool(concurrent=True)
+    async def work(self, params: Work) -> ToolOutput:
+        """Work, and be counted."""
+        self.executions[params.key] += 1
+        self.started[params.key].set()
+        if params.held:
+            await self.released[params.key].wait()
+        await asyncio.sleep(params.seconds)
+        return ToolOutput(blocks=[TextBlock(text=params.text)], reward=1.0)
+
+    @tool
+    async def reveal(self) -> ToolOutput:
+        """Fail with every secret in the message."""
+        raise RuntimeError(f"the secrets are {self.secrets}")
+
+    @tool
+    async def cancelled(self) -> ToolOutput:
+        """Raise what a cancelled task raises."""
+        raise asyncio.CancelledError("gone")
