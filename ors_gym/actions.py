@@ -39,6 +39,7 @@ __all__ = [
     "ParsedText",
     "PlainParser",
     "action_parser",
+    "check_action",
     "read_action",
     "tool_call",
 ]
@@ -63,6 +64,8 @@ class ParsedText:
     error: str | None = None
     reason: ParseReason | None = None
     reasoning: str = ""
+    final: bool = False
+    """The text is the agent's last message, and the call hands it to the environment's terminal tool."""
 
 
 class ActionParser(Protocol):
@@ -296,12 +299,19 @@ def tool_call(value: Any) -> ToolCall:
     return ToolCall(name, dict(cast("Mapping[str, Any]", arguments)))
 
 
+def check_action(action: Action) -> None:
+    """Raise TypeError for what is no action at all, which is the caller's mistake and not the model's."""
+    if not isinstance(action, ToolCall | Mapping | str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"an action is a ToolCall, a mapping with name and input, or text, not {type(action).__name__}")
+
+
 def read_action(action: Action, parser: ActionParser, terminal_tool: TerminalTool | None = None) -> ParsedText:
     """Read an environment's action: a call, a mapping, or text, which ``parser`` reads.
 
     Plain text becomes a call of the environment's terminal tool where there is one, else a failure with the reason
     ``no_tool_call``. Never raises for what a model could have written; other types are a TypeError.
     """
+    check_action(action)
     if isinstance(action, ToolCall):
         return ParsedText(tool_calls=(action,))
     if isinstance(action, Mapping):
@@ -309,16 +319,15 @@ def read_action(action: Action, parser: ActionParser, terminal_tool: TerminalToo
             return ParsedText(tool_calls=(tool_call(action),))
         except _UnreadableCallError as unreadable:
             return ParsedText(error=f"No tool was called: {unreadable.why}.", reason=unreadable.reason)
-    if not isinstance(action, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # the annotation is no guard
-        raise TypeError(f"an action is a ToolCall, a mapping with name and input, or text, not {type(action).__name__}")
     parsed = parser.parse(action)
     if parsed.tool_calls or parsed.error is not None:
         return parsed
     if terminal_tool is None:
-        error = "No tool was called: the message holds no tool call."
+        error = "No tool was called: the message holds no tool call, and this environment takes no plain answer."
         return ParsedText(parsed.text, (), error, "no_tool_call", parsed.reasoning)
     arguments = {} if terminal_tool.arg is None else {terminal_tool.arg: parsed.text}
-    return ParsedText(parsed.text, (ToolCall(terminal_tool.name, arguments),), reasoning=parsed.reasoning)
+    call = ToolCall(terminal_tool.name, arguments)
+    return ParsedText(parsed.text, (call,), reasoning=parsed.reasoning, final=True)
 
 
 _STOP_TOKENS = re.compile(r"(?:\s|<\|(?:im_end|eot_id|eom_id|eot|eom|endoftext|end_of_text)\|>|</s>)+\Z")

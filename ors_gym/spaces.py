@@ -19,9 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ors_gym.schemas import Schema
-from ors_gym.types import ToolCall, ToolList, ToolSpec
+from ors_gym.types import Block, ImageBlock, Message, TextBlock, ToolCall, ToolList, ToolSpec
 
-__all__ = ["TextSpace", "ToolCallSpace"]
+__all__ = ["BlocksSpace", "MessagesSpace", "TextSpace", "ToolCallSpace"]
+
+_PIXEL = (  # a PNG of one transparent pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 
 
 class TextSpace(gymnasium.Space[str]):
@@ -79,6 +83,70 @@ class TextSpace(gymnasium.Space[str]):
     @property
     def _bounds(self) -> tuple[int, int | None]:
         return self.min_length, self.max_length
+
+
+class BlocksSpace(gymnasium.Space[tuple[Block, ...]]):
+    """Text and images in an order that matters: a tuple of :class:`~ors_gym.types.TextBlock` and ``ImageBlock``."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        self._text = TextSpace()
+        super().__init__(seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: blocks are no arrays."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Block, ...]:
+        """Draw up to three blocks. Takes no mask."""
+        self._text._np_random = self.np_random
+        kinds = self.np_random.integers(2, size=int(self.np_random.integers(4)))
+        return tuple(ImageBlock(_PIXEL, "image/png") if kind else TextBlock(self._text.sample()) for kind in kinds)
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a tuple of blocks."""
+        return isinstance(x, tuple) and all(isinstance(block, TextBlock | ImageBlock) for block in cast("Any", x))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlocksSpace)
+
+    def __hash__(self) -> int:
+        return hash(BlocksSpace)
+
+    def __repr__(self) -> str:
+        return "BlocksSpace()"
+
+
+class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
+    """A conversation: a tuple of :class:`~ors_gym.types.Message`."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        self._blocks = BlocksSpace()
+        super().__init__(seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: messages are no arrays."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Message, ...]:
+        """Draw one to three messages in turn, the user's first. Takes no mask."""
+        self._blocks._np_random = self.np_random
+        count = int(self.np_random.integers(1, 4))
+        return tuple(Message("assistant" if turn % 2 else "user", self._blocks.sample()) for turn in range(count))
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a tuple of messages."""
+        return isinstance(x, tuple) and all(isinstance(message, Message) for message in cast("Any", x))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MessagesSpace)
+
+    def __hash__(self) -> int:
+        return hash(MessagesSpace)
+
+    def __repr__(self) -> str:
+        return "MessagesSpace()"
 
 
 class ToolCallSpace(gymnasium.Space[ToolCall]):
