@@ -8,6 +8,7 @@ from ors_gym.client import ORSClient
 from ors_gym.errors import ORSError
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.portal import Portal
+from ors_gym.registration import register_envs, register_ors
 from ors_gym.rollout import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_group, run_groups
 from ors_gym.session import Session
 from ors_gym.spaces import ToolCallSpace
@@ -15,6 +16,8 @@ from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Traject
 from ors_gym.types import ImageBlock, Message, Split, Task, TextBlock, ToolCall, ToolList, ToolOutput, ToolSpec
 
 __version__ = "0.1.0"
+
+register_ors()
 
 __all__ = [
     "ActionParser",
@@ -49,6 +52,7 @@ __all__ = [
     "Transition",
     "Turn",
     "action_parser",
+    "register_envs",
     "run_group",
     "run_groups",
 ]
