@@ -9,6 +9,7 @@ number of episodes.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,7 @@ class RolloutActor:
             )
             self._tell(Ended(trajectory))
         except Exception as error:  # a policy's fault or a bug: told to the pool, which raises it where it is awaited
+            error.add_note(f"It was raised on the Ray actor:\n{traceback.format_exc()}")
             self._tell(Broken(job.episode_id, error))
         finally:
             del self._episodes[job.episode_id]
