@@ -124,7 +124,7 @@ class Call:
             return read(self._answer)
         except TimeoutError:
             limit = self._timeouts.call_seconds
-            raise CallTimeoutError(f"no result within {limit:g} s").at(where, may_have_run=self.may_have_run) from None
+            raise CallTimeoutError(f"no result within {limit} s").at(where, may_have_run=self.may_have_run) from None
         except ORSError as error:
             raise error.at(where, may_have_run=self.may_have_run) from error.__cause__
 
@@ -148,7 +148,7 @@ class Call:
                     await asyncio.sleep(backoff_seconds(failures, 0.1, 2.0))
                     continue
             else:
-                if self.state is CallState.ANSWERED:
+                if refused is None:
                     return
                 response, body = refused
                 fault = self._channel.refusal(response, body, *self._hidden)
@@ -171,48 +171,44 @@ class Call:
             if resumptions > 1:
                 await asyncio.sleep(backoff_seconds(resumptions - 2, 0.2, 5.0))
 
-    async def _exchange(self) -> tuple[WireResponse, bytes]:
-        """Send the call once and read its answer as far as it goes.
-
-        On return the call is ANSWERED, or the returned answer is a refusal.
-        """
+    async def _exchange(self) -> tuple[WireResponse, bytes] | None:
+        """Send the call once and read its answer as far as it goes; None when the result is here, else a refusal."""
         channel, timeouts = self._channel, self._timeouts
         request = Request("POST", self._url, self._headers, self._body)
+        limit = timeouts.silence_seconds if self._sent else timeouts.first_event_seconds
         await channel.slot()
         if self.state is CallState.UNSENT:
             self.state = CallState.SENT
         self._sent = True
         self._heard = False
-        clock = asyncio.timeout(timeouts.first_event_seconds)
+        clock = asyncio.timeout(limit)
         try:
             async with clock, channel.send(request) as response:
                 if response.status != 200:
                     return response, await response.read()
                 if response.headers.get("content-type", "").startswith("application/json"):
                     self._finish(await response.read())
-                    return response, b""
-                await self._listen(response, clock)
-                if self.state is not CallState.ANSWERED:
-                    raise ConnectionLostError("the event stream ended before the result")
-                return response, b""
+                else:
+                    await self._listen(response, clock)
         except TimeoutError:
-            if self.state is CallState.ANSWERED:
-                return response, b""
-            limit = timeouts.silence_seconds if self.state is CallState.RUNNING else timeouts.first_event_seconds
-            raise RequestTimeoutError(f"silent for {limit:g} s") from None
+            if not self._answered:
+                limit = timeouts.silence_seconds if self._heard else limit
+                raise RequestTimeoutError(f"silent for {limit:g} s") from None
         except TransportError:
-            if self.state is CallState.ANSWERED:
-                return response, b""
-            raise
+            if not self._answered:
+                raise
         finally:
             channel.free_slot()
+        if not self._answered:
+            raise ConnectionLostError("the event stream ended before the result")
+        return None
 
     async def _listen(self, response: WireResponse, clock: asyncio.Timeout) -> None:
         decoder = EventDecoder()
         pieces: list[str] = []
         loop = asyncio.get_running_loop()
         async for chunk in response.chunks():
-            if self.state is CallState.ANSWERED:
+            if self._answered:
                 continue  # the end of the stream, read so that the connection can be used again
             events = decoder.feed(chunk)
             for name, data in events:
@@ -228,8 +224,12 @@ class Call:
                     raise self._failure(data)
             self._heard = self._heard or [event.name for event in events] != ["task_id"]
             if self.state is not CallState.SENT:
-                quiet = DRAIN_SECONDS if self.state is CallState.ANSWERED else self._timeouts.silence_seconds
+                quiet = DRAIN_SECONDS if self._answered else self._timeouts.silence_seconds
                 clock.reschedule(loop.time() + quiet)
+
+    @property
+    def _answered(self) -> bool:
+        return self.state is CallState.ANSWERED
 
     def _begin(self, task_id: str) -> None:
         if not task_id:

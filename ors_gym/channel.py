@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ors_gym.errors import (
     AuthenticationError,
@@ -250,9 +250,7 @@ def _detail(body: bytes) -> str:
         wire = json.loads(text)
     except ValueError:
         return text[:2000]
-    detail = (
-        next((wire[key] for key in ("detail", "error", "message") if key in wire), text)
-        if isinstance(wire, dict)
-        else wire
-    )
-    return detail if isinstance(detail, str) else json.dumps(detail)[:2000]
+    if isinstance(wire, dict):
+        fields = cast("dict[str, Any]", wire)
+        wire = next((fields[key] for key in ("detail", "error", "message") if key in fields), text)
+    return wire if isinstance(wire, str) else json.dumps(wire)[:2000]

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -232,8 +233,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods of asyncio.Transport without being one.
+        self._transport = cast("asyncio.Transport", transport)
         self._registry.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -249,13 +250,13 @@ class _Connection(asyncio.Protocol):
             self.close()
         self._wake()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """End: of the body, where nothing else says how long it is; of the request, otherwise."""
         whole = self._in_body and not {"content-length", "transfer-encoding"} & self.headers.keys()
-        if whole and error is None:
+        if whole and exc is None:
             self._complete = True
         if self._fault is None:
-            self._fault = ConnectionLostError(f"the connection broke ({error or 'closed by the server'})")
+            self._fault = ConnectionLostError(f"the connection broke ({exc or 'closed by the server'})")
         self._registry.discard(self)
         self.closed.set()
         self._wake()

@@ -70,15 +70,18 @@ class Pinger:
                 continue
             await slots.acquire()
             self.touch(session)
-            task = asyncio.create_task(self._ping(session))
+            task = asyncio.create_task(self._ping(session, slots))
             self._pings.add(task)
-            task.add_done_callback(lambda finished: (self._pings.discard(finished), slots.release()))
+            task.add_done_callback(self._pings.discard)
         self._task = None
 
     @staticmethod
-    async def _ping(session: Pingable) -> None:
-        with contextlib.suppress(ORSError):  # a lost session says so when used; other faults meet the next ping
-            await session.ping()
+    async def _ping(session: Pingable, slots: asyncio.Semaphore) -> None:
+        try:
+            with contextlib.suppress(ORSError):  # a lost session says so when used; other faults meet the next ping
+                await session.ping()
+        finally:
+            slots.release()
 
     async def aclose(self) -> None:
         """Stop."""

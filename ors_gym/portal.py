@@ -19,7 +19,7 @@ import os
 import threading
 from collections.abc import Coroutine, Hashable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from ors_gym.client import ORSClient
 from ors_gym.errors import PortalError
@@ -130,7 +130,7 @@ class Portal:
 
 def _key(value: Any) -> Hashable:
     """Something to compare options by."""
-    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+    return tuple(sorted(cast("Mapping[str, str]", value).items())) if isinstance(value, Mapping) else value
 
 
 _shared: Portal | None = None

@@ -325,14 +325,9 @@ class Session:
             CallTimeoutError: it took longer than ``Timeouts.call_seconds``.
             ORSError: anything else; ``may_have_run`` says whether the tool may have run.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
-        input = {} if input is None else input
-        if not isinstance(input, Mapping):
-            raise TypeError(f"a tool's input is a mapping of argument names to JSON values, got {type(input).__name__}")
         self._require_open()
         try:
-            call = self._call(self._call_url, {"name": name, "input": dict(input)})
+            call = self._call(self._call_url, {"name": name, "input": _mapping(input)})
         except ValueError as error:
             return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
         output = await self._run(call, name, ToolOutput.from_wire)
@@ -391,6 +386,15 @@ class Session:
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a tool's input is a mapping of argument names to JSON values, got {type(value).__name__}")
+    fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return dict(fields)
 
 
 def _names_tasks(wire: Any) -> bool:

@@ -32,8 +32,8 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
+            value: float | None = getattr(self, item.name)
             if value is None and item.name == "call_seconds":
                 continue
-            if not value > 0:
+            if value is None or not value > 0:
                 raise ValueError(f"Timeouts.{item.name} must be a positive number of seconds, got {value!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, overload
 
 from ors_gym.errors import ProtocolError
 
@@ -44,10 +44,19 @@ def required(wire: Any, key: str, record: str) -> Any:
     """The value of ``key``; ``record`` names what is being read."""
     if not isinstance(wire, Mapping):
         raise ProtocolError(f"expected a JSON object for {record}, got {type(wire).__name__}")
+    fields = cast(JSONObject, wire)
     try:
-        return wire[key]
+        return fields[key]
     except KeyError:
-        raise ProtocolError(f"{record} has no {key!r}; it has {sorted(map(str, wire))}") from None
+        raise ProtocolError(f"{record} has no {key!r}; it has {sorted(map(str, fields))}") from None
+
+
+def string(wire: Any, key: str, record: str) -> str:
+    """The text under ``key``."""
+    value = required(wire, key, record)
+    if not isinstance(value, str):
+        raise ProtocolError(f"{key!r} of {record} must be a string, got {type(value).__name__}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +71,8 @@ class Split:
         """Read a split, which servers write as an object or as a bare name."""
         if isinstance(wire, str):
             return cls(wire, wire if wire in ("train", "validation", "test") else "validation")
-        name = required(wire, "name", "split")
-        return cls(str(name), str(wire.get("type") or "validation"))
+        name = string(wire, "name", "split")
+        return cls(name, str(wire.get("type") or "validation"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +158,21 @@ def message_block_from_wire(wire: Any) -> MessageBlock:
     detail = wire.get("detail")
     match kind:
         case "text":
-            return TextBlock(required(wire, "text", "text block"), detail)
+            return TextBlock(string(wire, "text", "text block"), detail)
         case "image":
             mime_type = wire.get("mimeType") or wire.get("mime_type") or "image/png"
-            return ImageBlock(required(wire, "data", "image block"), mime_type, detail)
+            return ImageBlock(string(wire, "data", "image block"), mime_type, detail)
         case "reasoning":
-            return ReasoningBlock(required(wire, "text", "reasoning block"), wire.get("signature"), detail)
+            return ReasoningBlock(string(wire, "text", "reasoning block"), wire.get("signature"), detail)
         case "tool_call":
-            name, call_id = required(wire, "name", "tool_call block"), required(wire, "id", "tool_call block")
+            name, call_id = string(wire, "name", "tool_call block"), string(wire, "id", "tool_call block")
             return ToolCallBlock(call_id, name, required(wire, "input", "tool_call block"), detail)
         case "tool_result":
-            call_id = required(wire, "tool_call_id", "tool_result block")
+            call_id = string(wire, "tool_call_id", "tool_result block")
             blocks = blocks_from_wire(required(wire, "blocks", "tool_result block"), "tool_result block")
             return ToolResultBlock(call_id, blocks, bool(wire.get("is_error")), detail)
-    raise ProtocolError(f"unknown block type {kind!r}")
+        case _:
+            raise ProtocolError(f"unknown block type {kind!r}")
 
 
 def block_to_wire(block: MessageBlock) -> dict[str, Any]:
@@ -178,18 +188,17 @@ def block_to_wire(block: MessageBlock) -> dict[str, Any]:
         case ToolCallBlock(id=call_id, name=name, input=arguments):
             wire = {"type": "tool_call", "id": call_id, "name": name, "input": dict(arguments)}
         case ToolResultBlock(tool_call_id=call_id, blocks=blocks, is_error=is_error):
-            inner = [block_to_wire(block) for block in blocks]
+            inner = [block_to_wire(each) for each in blocks]
             wire = {"type": "tool_result", "tool_call_id": call_id, "blocks": inner, "is_error": is_error}
-    if block.detail is not None:
-        wire["detail"] = dict(block.detail)
-    return wire
+    return wire if block.detail is None else wire | {"detail": dict(block.detail)}
 
 
 def sequence(wire: Any, record: str) -> Sequence[Any]:
     """The JSON array ``wire``; ``record`` names what is being read."""
     if not isinstance(wire, Sequence) or isinstance(wire, str | bytes):
         raise ProtocolError(f"expected a JSON array for the {record}, got {type(wire).__name__}")
-    return wire
+    items: Sequence[Any] = wire  # pyright: ignore[reportUnknownVariableType]
+    return items
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +245,25 @@ class ToolSpec:
     @classmethod
     def from_wire(cls, wire: Any) -> ToolSpec:
         """Read a tool of ``/tools`` or ``/task_tools``."""
-        return cls(required(wire, "name", "tool"), wire.get("description") or "", wire.get("input_schema"))
+        return cls(string(wire, "name", "tool"), wire.get("description") or "", wire.get("input_schema"))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The schema of the input as a JSON object, also for a tool that takes none. Nothing is left out of it."""
+        return {"type": "object", "properties": {}} if self.input_schema is None else dict(self.input_schema)
+
+    def to_openai(self) -> dict[str, Any]:
+        """The tool as OpenAI's chat completions, and the chat templates of open models, take it."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    def to_anthropic(self) -> dict[str, Any]:
+        """The tool as Anthropic's messages take it."""
+        return {"name": self.name, "description": self.description, "input_schema": self.parameters}
+
+    def to_google(self) -> dict[str, Any]:
+        """The tool as a function declaration of Google's Gemini, with the whole JSON Schema."""
+        return {"name": self.name, "description": self.description, "parametersJsonSchema": self.parameters}
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +290,7 @@ class ToolList(Sequence[ToolSpec]):
         tools = tuple(ToolSpec.from_wire(tool) for tool in sequence(required(wire, "tools", "tool list"), "tools"))
         terminal = wire.get("terminal_tool")
         if terminal is not None:
-            name = required(terminal, "name", "terminal tool")
+            name = string(terminal, "name", "terminal tool")
             terminal = TerminalTool(name, terminal.get("arg"), terminal.get("description") or "")
         kinds = wire.get("message_block_types")
         kinds = ("text", "image") if kinds is None else tuple(sequence(kinds, "message block types"))
@@ -277,7 +304,11 @@ class ToolList(Sequence[ToolSpec]):
     def __len__(self) -> int:
         return len(self.tools)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> ToolSpec: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ToolSpec]: ...
+    def __getitem__(self, index: int | slice) -> ToolSpec | Sequence[ToolSpec]:
         return self.tools[index]
 
     def __iter__(self) -> Iterator[ToolSpec]:

@@ -8,7 +8,7 @@ the configured server only.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Protocol
 
@@ -79,7 +79,7 @@ class HTTPXWire:
     @asynccontextmanager
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> AsyncIterator[WireResponse]:
+    ) -> AsyncGenerator[WireResponse]:
         """Send a request and stream its answer."""
         with _httpx_faults_named():
             request = self._client.build_request(method, url, headers=headers, content=body, timeout=self._timeout)
@@ -111,7 +111,7 @@ class _HTTPXResponse:
 
 
 @contextmanager
-def _httpx_faults_named() -> Iterator[None]:
+def _httpx_faults_named() -> Generator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import collections
 import threading
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, terminal, tool
+from openreward.environments.types import GroupScore, ListToolsOutput, Message, ToolSpec
+from pydantic import BaseModel
 
 import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
-from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, tool
-from pydantic import BaseModel
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
@@ -120,3 +122,56 @@ class Ledger(Environment):
     async def cancelled(self) -> ToolOutput:
         """Raise what a cancelled task raises."""
         raise asyncio.CancelledError("gone")
+
+
+class Given(BaseModel):
+    blocks: list[dict[str, Any]]
+    reward: float | None = None
+    finished: bool = False
+    metadata: dict[str, Any] | None = None
+
+
+class Mirror(Environment):
+    """Gives back whatever it is given: blocks, rewards, metadata, prompts, tasks, secrets."""
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"text": "task"}]
+
+    def get_prompt(self):
+        return [TextBlock(text=self.task_spec.get("text", ""))]
+
+    def get_messages(self):
+        return [
+            Message(role="system", blocks=[TextBlock(text="rules")]),
+            Message(role="user", blocks=self.get_prompt()),
+        ]
+
+    @tool
+    def give(self, params: Given) -> ToolOutput:
+        """Give it back."""
+        return ToolOutput.model_validate(params.model_dump())
+
+    @tool(shared=False)
+    def task_only(self) -> ToolOutput:
+        """Exist in sessions only."""
+        return ToolOutput(blocks=[])
+
+    @terminal
+    @tool
+    def submit(self, params: Text) -> ToolOutput:
+        """Take the final message."""
+        return ToolOutput(blocks=[TextBlock(text=params.text)], reward=1.0, finished=True)
+
+    def list_task_tools(self):
+        return ListToolsOutput(tools=[ToolSpec(name="task_only", description="", input_schema=None)])
+
+    async def score_group(self, candidates):
+        if any(not candidate.messages for candidate in candidates):
+            raise RuntimeError("an empty candidate")
+        lengths = [sum(len(block.text) for block in candidate.messages[-1].blocks) for candidate in candidates]
+        return [GroupScore(reward=float(length), metadata={"of": len(lengths)}) for length in lengths]

@@ -187,18 +187,17 @@ def test_a_server_restarted_during_a_call_loses_the_session_at_once():
     key = uuid.uuid4().hex
 
     async def conversation(first: RunningServer, port: int) -> None:
-        async with ORSClient(first.url) as client:
-            async with client.session("ledger", split="train", index=0) as session:
-                call = asyncio.create_task(session.call_tool("work", {"key": key, "held": True}))
-                await asyncio.to_thread(Ledger.started[key].wait, 10)
-                await asyncio.to_thread(stack.close)
-                with serve(Ledger, port=port):
-                    with pytest.raises(SessionLostError) as caught:
-                        await call
-                    assert caught.value.may_have_run is True
-                    assert session.state is SessionState.LOST
-                    with pytest.raises(SessionLostError):
-                        await session.call_tool("work", {"key": key})
+        async with ORSClient(first.url) as client, client.session("ledger", split="train", index=0) as session:
+            call = asyncio.create_task(session.call_tool("work", {"key": key, "held": True}))
+            await asyncio.to_thread(Ledger.started[key].wait, 10)
+            await asyncio.to_thread(stack.close)
+            with serve(Ledger, port=port):
+                with pytest.raises(SessionLostError) as caught:
+                    await call
+                assert caught.value.may_have_run is True
+                assert session.state is SessionState.LOST
+                with pytest.raises(SessionLostError):
+                    await session.call_tool("work", {"key": key})
 
     port = free_port()
     with contextlib.ExitStack() as stack:
@@ -231,18 +230,17 @@ def test_a_cancelled_call_gives_the_session_up_and_deletes_it(ledger):
     key = uuid.uuid4().hex
 
     async def conversation() -> None:
-        async with ORSClient(ledger.url) as client:
-            async with client.session("ledger", split="train", index=0) as session:
-                call = asyncio.create_task(session.call_tool("work", {"key": key, "held": True}))
-                await asyncio.to_thread(Ledger.started[key].wait, 10)
-                call.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await call
-                assert session.state is SessionState.LOST
-                with pytest.raises(SessionLostError, match="given up by the caller"):
-                    await session.call_tool("work", {"key": "after"})
-                await session.close()
-                assert session.id not in ledger.live_sessions
+        async with ORSClient(ledger.url) as client, client.session("ledger", split="train", index=0) as session:
+            call = asyncio.create_task(session.call_tool("work", {"key": key, "held": True}))
+            await asyncio.to_thread(Ledger.started[key].wait, 10)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert session.state is SessionState.LOST
+            with pytest.raises(SessionLostError, match="given up by the caller"):
+                await session.call_tool("work", {"key": "after"})
+            await session.close()
+            assert session.id not in ledger.live_sessions
 
     asyncio.run(conversation())
     server_loop().loop.call_soon_threadsafe(Ledger.released[key].set)

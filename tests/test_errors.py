@@ -1,0 +1,73 @@
+"""The error tree: complete, picklable, and saying what happened, where and what to do."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import httpx
+import pytest
+
+from ors_gym import errors
+from ors_gym.errors import ORSError, StatusError
+from ors_gym.wire import _httpx_faults_named
+
+CLASSES = [getattr(errors, name) for name in errors.__all__]
+
+
+def make(cls: type[ORSError]) -> ORSError:
+    return cls(409, "busy") if issubclass(cls, StatusError) else cls("the cable was cut")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_error_survives_pickling_with_all_it_knows(cls):
+    error = make(cls).at("POST http://localhost/call", session_id="s-1", tool="guess", may_have_run=True)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is cls
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_error_takes_positional_arguments_and_hands_them_on(cls):
+    error = make(cls)
+    assert type(error)(*error.args).args == error.args
+
+
+def test_every_error_has_a_kind_of_its_own_in_snake_case():
+    kinds = [cls.kind for cls in CLASSES]
+    assert len(set(kinds)) == len(kinds)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", kind) for kind in kinds)
+
+
+def test_the_docstring_shows_the_whole_tree():
+    tree = errors.__doc__ or ""
+    assert all(cls.__name__ in tree for cls in CLASSES)
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert defined == set(errors.__all__)
+
+
+def test_a_message_says_what_where_and_what_to_do():
+    error = errors.AmbiguousCallError("cut").at("POST u", session_id="s", tool="guess", may_have_run=True)
+    text = "cut [POST u; session s; tool 'guess'; the tool may have run]. Start the episode again on a new session"
+    assert str(error) == text
+
+
+def test_what_is_known_first_is_kept():
+    error = errors.ConnectError("no").at("POST a", may_have_run=False).at("POST b", may_have_run=True)
+    assert error.where == "POST a"
+    assert error.may_have_run is False
+
+
+def test_every_error_of_httpx_is_named_at_the_boundary():
+    def all_subclasses(cls: type[Exception]) -> set[type[Exception]]:
+        return {cls}.union(*(all_subclasses(each) for each in cls.__subclasses__()))
+
+    for cls in all_subclasses(httpx.HTTPError) | all_subclasses(httpx.StreamError):
+        if cls is httpx.HTTPStatusError:  # only raise_for_status() raises it, which is never called
+            continue
+        takes_message = "message" in inspect.signature(cls.__init__).parameters
+        error = cls("boom") if takes_message else cls()
+        with pytest.raises(errors.TransportError), _httpx_faults_named():
+            raise error
