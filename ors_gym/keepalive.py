@@ -39,6 +39,8 @@ class Pinger:
     """Pings every session that was added and had no request for ``interval_seconds``, until it is removed."""
 
     def __init__(self, interval_seconds: float = PING_SECONDS) -> None:
+        if not interval_seconds > 0:
+            raise ValueError(f"ping_seconds must be a positive number of seconds, got {interval_seconds!r}")
         self._interval = interval_seconds
         self._last_request: OrderedDict[Pingable, float] = OrderedDict()
         self._task: asyncio.Task[None] | None = None

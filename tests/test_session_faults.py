@@ -124,7 +124,7 @@ def test_a_call_whose_answer_never_began_is_not_sent_again(ledger, fault):
 
 def test_a_call_that_stays_silent_before_its_task_id_is_not_sent_again(ledger):
     key = uuid.uuid4().hex
-    outcome, proxy = asyncio.run(play(ledger.url, on_call(Fault(stall_after=b"event")), key=key, timeouts=QUICK))
+    outcome, _proxy = asyncio.run(play(ledger.url, on_call(Fault(stall_after=b"event")), key=key, timeouts=QUICK))
     assert outcome == "done"  # silent after the task_id: resumed
     key = uuid.uuid4().hex
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["task_id", "chunk", "end", "error"]
 def decode(data: bytes, cuts: list[int] = []) -> list[Event]:  # noqa: B006
     decoder = EventDecoder()
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    pieces = [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(bounds)]
     return [event for piece in pieces for event in decoder.feed(piece)]
 
 
