@@ -19,15 +19,19 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
+from openreward.environments import Environment, ToolOutput, tool
+from openreward.environments import TextBlock as ServerText
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
+from ors_gym.env import ORSEnv
 from ors_gym.schemas import Schema
-from ors_gym.spaces import TextSpace, ToolCallSpace
+from ors_gym.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
 from ors_gym.types import TerminalTool, ToolCall, ToolList, ToolSpec
+from tests.ors_servers import serve
 
 WORDS = ToolSpec(
     "guess", input_schema={"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
@@ -178,7 +182,24 @@ class TestToolCallSpace:
             ToolCallSpace([ToolSpec("odd", input_schema={"$ref": "https://example.com/x"})]).sample()
 
 
-@pytest.mark.parametrize("space", [TextSpace(seed=1), ToolCallSpace([WORDS, LOOK], seed=1)], ids=repr)
+SPACES = [TextSpace(seed=1), ToolCallSpace([WORDS, LOOK], seed=1), BlocksSpace(seed=1), MessagesSpace(seed=1)]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=repr)
+def test_every_space_is_seeded_compared_and_pickled(space):
+    again = pickle.loads(pickle.dumps(space))
+    assert again == space
+    assert hash(again) == hash(space)
+    space.seed(3)
+    drawn = [space.sample() for _ in range(5)]
+    assert all(element in space for element in drawn)
+    again.seed(3)
+    assert [again.sample() for _ in range(5)] == drawn
+    assert space != gymnasium.spaces.Discrete(2)
+    assert not space.is_np_flattenable
+
+
+@pytest.mark.parametrize("space", SPACES, ids=repr)
 def test_gymnasiums_vector_utilities_batch_the_spaces(space):
     batched = batch_space(space, 3)
     drawn = batched.sample()
@@ -356,3 +377,64 @@ def test_a_pydantic_model_accepts_what_its_schema_gives(fields, seed):
         call = space.sample()
         assert call in space
         model(**call.input)
+
+
+def form(kind: Any) -> Any:
+    """A tool that takes a value of this type, and perhaps another."""
+    model = create_model("Form", value=(kind, ...), more=(kind | None if kind is not Any else Any, None))
+
+    def fill_in(self: Any, params: Any) -> Any:
+        return ToolOutput(blocks=[ServerText(text="thanks")])
+
+    fill_in.__annotations__ = {"params": model, "return": ToolOutput}
+    return tool(fill_in)
+
+
+class Office(Environment):
+    """A tool for each type of field, and one without arguments."""
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+    def get_prompt(self):
+        return [ServerText(text="Fill in the forms.")]
+
+    @tool
+    def ring(self) -> ToolOutput:
+        """Ring the bell."""
+        return ToolOutput(blocks=[ServerText(text="ding")])
+
+
+for place, kind in enumerate(FIELD_TYPES):
+    setattr(Office, f"form_{place}", form(kind))
+
+
+@pytest.fixture(scope="module")
+def office():
+    with serve(Office) as running:
+        env = ORSEnv(running.url, "office")
+        env.reset()
+        yield env
+        env.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_real_server_accepts_what_the_space_gives(office, seed):
+    office.action_space.seed(seed)
+    for name in office.action_space.names:
+        call = office.action_space.sample(mask=office.action_space.mask(name))
+        observation, _, _, _, info = office.step(call)
+        assert "reason" not in info, (call, observation)
+
+
+def test_the_space_refuses_what_a_real_server_refuses(office):
+    for name in office.action_space.names:
+        if name != "ring":
+            assert ToolCall(name) not in office.action_space
+            assert office.step(ToolCall(name))[4]["reason"] == "input_validation"
