@@ -269,9 +269,10 @@ async def run_groups(
                 running.add(asyncio.create_task(run_group(host, task, group_size, policy=policy, failures=failures)))
             if not running:
                 return
-            complete, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            complete, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for group in complete:
                 yield group.result()
+                running.remove(group)
     finally:
         for group in running:
             group.cancel()

@@ -197,7 +197,8 @@ class _Worker:
             try:
                 events = await self.actor.poll.remote()
             except RayActorError as error:
-                self._bury(Failure("actor_died", f"the Ray actor that played the episode died: {error}"))
+                self._on_death(self)
+                self._bury(error)
                 return
             for event in events:
                 match event:
@@ -233,13 +234,12 @@ class _Worker:
         else:
             future.set_result(outcome)
 
-    def _bury(self, failure: Failure) -> None:
-        self._on_death(self)
-        for job, _, future in self.episodes.values():
-            if not future.done():
-                future.set_result(
-                    Trajectory(job.episode_id, job.task, StopReason.FAILED, failure=failure, attempt=job.attempt)
-                )
+    def _bury(self, death: RayActorError) -> None:
+        """Settle what the dead actor played: failed, unless it never came to life, which trying again will not mend."""
+        failure = Failure("actor_died", f"the Ray actor that played the episode died: {death}")
+        for job, _, _ in list(self.episodes.values()):
+            lost = Trajectory(job.episode_id, job.task, StopReason.FAILED, failure=failure, attempt=job.attempt)
+            self._settle(job.episode_id, death if death.actor_init_failed else lost)
 
     def _flush_soon(self) -> None:
         """Send once for everything that piles up in this tick of the loop."""
