@@ -141,3 +141,78 @@ class Faulty(Environment):
         if self.breaks(self.calls):
             raise RuntimeError("something broke")
         return ToolOutput(blocks=[TextBlock(text=f"act {self.calls}")], reward=1.0, finished=self.calls == 3)
+
+
+class Meeting(Environment):
+    """Calls that wait for one another: they only come back when they are made at the same time."""
+
+    arrived: dict[str, int] = {}  # noqa: RUF012
+    complete: dict[str, asyncio.Event] = {}  # noqa: RUF012
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"place": "office", "parties": 4}, {"place": "arena", "parties": 256}]
+
+    async def meet(self, what):
+        place = f"{what} {self.task_spec['place']}"
+        Meeting.arrived[place] = Meeting.arrived.get(place, 0) + 1
+        event = Meeting.complete.setdefault(place, asyncio.Event())
+        if Meeting.arrived[place] == self.task_spec["parties"]:
+            Meeting.arrived[place] = 0
+            Meeting.complete.pop(place).set()
+        await event.wait()
+
+    async def get_prompt(self):
+        await self.meet("before")
+        return [TextBlock(text="Met.")]
+
+    @tool
+    async def gather(self) -> ToolOutput:
+        """Come back when all parties have called."""
+        await self.meet("at")
+        return ToolOutput(blocks=[TextBlock(text="met")], reward=1.0)
+
+
+class Kitchen(Environment):
+    """Dishes that take until somebody rings the bell; the others go on meanwhile."""
+
+    bell: asyncio.Event | None = None
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+    def get_prompt(self):
+        return [TextBlock(text="Cook.")]
+
+    @tool
+    async def bake(self) -> ToolOutput:
+        """Wait for the bell."""
+        if Kitchen.bell is None:
+            Kitchen.bell = asyncio.Event()
+        await Kitchen.bell.wait()
+        return ToolOutput(blocks=[TextBlock(text="baked")], reward=2.0, finished=True)
+
+    @tool
+    def stir(self) -> ToolOutput:
+        """Stir, at once."""
+        return ToolOutput(blocks=[TextBlock(text="stirred")], reward=1.0)
+
+    @tool
+    def ring(self) -> ToolOutput:
+        """Ring the bell."""
+        if Kitchen.bell is not None:
+            Kitchen.bell.set()
+            Kitchen.bell = None
+        return ToolOutput(blocks=[TextBlock(text="ding")])
+
+    async def teardown(self):
+        self.ring()
