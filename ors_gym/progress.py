@@ -60,8 +60,10 @@ class Phase:
 class _Steps:
     """The training steps so far. The display's thread reads it too: what it reads is replaced, never changed."""
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None, name: str, unit: str) -> None:
         self.total = total
+        self.name = name
+        self.unit = unit
         self.began = time.monotonic()
         self.step = 0
         self.reward: float | None = None
@@ -166,9 +168,9 @@ class RunProgress:
             elif phase.seconds >= 1:
                 self._print(Text(f"{name}: took {duration(phase.seconds)}"))
 
-    def steps(self, total: int | None = None) -> None:
-        """The training begins: ``total`` steps, if that is known."""
-        self._steps = _Steps(total)
+    def steps(self, total: int | None = None, *, name: str = "Training", unit: str = "step") -> None:
+        """The run proper begins: ``total`` steps, if that is known. ``name`` and ``unit`` are what to call it."""
+        self._steps = _Steps(total, name, unit)
         self._next_plain_line = 0.0
 
     def update(
@@ -201,15 +203,15 @@ class RunProgress:
         if steps is None:
             return
         if self._live is not None:
-            self._print(_ended(f"Training, {steps.step:,} steps", steps.seconds, completed))
+            self._print(_ended(f"{steps.name}, {steps.step:,} {steps.unit}s", steps.seconds, completed))
             self.console.print(_numbers(steps))
         elif not completed:
-            self._print(Text(f"Stopped after {steps.step:,} steps: {self._plain_line(steps)}"))
+            self._print(Text(f"Stopped after {steps.step:,} {steps.unit}s: {self._plain_line(steps)}"))
 
     @staticmethod
     def _plain_line(steps: _Steps) -> str:
         of = "" if steps.total is None else f"/{steps.total}"
-        line = f"step {steps.step}{of}  " + "  ".join(f"{name}: {fact}" for name, fact in steps.facts().items())
+        line = f"{steps.unit} {steps.step}{of}  " + "  ".join(f"{name}: {fact}" for name, fact in steps.facts().items())
         left = steps.seconds_left
         return line + (f"  left: {duration(left)}" if left else "")
 
@@ -224,7 +226,7 @@ class RunProgress:
             of = "" if steps.total is None else f"/{steps.total:,}"
             left = steps.seconds_left
             clock = duration(steps.seconds) + ("" if left is None else f", {duration(left)} left")
-            lines.append(self._bar_line("Training", share, f"step {steps.step:,}{of}   {clock}"))
+            lines.append(self._bar_line(steps.name, share, f"{steps.unit} {steps.step:,}{of}   {clock}"))
             lines.append(_numbers(steps))
         return Group(*lines)
 

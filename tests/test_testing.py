@@ -175,7 +175,7 @@ def test_whatever_json_a_server_answers_the_report_says_what_is_wrong(start_app,
     routes = [(path, lambda path=path: answers[path]) for path in paths]
     url = start_app([("/health", {"status": "ok"}), ("/list_environments", ["toy"]), *routes])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(values=st.lists(json_values, min_size=len(paths), max_size=len(paths)))
     def conversation(values):
         answers.update(zip(paths, values, strict=True))

@@ -1,0 +1,228 @@
+"""The command line, against a real server: what it prints, and its exit status."""
+
+import io
+import signal
+import subprocess
+import sys
+
+import pytest
+from openreward.environments import TextBlock, ToolOutput, tool
+
+from ors_gym.cli import main
+from ors_gym.policy import ScriptedPolicy
+from ors_gym.types import ToolCall
+from tests.environments import Counter
+
+add_one = ScriptedPolicy([ToolCall("add", {"amount": 1})] * 9)
+not_a_policy = object()
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Run a command line with an input; gives its status, output and errors."""
+
+    def cli(*arguments, typed=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        status = main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return cli
+
+
+def test_list_names_environments_splits_and_tools_with_their_arguments(cli, counter_server):
+    status, out, _ = cli("list", counter_server.url)
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[:3] == ["counter", "train 5 tasks", "test 1 task"]
+    assert "add(amount?: integer) Add to the count." in lines
+    assert "echo(text: string) Say it again." in lines
+
+
+def test_check_passes_the_reference_server(cli, counter_server):
+    status, out, _ = cli("check", counter_server.url)
+    assert status == 0
+    assert "17 passed, 0 failed, 0 skipped" in out
+
+
+def test_check_says_what_was_expected_and_fails(cli, start_server):
+    class Silent(Counter):
+        def get_prompt(self):
+            return []
+
+    status, out, _ = cli("check", start_server(Silent).url)
+    assert status == 1
+    assert "the prompt is empty" in out
+    assert "Expected: GET /{env}/prompt gives at least one block" in out
+
+
+def test_an_episode_is_played_from_a_script_of_moves(cli, counter_server):
+    moves = 'look\n\n:tools\nadd {"amount": "many"}\njump\nadd [1]\nadd {"amount\nadd {"amount": 3}\nnever read\n'
+    status, out, _ = cli("play", counter_server.url, "--split", "train", "--index", 2, typed=moves)
+    assert status == 0
+    for expected in (
+        "counter:train[2]\nCount to 3.",
+        "> look\ncount 0\n[an image: image/png, 9 bytes]\nreward 0\n",
+        "refused (input_validation): ",
+        "refused (not_found): ",
+        'The input was not understood (it is no JSON object). Write: add {"name": "value"}',
+        '> add {"amount": 3}\ncount 3\nreward 1\nThe episode is over. Sum of the rewards: 1\n',
+    ):
+        assert expected in out
+    assert out.count("add(amount?: integer)") == 2
+    assert "never read" not in out
+    assert counter_server.live_sessions == {}
+
+
+@pytest.mark.parametrize("typed", ["", "look\n", "look\n:quit\nlook\n"])
+def test_leaving_early_closes_the_session(cli, counter_server, typed):
+    status, out, _ = cli("play", counter_server.url, typed=typed)
+    assert status == 0
+    assert out.endswith("You left before the episode was over.\n")
+    assert counter_server.live_sessions == {}
+
+
+def test_an_environment_cannot_drive_the_terminal(cli, start_server):
+    class Hostile(Counter):
+        def get_prompt(self):
+            return [TextBlock(text="\x1b]0;owned\x07\x9b2J [red]not markup[/red] \u2028ü🙂")]
+
+    _, out, _ = cli("play", start_server(Hostile).url)
+    assert "\ufffd]0;owned\ufffd\ufffd2J [red]not markup[/red] \u2028ü🙂" in out
+
+
+def test_a_tool_that_fails_is_one_clear_line(cli, counter_server):
+    status, _, err = cli("play", counter_server.url, typed="crash\n")
+    assert status == 1
+    assert err.startswith("ors-gym: ")
+    assert "the counter broke" in err
+    assert err.count("\n") == 1
+    assert counter_server.live_sessions == {}
+
+
+def test_random_episodes_are_summed_up_and_written_as_a_page(cli, counter_server, tmp_path):
+    page = tmp_path / "report.html"
+    options = ("--env", "COUNTER", "--split", "test", "--max-turns", 3, "--episodes", 6, "--group-size", 2)
+    status, out, _ = cli(
+        "rollout", counter_server.url, *options, "--policy", "tests.test_cli:add_one", "--report", page
+    )
+    assert status == 0
+    assert "task 3/3" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "mean return none given" in lines
+    assert "stop reasons max_turns 6" in lines
+    assert "tool calls add 18" in lines
+    assert "failures none" in lines
+    assert f"The report is at {page.as_uri()}" in lines
+    assert '"episode' not in page.read_text()[:100]
+    assert "Count to 7." in page.read_text()
+    assert counter_server.live_sessions == {}
+
+
+def test_the_same_seed_plays_the_same_random_moves(cli, start_server):
+    class Quiet(Counter):
+        @tool
+        def crash(self) -> ToolOutput:
+            """Do nothing."""
+            return ToolOutput(blocks=[])
+
+    url = start_server(Quiet).url
+    options = ("--episodes", 4, "--max-turns", 5, "--concurrency", 1)
+    summaries = [cli("rollout", url, *options, "--seed", 3)[1].partition("mean return")[2] for _ in range(2)]
+    assert summaries[0] == summaries[1]
+    assert "stop reasons" in summaries[0]
+
+
+def test_a_rollout_in_which_everything_breaks_is_a_failure(cli, start_server):
+    class Broken(Counter):
+        def get_prompt(self):
+            raise RuntimeError("no prompt today")
+
+    status, out, _ = cli("rollout", start_server(Broken).url, "--episodes", 2)
+    assert status == 1
+    assert "none given" in out
+
+
+def test_secrets_reach_the_environment_and_no_page(cli, start_server, tmp_path, monkeypatch):
+    class Telling(Counter):
+        def __init__(self, task_spec={}, secrets={}):  # noqa: B006
+            super().__init__(task_spec, secrets)
+            self.secrets = secrets
+
+        def get_prompt(self):
+            return [TextBlock(text=f"I was told {sorted(self.secrets.items())}")]
+
+    server = start_server(Telling)
+    monkeypatch.setenv("SECOND_KEY", "swordfish")
+    secrets = ("--secret", "FIRST_KEY=open=sesame", "--secret", "SECOND_KEY")
+    _, out, _ = cli("play", server.url, *secrets)
+    assert "open=sesame" in out
+    assert "swordfish" in out
+    page = tmp_path / "report.html"
+    options = ("--episodes", 1, "--policy", "tests.test_cli:add_one", "--report", page, "--api-key", "opensesame2")
+    cli("rollout", server.url, *options, *secrets)
+    text = page.read_text()
+    assert "I was told" in text
+    assert not any(secret in text for secret in ("open=sesame", "swordfish", "opensesame2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["list", "{url}", "--env", "chess"], "there is no environment 'chess'; there is counter"),
+        (["play", "{url}", "--split", "dev"], "there is no split 'dev'; there is train, test"),
+        (["list", "localhost:8080"], "begins with http:// or https://"),
+        (["check", "ftp://localhost"], "begins with http:// or https://"),
+        (["play", "{url}", "--secret", "NOT_IN_THE_ENVIRONMENT"], "no environment variable of that name"),
+        (["rollout", "{url}", "--policy", "greedy"], "write random, or module:name"),
+        (["rollout", "{url}", "--policy", "no.such:policy"], "No module named 'no'"),
+        (["rollout", "{url}", "--policy", "tests.test_cli:absent"], "has no attribute 'absent'"),
+        (["rollout", "{url}", "--policy", "tests.test_cli:not_a_policy"], "has no method act"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(cli, counter_server, arguments, complaint):
+    status, out, err = cli(*(argument.replace("{url}", counter_server.url) for argument in arguments))
+    assert (status, out) == (2, "")
+    assert err.startswith("ors-gym: ")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["list"], ["rollout", "http://x", "--episodes", "0"]])
+def test_a_command_line_that_makes_no_sense_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert "usage: ors-gym" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["list", "play", "rollout"])
+def test_a_server_that_is_not_there_is_one_clear_line_and_status_1(cli, command):
+    status, _, err = cli(command, "http://127.0.0.1:1")
+    assert status == 1
+    assert "Is the server running at this address" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["check"], ["play"], ["rollout"]])
+def test_help_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*command, "--help"])
+    assert exit.value.code == 0
+    if command in ([], ["play"], ["rollout"]):
+        assert "http://localhost:8080" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_ctrl_c_closes_the_session(counter_server):
+    script = "import sys; from ors_gym.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-u", "-c", script, "play", counter_server.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as player:
+        player.stdin.write("look\n")
+        player.stdin.flush()
+        while "reward" not in player.stdout.readline():
+            assert player.poll() is None
+        assert len(counter_server.live_sessions) == 1
+        player.send_signal(signal.SIGINT)
+        assert player.wait(60) == 130
+    assert counter_server.live_sessions == {}
