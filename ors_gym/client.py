@@ -25,7 +25,7 @@ from ors_gym.channel import Channel, Request, encode_json
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.fastwire import KEEPALIVE_SECONDS, FastWire
 from ors_gym.keepalive import PING_SECONDS, Pinger
-from ors_gym.session import Session, SessionState
+from ors_gym.session import Session, SessionState, new_session_id
 from ors_gym.timeouts import Timeouts
 from ors_gym.types import Split, Task, ToolList, required, sequence
 from ors_gym.wire import HTTPXWire, Wire
@@ -50,8 +50,8 @@ class Route:
 
     name: str
     """The environment's own name on the server."""
-    url: str
-    """Of requests without a session, up to and including the environment's path."""
+    path: str
+    """What the paths of its requests begin with."""
     session_base: str
     """Of ``/create``, ``/ping`` and the like."""
     session_url: str
@@ -155,10 +155,7 @@ class ORSClient:
 
     async def list_environments(self) -> tuple[str, ...]:
         """The names of the server's environments; the first is its default."""
-        return await self._list_environments(self._api_base, self._headers)
-
-    async def _list_environments(self, base: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-        return await self.channel.fetch_json(Request("GET", f"{base}/list_environments", headers), _read_names)
+        return await self._fetch("GET", "/list_environments", None, self._headers, _read_names)
 
     async def route(self, env_name: str) -> Route:
         """Find where an environment's requests go: one look at the server's list for each environment.
@@ -175,7 +172,7 @@ class ORSClient:
         headers = dict(self._headers)
         if self.hosted:
             headers["X-Deployment"] = env_name
-            names = await self._list_environments(self._session_base, headers)
+            names = await self._fetch("GET", "/list_environments", None, headers, _read_names)
         else:
             names = await self._known_environments()
         name = _match(env_name, names)
@@ -184,8 +181,8 @@ class ORSClient:
         if name is None:
             have = ", ".join(map(repr, names)) or "none"
             raise NotFoundError(404, f"no environment {env_name!r}; the server has {have}").at(self.url)
-        path = quote(name, safe="")
-        route = Route(name, f"{self._api_base}/{path}", self._session_base, f"{self._session_base}/{path}", headers)
+        path = "/" + quote(name, safe="")
+        route = Route(name, path, self._session_base, self._session_base + path, headers)
         self._routes[env_name] = route
         return route
 
@@ -256,12 +253,33 @@ class ORSClient:
 
     async def _get(self, env_name: str, path: str, read: Callable[[Any], T]) -> T:
         route = await self.route(env_name)
-        return await self.channel.fetch_json(Request("GET", route.url + path, route.headers), read)
+        return await self._fetch("GET", route.path + path, None, route.headers, read)
 
     async def _post(self, env_name: str, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         route = await self.route(env_name)
         headers = {**route.headers, "Content-Type": "application/json"}
-        return await self.channel.fetch_json(Request("POST", route.url + path, headers, encode_json(body)), read)
+        return await self._fetch("POST", route.path + path, encode_json(body), headers, read)
+
+    async def _fetch(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read: Callable[[Any], T]
+    ) -> T:
+        """Ask something that needs no session.
+
+        The specification has the hosted platform answer such requests at ``api.``; the reference client asks them at
+        ``sessions.``, under a session id of their own. Where the first is refused, the second is tried.
+        """
+        try:
+            return await self.channel.fetch_json(Request(method, self._api_base + path, headers, body), read)
+        except StatusError as refused:
+            if not self.hosted or refused.status not in (400, 404, 405):
+                raise
+        base = self._session_base
+        sid = await new_session_id(self.channel, Request("POST", f"{base}/create_session", headers, b""))
+        headers = {**headers, "X-Session-ID": sid}
+        try:
+            return await self.channel.fetch_json(Request(method, base + path, headers, body), read)
+        finally:
+            await self.channel.fetch(Request("POST", f"{base}/delete_session", headers))
 
     # ---------------------------------------------------------------- sessions
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ors_gym.call import Call
-from ors_gym.channel import Request, encode_json, parse_json
+from ors_gym.channel import Channel, Request, encode_json, parse_json
 from ors_gym.errors import (
     NotFoundError,
     ORSError,
@@ -46,12 +46,13 @@ from ors_gym.types import (
     blocks_from_wire,
     required,
     sequence,
+    string,
 )
 
 if TYPE_CHECKING:
     from ors_gym.client import ORSClient, Route
 
-__all__ = ["Session", "SessionState"]
+__all__ = ["Session", "SessionState", "new_session_id"]
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ class Session:
         assert self._route is not None
         headers = {**self._route.headers, **self._secret_headers}
         base = self._route.session_base
-        self.id = await self._new_id(Request("POST", f"{base}/create_session", headers, b""))
+        self.id = await new_session_id(self._channel, Request("POST", f"{base}/create_session", headers, b""))
         self._headers = {**self._route.headers, "X-Session-ID": self.id}
         body = dict(self._source) | {"env_name": self._route.name}
         if self._toolset is not None:
@@ -177,22 +178,6 @@ class Session:
             self._client.bury(self)
             return False
         return True
-
-    async def _new_id(self, request: Request) -> str:
-        """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
-        body = await self._channel.fetch(request)
-        if not body.lstrip().startswith(b"{"):
-            for name, data in EventDecoder().feed(body + b"\n\n"):
-                if name == "task_id" and data.strip():
-                    return data.strip()
-                if name == "error":
-                    raise ProtocolError(f"no session was created: {self._channel.redact(data)}").at(str(request))
-                if name == "end" and data.lstrip().startswith("{"):
-                    body = data.encode()
-        try:
-            return str(required(parse_json(body), "sid", "new session"))
-        except ProtocolError as error:
-            raise error.at(str(request)) from None
 
     async def _exists(self) -> bool:
         """Whether the server has the session, asked after the answer to ``/create`` was lost."""
@@ -386,6 +371,23 @@ class Session:
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
+
+
+async def new_session_id(channel: Channel, request: Request) -> str:
+    """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
+    body = await channel.fetch(request)
+    try:
+        if not body.lstrip().startswith(b"{"):
+            for name, data in EventDecoder().feed(body + b"\n\n"):
+                if name == "task_id" and data.strip():
+                    return data.strip()
+                if name == "error":
+                    raise ProtocolError(f"no session was created: {channel.redact(data)}")
+                if name == "end" and data.lstrip().startswith("{"):
+                    body = data.encode()
+        return string(parse_json(body), "sid", "new session")
+    except ProtocolError as error:
+        raise error.at(str(request)) from None
 
 
 def _mapping(value: object) -> dict[Any, Any]:
