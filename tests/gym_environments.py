@@ -100,16 +100,17 @@ class Faulty(Environment):
 
     @classmethod
     def list_splits(cls):
-        return ["train"]
+        return ["train", "stuck"]
 
     @classmethod
     def list_tasks(cls, split):
+        if split == "stuck":
+            return [{"name": "hangs", "hang_at": 1}, {"name": "sound"}]
         return [
             {"name": "sound"},
             {"name": "breaks at once", "fail_at": 1},
             {"name": "breaks later", "fail_at": 2},
             {"name": "never starts", "fail_at": 0},
-            {"name": "hangs", "hang_at": 1},
         ]
 
     def breaks(self, at):

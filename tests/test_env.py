@@ -190,8 +190,8 @@ class TestRewardsAndEnds:
         assert env.step(RUN)[2:4] == (True, False)
 
     def test_a_time_limit_truncates_in_the_middle_of_a_call(self, make):
-        env = make("faulty", max_episode_seconds=0.3)
-        env.reset(options={"task_index": 4})
+        env = make("faulty", split="stuck", max_episode_seconds=0.3)
+        env.reset(options={"task_index": 0})
         observation, reward, terminated, truncated, info = env.step(ToolCall("act"))
         assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "max_episode_seconds")
         assert observation == "The episode's time is over."
