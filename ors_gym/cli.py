@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ORSError as error:
         return _complain(str(error), FAILURE)
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # what comes next begins on a line of its own
         return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -330,7 +331,7 @@ async def _rollout_async(arguments: argparse.Namespace, console: Console) -> int
         hidden = ("command", "secret", "api_key", "report")
         settings = {name: value for name, value in vars(arguments).items() if name not in hidden}
         settings |= {"env": env_name, "split": split}
-        record = RunRecord(title, settings=settings, steps=[whole], ended="finished")
+        record = RunRecord(title, f"Played on {client.url}.", settings, steps=[whole], ended="finished")
         record.samples = [
             Sample(member, label=f"Task {number}", episode_return=trajectory_return(member), group=str(number))
             for number, group in enumerate(groups)

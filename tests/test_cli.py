@@ -100,7 +100,7 @@ def test_a_tool_that_fails_is_one_clear_line(cli, counter_server):
     assert counter_server.live_sessions == {}
 
 
-def test_random_episodes_are_summed_up_and_written_as_a_page(cli, counter_server, tmp_path):
+def test_episodes_of_a_policy_are_summed_up_and_written_as_a_page(cli, counter_server, tmp_path):
     page = tmp_path / "report.html"
     options = ("--env", "COUNTER", "--split", "test", "--max-turns", 3, "--episodes", 6, "--group-size", 2)
     status, out, _ = cli(
@@ -114,7 +114,6 @@ def test_random_episodes_are_summed_up_and_written_as_a_page(cli, counter_server
     assert "tool calls add 18" in lines
     assert "failures none" in lines
     assert f"The report is at {page.as_uri()}" in lines
-    assert '"episode' not in page.read_text()[:100]
     assert "Count to 7." in page.read_text()
     assert counter_server.live_sessions == {}
 
