@@ -115,6 +115,8 @@ class ORSClient:
         hidden = (api_key,) if api_key else ()
         self.channel = Channel(wire, timeouts, max_requests=max_connections, hidden=hidden)
         self.pinger = Pinger(ping_seconds)
+        self.names_tasks = False
+        """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
         self._routes: dict[str, Route] = {}
         self._names: asyncio.Task[tuple[str, ...]] | None = None
         self._tools: dict[str, ToolList] = {}

@@ -107,7 +107,6 @@ class Session:
         self._route: Route | None = None
         self._headers: dict[str, str] = {}
         self._call_url = ""
-        self._names_tasks = False
         self._tools: ToolList | None = None
         self._gone = False
         self._cause = ""
@@ -164,7 +163,7 @@ class Session:
         headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
         create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False)
         try:
-            self._names_tasks = await self._channel.fetch_json(create, _names_tasks)
+            self._client.names_tasks = await self._channel.fetch_json(create, _names_tasks)
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
                 if error.status == 400 and "already exists" in error.detail.lower():
@@ -320,7 +319,7 @@ class Session:
         return output
 
     def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
-        task_id = uuid.uuid4().hex if self._names_tasks else None
+        task_id = uuid.uuid4().hex if self._client.names_tasks else None
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
         return Call(self._channel, url, headers, payload, task_id=task_id, hidden=self._hidden)
 

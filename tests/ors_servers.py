@@ -20,7 +20,7 @@ os.environ.setdefault("OPENREWARD_LOG_LEVEL", "CRITICAL")  # read when the SDK i
 import uvicorn
 from openreward.environments import Environment, Server
 
-__all__ = ["RunningServer", "free_port", "serve", "serve_app", "server_loop"]
+__all__ = ["RunningServer", "Server", "free_port", "serve", "serve_app", "server_loop"]
 
 T = TypeVar("T")
 
