@@ -201,6 +201,38 @@ def test_a_browser_draws_the_run(tmp_path):
     assert f'src="data:image/png;base64,{PIXEL}"' in page
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_episodes_are_browsed_and_curves_read_with_the_keyboard_alone(tmp_path):
+    steps = [StepRecord(n, 1.0 * n, 8, n / 40) for n in range(1, 41)]
+    samples = [Sample(two_turns(episode_id=f"e{n}"), n, episode_return=n % 3 - 1.0) for n in range(1, 41)]
+    page = write_report(tmp_path / "report.html", RunRecord("run", steps=steps, samples=samples))
+    keys = """
+        const $ = selector => document.querySelector(selector), seen = [];
+        const key = (node, key) => node.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+        const look = () => seen.push($(".episode h3").textContent.split(" · ")[0]);
+        const set = (node, value) => { node.value = value; node.dispatchEvent(new Event("input")); };
+        const list = $("[role=listbox]"), curve = $("svg"), tip = $(".tip");
+        look();
+        for (const name of ["ArrowDown", "End", "j", "Home"]) { key(list, name); look(); }
+        for (const name of ["End", "ArrowLeft"]) { key(curve, name); seen.push(tip.innerText); }
+        key(curve, "Escape"); seen.push(tip.hidden);
+        set($("[aria-label=Return]"), "negative"); seen.push(list.childElementCount); look();
+        set($("[aria-label=Search]"), "E9 RED"); seen.push(list.childElementCount); look();
+        set($("[aria-label=Search]"), "nowhere"); seen.push($(".episode").textContent);
+        document.body.dataset.seen = JSON.stringify(seen);
+    """
+    html = page.read_text(encoding="utf-8").replace("Content-Security-Policy", "x")  # lets the test's own script in
+    page.write_text(html.replace("</body>", f"<script>setTimeout(() => {{ {keys} }}, 300)</script></body>"))
+    drawn, complaints = rendered(page, tmp_path)
+    assert complaints == []
+    seen = json.loads(next(a["data-seen"] for tag, a in Elements(drawn).found if tag == "body"))
+    assert seen[:5] == ["Step 40", "Step 39", "Step 1", "Step 1", "Step 40"]
+    assert re.sub(r"\s+", " ", seen[5]).startswith("Step 40 reward 1.00 mean of 10 steps 0.89")
+    assert seen[6].startswith("Step 39")
+    assert seen[7:] == [True, 13, "Step 39", 1, "Step 9", "No episode matches."]
+
+
 def test_an_episode_reads_prompt_then_each_turn_with_its_call_result_and_reward(tmp_path):
     prompt, thought, look, press = events_of(tmp_path, two_turns())
     assert prompt == {
