@@ -8,7 +8,7 @@ import queue
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, Unpack, cast
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from gymnasium import Space
@@ -52,9 +52,9 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
     `truncations`, so a failed episode ends like this: ``infos["failure"][i]`` says what happened
     (:class:`~ors_gym.trajectory.Failure`), ``truncations[i]`` is True, ``rewards[i]`` is NaN, the observation is the
     last one again. It must not be scored. The member then plays the same task again on a fresh session, up to
-    ``restarts`` times, then goes on to its next task. A member that cannot begin a task ``1 + restarts`` times in a row
-    has no episode: ``infos["failure"]`` says so, and its next step tries the next task. When no member has an episode,
-    the last error is raised.
+    ``restarts`` times, then goes on to its next task. A member that cannot even begin a task ``1 + restarts`` times in
+    a row has no episode: ``infos["failure"]`` says so, and its next step begins the next task. The error is raised
+    when no member can begin in a full `reset`, or when none could begin any of its last ``1 + restarts`` tasks.
 
     **Without a barrier.** ``send(actions, env_ids)`` and ``recv(min_envs)`` in place of ``step``: a slow member delays
     itself only.
@@ -88,6 +88,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
             raise ValueError("restarts must be at least 0")
         self.num_envs = num_envs
         self.group_size = group_size
+        self._restarts = restarts
         self.render_mode = checked_render_mode(render_mode)
         mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 1, "autoreset_mode": mode}
@@ -134,7 +135,8 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for i in members:
             infos = self._add_info(infos, outcomes[i].info, i)
-        self._check_alive()
+        if mask is None:
+            self._check_alive(tasks=1)
         return tuple(member.observation for member in self._members), infos
 
     def step(self, actions: Sequence[Action]) -> Batch:
@@ -237,10 +239,11 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         if busy:
             raise AlreadyPendingCallError(f"members {busy} have steps under way: recv them first", "recv")
 
-    def _check_alive(self) -> None:
-        downs = [member.down for member in self._members]
-        if all(downs):
-            raise cast(ORSError, downs[-1])
+    def _check_alive(self, tasks: int) -> None:
+        """Raise the last error when no member could begin any of its last so many tasks."""
+        error = self._members[-1].down
+        if error is not None and all(member.tasks_missed >= tasks for member in self._members):
+            raise error
 
     def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, _Outcome]]]) -> None:
         """Start the members' work on the event loop; each lands in the queue when it is complete."""
@@ -289,7 +292,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
                 final = {"final_obs": outcome.final.observation, "final_info": outcome.final.info}
                 infos = rules._add_info(infos, final, place)
             infos = rules._add_info(infos, outcome.info, place)
-        self._check_alive()
+        self._check_alive(tasks=1 + self._restarts)
         return (
             tuple(outcome.observation for outcome in outcomes),
             np.array([outcome.reward for outcome in outcomes], dtype=np.float64),
@@ -367,6 +370,8 @@ class _Member:
         self.observation: Any = _nothing_seen(blueprint)
         self.down: ORSError | None = None
         """Why no episode could be begun."""
+        self.tasks_missed = 0
+        """How many tasks in a row could not be begun."""
         self._blueprint = blueprint
         self._mode = mode
         self._restarts = restarts
@@ -391,8 +396,9 @@ class _Member:
                 if self._failures <= self._restarts:
                     continue
                 self.down, self._over, self.observation = error, True, _nothing_seen(self._blueprint)
+                self.tasks_missed += 1
                 return _Outcome(self.observation, math.nan, False, True, _failure_info(error))
-            self.down, self._over = None, False
+            self.down, self._over, self.tasks_missed = None, False, 0
             return _Outcome(self.observation, info=info)
 
     def check_ready(self, action: Action) -> None:

@@ -100,12 +100,14 @@ class Faulty(Environment):
 
     @classmethod
     def list_splits(cls):
-        return ["train", "stuck"]
+        return ["train", "stuck", "partly broken"]
 
     @classmethod
     def list_tasks(cls, split):
         if split == "stuck":
             return [{"name": "hangs", "hang_at": 1}, {"name": "sound"}]
+        if split == "partly broken":
+            return [{"name": "never starts", "fail_at": 0}, *[{"name": "sound"}] * 3]
         return [
             {"name": "sound"},
             {"name": "breaks at once", "fail_at": 1},

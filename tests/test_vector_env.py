@@ -130,14 +130,13 @@ class TestFailures:
 
     def test_a_restart_that_succeeds_plays_the_task_to_its_end(self, make_vec):
         Faulty.fails_left["breaks later"] = 1
-        envs = make_vec(2, "faulty")
-        envs.reset(options={"task_index": [BREAKS_LATER, SOUND]})
-        envs.step([ACT] * 2)
-        assert math.isnan(envs.step([ACT] * 2)[1][0])
-        envs.step([ACT] * 2)
-        rewards = [envs.step([ACT] * 2)[1][0] for _ in range(3)]
-        assert rewards == [1, 1, 1]
-        assert Faulty.setups.count("breaks later") == 2
+        envs = make_vec(1, "faulty")
+        envs.reset(options={"task_index": BREAKS_LATER})
+        envs.step([ACT])
+        assert math.isnan(envs.step([ACT])[1][0])
+        envs.step([ACT])
+        assert [envs.step([ACT])[1][0] for _ in range(3)] == [1, 1, 1]
+        assert Faulty.setups == ["breaks later"] * 2
 
     def test_in_the_same_step_the_failure_stands_beside_the_next_episode(self, make_vec):
         Faulty.fails_left["breaks at once"] = 1
@@ -181,13 +180,24 @@ class TestFailures:
             envs.reset(options={"task_index": NEVER_STARTS})
         assert envs.reset(options={"task_index": SOUND})[0] == ("sound",) * 2
 
-    def test_a_server_that_is_gone_is_told_of_in_the_first_step(self):
+    def test_one_broken_task_does_not_stop_a_small_vector(self, make_vec):
+        envs = make_vec(1, "faulty", split="partly broken")
+        envs.reset(seed=1, options={"task_index": 1})
+        missed = 0
+        for _ in range(40):
+            *_, infos = envs.step([ACT])
+            missed += "failure" in infos
+        assert 0 < missed < 40
+
+    def test_a_server_that_stays_away_is_raised_at_last(self):
         with serve(Walk) as running:
             envs = gym.make_vec("ors_gym/ORS-v0", num_envs=2, url=running.url, env_name="walk", restarts=1)
             envs.reset(options={"task_index": 9})
-        _, rewards, _, truncations, _ = envs.step([WALK] * 2)
-        assert np.isnan(rewards).all()
-        assert truncations.all()
+        for _ in ("the calls fail", "the tasks cannot be begun again"):
+            _, rewards, _, truncations, infos = envs.step([WALK] * 2)
+            assert np.isnan(rewards).all()
+            assert truncations.all()
+            assert {failure.kind for failure in infos["failure"]} == {"connect"}
         with pytest.raises(ORSError):
             envs.step([WALK] * 2)
         envs.close()
