@@ -254,11 +254,15 @@ def _numbers(steps: _Steps) -> RenderableType:
 
 
 def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
-    """All ``values``, first to last, in at most ``width`` characters: each is the mean of an equal share of them."""
+    """All ``values``, first to last, in at most ``width`` characters: each is the mean of an equal share of them.
+
+    Drawn from 0, or from the lowest value below it, so that noise does not look like progress.
+    """
     columns = min(width, len(values))
     edges = [round(column * len(values) / columns) for column in range(columns + 1)] if columns else []
     means = [math.fsum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means, default=0.0), max(means, default=0.0)
+    low = min(low, 0.0)
     span = high - low
     return "".join(SPARKS[round((mean - low) / span * (len(SPARKS) - 1)) if span > 0 else 0] for mean in means)
 

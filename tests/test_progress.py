@@ -108,7 +108,7 @@ def test_the_live_lines_show_phase_steps_reward_speed_failures_and_time_left(clo
             progress.update(step, reward=step / 10, episodes=16, failures={"tool_failed": 1})
         clock.now += 1
         shown = screen(progress._render())
-    for expected in ("step 4/10", "9.0 s, 11 s left", "0.400  ▁▃▆█", "64, 8.0/s", "tool_failed 4"):
+    for expected in ("step 4/10", "9.0 s, 11 s left", "0.400  ▃▅▆█", "64, 8.0/s", "tool_failed 4"):
         assert expected in shown
     assert "✓ \x1b[0mWarming up" in file.getvalue()
 
@@ -195,7 +195,10 @@ def test_a_sparkline_has_a_mark_for_each_share_of_the_values(values, width):
 
 def test_a_sparkline_rises_with_its_values():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
-    assert sparkline([1.0] * 3) == "▁▁▁"
+    assert sparkline([0.0] * 3) == "▁▁▁"
+    assert sparkline([1.0] * 3) == "███"
+    assert sparkline([-2, -1]) == "▁█"
+    assert sparkline([10, 10.1]) == "██"
     assert sparkline([0, 0, 1, 1], width=2) == "▁█"
 
 
