@@ -337,7 +337,7 @@ async def _rollout_async(arguments: argparse.Namespace, console: Console) -> int
             for number, group in enumerate(groups)
             for member in group.members
         ]
-        path = write_report(arguments.report, record, secrets=secrets.values())
+        path = write_report(arguments.report, record, secrets=(*secrets.values(), _api_key(arguments) or ""))
         say(console, f"The report is at {path.resolve().as_uri()}")
     return FAILURE if set(whole.stop_reasons) == {"failed"} else 0
 
