@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ors_gym.trajectory import TaskRef
+from ors_gym.types import Split
 
 __all__ = ["TaskSampler", "load_tasks"]
 
@@ -89,15 +90,25 @@ class TaskSampler(Iterator[TaskRef]):
         }
 
 
-class CountsTasks(Protocol):
+class KnowsTasks(Protocol):
     """What :func:`load_tasks` asks of an :class:`~ors_gym.client.ORSClient`."""
+
+    async def list_splits(self, env_name: str) -> tuple[Split, ...]:
+        """The environment's splits."""
+        ...
 
     async def num_tasks(self, env_name: str, split: str) -> int:
         """How many tasks a split has."""
         ...
 
 
-async def load_tasks(client: CountsTasks, env_name: str, split: str, limit: int | None = None) -> tuple[TaskRef, ...]:
-    """The tasks of a split by index, at most ``limit``. One request, however many there are."""
+async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int | None = None) -> tuple[TaskRef, ...]:
+    """The tasks of a split by index, at most ``limit``. Two requests, however many there are.
+
+    Raises ValueError, with the splits there are, for a split that the environment does not have.
+    """
+    splits = [known.name for known in await client.list_splits(env_name)]
+    if split not in splits:
+        raise ValueError(f"{env_name!r} has no split {split!r}; it has {', '.join(map(repr, splits)) or 'none'}")
     count = await client.num_tasks(env_name, split)
     return tuple(TaskRef(env_name, split, index) for index in range(count if limit is None else min(limit, count)))

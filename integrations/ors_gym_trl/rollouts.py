@@ -152,7 +152,7 @@ class ORSRollouts:
     @property
     def reward_funcs(self) -> list[Callable[..., list[float | None]]]:
         """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like."""
-        return [self._ors_return]
+        return [self.ors_return]
 
     def rollout_func(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, list[Any]]:
         """Play one episode per prompt, as ``GRPOTrainer(rollout_func=…)`` calls it.
@@ -201,6 +201,14 @@ class ORSRollouts:
             "env_mask": [row.mask for row in rows],
             "ors_return": returns,
         }
+
+    def ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:
+        """The reward function: the returns that :meth:`rollout_func` handed on, None where there is none to score."""
+        log_metric = columns.get("log_metric")
+        if log_metric is not None:
+            for name, value in self._metrics.items():
+                log_metric(name, value)
+        return ors_return
 
     def close(self) -> None:
         """Close the client and the event-loop thread. A host that was passed in stays open."""
@@ -262,13 +270,6 @@ class ORSRollouts:
                 f"every episode of this batch failed, {len(failures)} attempts in all; nothing was trained on. "
                 f"The last one: {failures[-1].kind}: {failures[-1].message}"
             )
-
-    def _ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:
-        log_metric = columns.get("log_metric")
-        if log_metric is not None:
-            for name, value in self._metrics.items():
-                log_metric(name, value)
-        return ors_return
 
     def _task_ref(self, task: int | TaskRef) -> TaskRef:
         return task if isinstance(task, TaskRef) else TaskRef(self.env_name, self.split, task)

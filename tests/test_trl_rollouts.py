@@ -1,0 +1,359 @@
+"""ORSRollouts under TRL's own GRPOTrainer, on the reference server, with the demo's tiny model and environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOConfig, GRPOTrainer
+
+from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, RolloutLimits, TaskRef, Trajectory
+from ors_gym.errors import NotFoundError
+from ors_gym.report import RunRecord
+from ors_gym.trajectory import Failure, StopReason
+from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, SamplingMismatchError
+from ors_gym_trl.checks import check_sampling
+from ors_gym_trl.generation import ModelSampler
+from ors_gym_trl.tokens import TokenRecord
+from tests.ors_servers import RunningServer, serve
+from tests.tiny import Buttons, make_model, make_tokenizer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serve(Buttons) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
+    made: list[ORSRollouts] = []
+
+    def make(**options: Any) -> ORSRollouts:
+        defaults: dict[str, Any] = {"env_name": "buttons", "max_turn_tokens": 8}
+        defaults |= {"truncated_reward": 0.0, "stopped_reward": 0.0}
+        if "host" not in options:
+            defaults["limits"] = RolloutLimits(max_turns=3)
+        made.append(ORSRollouts(server.url, **(defaults | {"max_tasks": 16} | options)))
+        return made[-1]
+
+    yield make
+    for rollouts in made:
+        rollouts.close()
+    assert not server.live_sessions, "sessions were left on the server"
+
+
+def brevity(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """A reward of one's own beside the environment's: an untrained model gets none from that."""
+    return [-float(len(ids)) for ids in completion_ids]
+
+
+def make_trainer(
+    rollouts: ORSRollouts, folder: Path, callbacks: Any = None, reward_funcs: Any = None, **settings: Any
+) -> GRPOTrainer:
+    tokenizer = make_tokenizer()
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 96,
+        "max_steps": 2,
+        "learning_rate": 1e-3,
+        "temperature": 1.0,
+        "gradient_checkpointing": False,
+        "eval_strategy": "no",
+    }
+    config = GRPOConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **(defaults | settings),
+    )
+    return GRPOTrainer(
+        model=make_model(tokenizer, seed=0),
+        processing_class=tokenizer,
+        args=config,
+        train_dataset=rollouts.train_dataset,
+        eval_dataset=rollouts.eval_dataset,
+        rollout_func=rollouts.rollout_func,
+        reward_funcs=reward_funcs or rollouts.reward_funcs,
+        callbacks=callbacks,
+    )
+
+
+def weights(trainer: GRPOTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in trainer.model.parameters()])
+
+
+def prompts_of(rollouts: ORSRollouts, indices: list[int]) -> list[Any]:
+    return [rollouts.train_dataset[i]["prompt"] for i in indices]
+
+
+class FailingHost:
+    """Plays on the server, but the world breaks the episodes of some tasks, or every first attempt."""
+
+    def __init__(self, server: RunningServer, *, tasks: set[int] = frozenset(), first_attempts: bool = False) -> None:
+        self.client = ORSClient(server.url)
+        self.runner = EpisodeRunner(self.client, limits=RolloutLimits(max_turns=3))
+        self.tasks = tasks
+        self.first_attempts = first_attempts
+
+    async def run_episode(self, task: TaskRef, *, policy: Any = None, attempt: int = 0) -> Trajectory:
+        if task.index in self.tasks or (self.first_attempts and attempt == 0):
+            failure = Failure("connection_lost", "the world broke it")
+            return Trajectory(f"broken-{id(object())}", task, StopReason.FAILED, failure=failure, attempt=attempt)
+        return await self.runner.run_episode(task, policy=policy, attempt=attempt)
+
+
+AT_ONCE = FailurePolicy(retries=1, retry_delay_seconds=0)
+
+
+def test_a_trainer_trains_on_ors_episodes(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
+    trainer = make_trainer(rollouts, tmp_path, reward_funcs=[*rollouts.reward_funcs, brevity])
+    before = weights(trainer)
+
+    trainer.train()
+
+    assert not torch.equal(before, weights(trainer))
+    assert len(batches) == 2
+    assert [len(group.members) for group in batches[0].groups] == [4, 4]
+    logs = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    returns = [value for value in batches[0].returns if value is not None]
+    assert logs["rewards/ors_return/mean"] == pytest.approx(sum(returns) / len(returns))
+    assert logs["rollout/turns"] == pytest.approx(
+        sum(member.num_turns for member in batches[0].trajectories) / len(batches[0].trajectories)
+    )
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_tokens_trained_on_are_those_sampled_and_their_log_probabilities_are_the_trainers(
+    make_rollouts: Callable, tmp_path: Path, gradient_checkpointing: bool
+):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path, gradient_checkpointing=gradient_checkpointing)
+    trainer.model.train()
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 4 + [1] * 4), trainer)
+
+    assert {len(column) for column in rows.values()} == {8}
+    for prompt, completion, logprobs, mask in zip(
+        rows["prompt_ids"], rows["completion_ids"], rows["logprobs"], rows["env_mask"], strict=True
+    ):
+        assert len(completion) == len(logprobs) == len(mask)
+        assert mask[0] == mask[-1] == 1
+        ids = torch.tensor([prompt + completion])
+        with torch.no_grad():
+            again, _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, torch.ones_like(ids), len(completion)
+            )
+        sampled = torch.tensor(mask).bool()
+        assert (again[0] - torch.tensor(logprobs))[sampled].abs().max() < 1e-4
+
+
+def test_the_completion_reads_as_the_conversation_that_was_held(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
+    trainer = make_trainer(rollouts, tmp_path)
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+
+    for trajectory, prompt, completion in zip(
+        batches[0].trajectories, rows["prompt_ids"], rows["completion_ids"], strict=True
+    ):
+        text = trainer.processing_class.decode(prompt + completion)
+        assert "find the button ." in text
+        assert text.count("<|im_start|>assistant") == trajectory.num_turns
+
+
+def test_a_failed_episode_moves_neither_weights_nor_baseline(
+    make_rollouts: Callable, server: RunningServer, tmp_path: Path
+):
+    host = FailingHost(server, tasks={0})
+    rollouts = make_rollouts(host=host, failures=AT_ONCE)
+    trainer = make_trainer(rollouts, tmp_path)
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 4 + [1] * 4), trainer)
+
+    assert rows["ors_return"][:4] == [None] * 4
+    assert all(value is not None for value in rows["ors_return"][4:])
+    assert [sum(mask) for mask in rows["env_mask"][:4]] == [0] * 4
+    assert all(rows["completion_ids"])
+    rollouts._portal.run(host.client.aclose())
+
+
+def test_a_failed_episode_is_played_again_and_counted(make_rollouts: Callable, server: RunningServer, tmp_path: Path):
+    host = FailingHost(server, first_attempts=True)
+    rollouts = make_rollouts(host=host, failures=AT_ONCE)
+    trainer = make_trainer(rollouts, tmp_path, max_steps=1)
+
+    trainer.train()
+
+    logs = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    assert logs["rollout/failed/connection_lost"] == 8
+    assert logs["rollout/unscored"] == 0
+    assert logs["rollout/dropped_groups"] == 0
+    rollouts._portal.run(host.client.aclose())
+
+
+def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
+    make_rollouts: Callable, server: RunningServer, tmp_path: Path
+):
+    host = FailingHost(server, tasks=set(range(16)))
+    rollouts = make_rollouts(host=host, failures=AT_ONCE)
+    trainer = make_trainer(rollouts, tmp_path)
+    before = weights(trainer)
+
+    with pytest.raises(RuntimeError, match=r"every episode .* failed.*connection_lost: the world broke it"):
+        trainer.train()
+    assert torch.equal(before, weights(trainer))
+    rollouts._portal.run(host.client.aclose())
+
+
+def test_an_episode_never_grows_beyond_the_completion_length(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(max_turn_tokens=None)
+    trainer = make_trainer(rollouts, tmp_path, max_completion_length=12)
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+
+    assert max(map(len, rows["completion_ids"])) <= 12
+
+
+def test_an_interrupted_batch_leaves_no_session(
+    make_rollouts: Callable, server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path)
+    open_then: list[int] = []
+
+    def interrupted(*_: Any) -> None:
+        open_then.append(len(server.live_sessions))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelSampler, "sample", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+    assert open_then[0] > 0
+    rollouts.close()
+    assert not server.live_sessions
+
+
+def test_samples_that_do_not_come_from_the_trained_weights_stop_the_run(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path)
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+    records = [
+        TokenRecord(p, c, lps, mask)
+        for p, c, lps, mask in zip(
+            rows["prompt_ids"], rows["completion_ids"], rows["logprobs"], rows["env_mask"], strict=True
+        )
+    ]
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+    with ModelSampler(trainer).open() as sampler, pytest.raises(SamplingMismatchError, match="nats"):
+        check_sampling(sampler, records)
+
+
+def test_a_trainer_with_tools_of_its_own_is_refused(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path)
+    trainer.tools = [print]
+
+    with pytest.raises(ValueError, match="environment_factory"):
+        rollouts.rollout_func(prompts_of(rollouts, [0]), trainer)
+
+
+def test_a_prompt_that_names_no_task_is_refused(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path)
+
+    with pytest.raises(ValueError, match="train_dataset"):
+        rollouts.rollout_func([[{"role": "user", "content": "hello"}]], trainer)
+
+
+def test_a_dataset_row_names_its_task_and_survives_arrow(make_rollouts: Callable):
+    own = TaskRef("buttons", task={"id": "mine", "color": "red"})
+    rollouts = make_rollouts(tasks=[3, own])
+
+    first, second = rollouts.train_dataset["prompt"]
+
+    assert first[0]["content"] == "buttons:train[3]"
+    assert first[0]["ors"] == {"env_name": "buttons", "split": "train", "index": 3, "task": None}
+    assert second[0]["ors"]["task"] == '{"color": "red", "id": "mine"}'
+
+
+def test_a_task_object_of_ones_own_is_played(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(tasks=[TaskRef("buttons", task={"id": "mine", "color": "red"})])
+    trainer = make_trainer(rollouts, tmp_path)
+
+    assert len(rollouts.rollout_func(prompts_of(rollouts, [0] * 4), trainer)["ors_return"]) == 4
+
+
+def test_evaluation_plays_the_tasks_of_its_own_split(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(eval_split="test")
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
+    trainer = make_trainer(rollouts, tmp_path, per_device_eval_batch_size=8)
+
+    metrics = trainer.evaluate()
+
+    assert 0.0 <= metrics["eval_reward"] <= 1.0
+    assert {group.task.split for batch in batches for group in batch.groups} == {"test"}
+    assert not any(batch.training for batch in batches)
+
+
+@pytest.mark.parametrize(("options", "words"), [({"env_name": "butons"}, "buttons"), ({"split": "trian"}, "train")])
+def test_a_name_that_the_server_does_not_know_is_an_error_before_training_that_lists_what_there_is(
+    make_rollouts: Callable, options: dict, words: str
+):
+    with pytest.raises((NotFoundError, ValueError), match=re.escape(words)):
+        make_rollouts(**options).train_dataset  # noqa: B018
+
+
+def test_no_tasks_are_refused(make_rollouts: Callable):
+    with pytest.raises(ValueError, match="no tasks"):
+        make_rollouts(tasks=[]).train_dataset  # noqa: B018
+
+
+def test_limits_beside_a_host_are_refused(server: RunningServer):
+    with pytest.raises(ValueError, match="limits belong to the host"):
+        ORSRollouts(server.url, env_name="buttons", host=FailingHost(server), limits=RolloutLimits())
+
+
+def test_the_report_is_written_while_the_training_goes_on(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    record, page = RunRecord(title="buttons"), tmp_path / "report.html"
+    steps: list[int] = []
+    callback = ReportCallback(
+        rollouts, page, record, write_every_steps=1, on_step=lambda step: steps.append(page.exists())
+    )
+    trainer = make_trainer(rollouts, tmp_path, callbacks=[callback], max_steps=3)
+
+    trainer.train()
+
+    assert steps == [False, True, True]
+    assert [step.step for step in record.steps] == [1, 2, 3]
+    assert all(step.episodes == 8 for step in record.steps)
+    assert record.samples
+    assert record.ended == "finished"

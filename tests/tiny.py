@@ -1,0 +1,14 @@
+"""The demo's tiny model and environment, for the trainer's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
+from buttons import Buttons
+from tiny_model import make_model, make_tokenizer, warm_up
+
+__all__ = ["Buttons", "make_model", "make_tokenizer", "warm_up"]
