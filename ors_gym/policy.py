@@ -10,8 +10,9 @@ A policy is asked once a turn and answers with what the model said: text, tool c
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ors_gym.spaces import ToolCallSpace
@@ -56,22 +57,32 @@ class Policy(Protocol):
         ...
 
 
-@dataclass
 class RandomPolicy:
-    """Calls a random tool with random input that its schema allows: the baseline every learned policy must beat."""
+    """Calls a random tool with random input that its schema allows: the baseline every learned policy must beat.
 
-    seed: int | None = None
-    _random: random.Random = field(init=False, repr=False)
+    With a ``seed`` the n-th episode of a task is played the same way in every run, in whatever order episodes go on.
+    """
 
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
+    def __init__(self, seed: int | None = None) -> None:
+        self._seed = seed
+        self._begun: Counter[str] = Counter()
+        self._episodes: dict[str, random.Random] = {}
 
     async def act(self, turn: Turn) -> Reply:
         """Sample one call; a plain message where the environment has only a terminal tool."""
+        draw = self._draw_for(turn)
         if not len(turn.tools):
-            return Reply(text="".join(self._random.choices("abcdefghijklmnopqrstuvwxyz ", k=16)))
-        space = ToolCallSpace(turn.tools, seed=self._random.getrandbits(31))
-        return Reply(tool_calls=(space.sample(),))
+            return Reply(text="".join(draw.choices("abcdefghijklmnopqrstuvwxyz ", k=16)))
+        return Reply(tool_calls=(ToolCallSpace(turn.tools, seed=draw.getrandbits(31)).sample(),))
+
+    def _draw_for(self, turn: Turn) -> random.Random:
+        draw = self._episodes.get(turn.episode_id)
+        if draw is None:
+            task = str(turn.task)
+            seed = None if self._seed is None else f"{self._seed} {task} {self._begun[task]}"
+            self._begun[task] += 1
+            draw = self._episodes[turn.episode_id] = random.Random(seed)
+        return draw
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolCallSpace, ToolList, ToolSpec, Turn
 from ors_gym.types import TerminalTool
@@ -28,10 +29,20 @@ def test_a_random_policy_calls_tools_with_input_that_their_schemas_allow():
     assert {reply.tool_calls[0].name for reply in replies} == {"look", "press"}
 
 
-def test_a_random_policy_repeats_itself_with_the_same_seed():
-    first, second = RandomPolicy(seed=3), RandomPolicy(seed=3)
+def test_a_random_policy_repeats_itself_with_the_same_seed_in_whatever_order_episodes_go_on():
+    def play(order: list[tuple[str, int]]) -> dict[tuple[str, int], Reply]:
+        policy = RandomPolicy(seed=3)
+        for episode in ("a", "b"):  # each episode begins in order; how they go on differs
+            policy._draw_for(replace(turn(), episode_id=episode))
+        return {
+            (episode, number): asyncio.run(policy.act(replace(turn(number), episode_id=episode)))
+            for episode, number in order
+        }
 
-    assert [asyncio.run(first.act(turn())) for _ in range(20)] == [asyncio.run(second.act(turn())) for _ in range(20)]
+    in_turn = [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    one_first = [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
+
+    assert play(in_turn) == play(one_first)
 
 
 def test_a_random_policy_writes_a_message_where_there_is_only_a_terminal_tool():
