@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -31,7 +32,6 @@ from ors_gym.channel import (
     backoff_seconds,
     encode_json,
     is_gateway_failure,
-    parse_json,
 )
 from ors_gym.errors import (
     AmbiguousCallError,
@@ -41,9 +41,7 @@ from ors_gym.errors import (
     ORSError,
     ProtocolError,
     RequestTimeoutError,
-    SessionLostError,
     StartingError,
-    StatusError,
     ToolFailedError,
     TransportError,
 )
@@ -77,34 +75,20 @@ class CallState(StrEnum):
 class Call:
     """A call under way; :meth:`run` brings it to its result or to the error that says what is known."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        url: str,
-        headers: Mapping[str, str],
-        payload: Mapping[str, Any],
-        *,
-        task_id: str | None = None,
-        hidden: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, channel: Channel, request: Request, payload: Mapping[str, Any], *, task_id: str | None) -> None:
         self.state = CallState.UNSENT if task_id is None else CallState.RUNNING
         self._channel = channel
         self._timeouts = channel.timeouts
-        self._url = url
-        self._headers = headers
-        self._payload = dict(payload)
-        self._hidden = hidden
+        self._payload = dict(payload) if task_id is None else {**payload, "task_id": task_id}
+        self._request = replace(request, body=encode_json(self._payload))
         self._sent = False
         self._heard = False
-        self._answer: Any = None
-        if task_id is not None:
-            self._payload["task_id"] = task_id
-        self._body = encode_json(self._payload)
+        self._answer: str | bytes = ""
 
     @property
     def where(self) -> str:
         """The request, for errors."""
-        return f"POST {self._url}"
+        return str(self._request)
 
     @property
     def may_have_run(self) -> bool:
@@ -121,7 +105,7 @@ class Call:
         try:
             async with asyncio.timeout(self._timeouts.call_seconds):
                 await self._run()
-            return read(self._answer)
+            return self._channel.interpret(self._request, self._answer, read)
         except TimeoutError:
             limit = self._timeouts.call_seconds
             raise CallTimeoutError(f"no result within {limit} s").at(where, may_have_run=self.may_have_run) from None
@@ -136,7 +120,8 @@ class Call:
         while True:
             before, sent_before = self.state, self._sent
             try:
-                refused = await self._exchange()
+                async with self._channel.slot(self._request):
+                    refused = await self._exchange()
             except (ConnectError, ConnectionLostError, RequestTimeoutError) as error:
                 fault: ORSError = error
                 unsent = isinstance(error, ConnectError) and self._channel.wire.knows_unsent
@@ -151,13 +136,13 @@ class Call:
                 if refused is None:
                     return
                 response, body = refused
-                fault = self._channel.refusal(response, body, *self._hidden)
+                fault = self._channel.refusal(self._request, response, body)
                 if response.status < 500 or isinstance(fault, StartingError):  # nothing ran
                     self.state, self._sent = before, sent_before
                     if await patience.wait(response):
                         continue
                 if not is_gateway_failure(response):
-                    raise _gone(fault) if response.status in (404, 410) else fault
+                    raise fault
             if self.state is CallState.SENT:
                 raise AmbiguousCallError(f"the call was sent and its answer never began ({fault.message})") from fault
             now = time.monotonic()
@@ -173,17 +158,15 @@ class Call:
 
     async def _exchange(self) -> tuple[WireResponse, bytes] | None:
         """Send the call once and read its answer as far as it goes; None when the result is here, else a refusal."""
-        channel, timeouts = self._channel, self._timeouts
-        request = Request("POST", self._url, self._headers, self._body)
+        timeouts = self._timeouts
         limit = timeouts.silence_seconds if self._sent else timeouts.first_event_seconds
-        await channel.slot()
         if self.state is CallState.UNSENT:
             self.state = CallState.SENT
         self._sent = True
         self._heard = False
         clock = asyncio.timeout(limit)
         try:
-            async with clock, channel.send(request) as response:
+            async with clock, self._channel.send(self._request) as response:
                 if response.status != 200:
                     return response, await response.read()
                 if response.headers.get("content-type", "").startswith("application/json"):
@@ -194,11 +177,9 @@ class Call:
             if not self._answered:
                 limit = timeouts.silence_seconds if self._heard else limit
                 raise RequestTimeoutError(f"silent for {limit:g} s") from None
-        except TransportError:
-            if not self._answered:
+        except (TransportError, ProtocolError):
+            if not self._answered:  # after the result, how the stream ends is nobody's concern
                 raise
-        finally:
-            channel.free_slot()
         if not self._answered:
             raise ConnectionLostError("the event stream ended before the result")
         return None
@@ -237,17 +218,13 @@ class Call:
         if self.state is CallState.SENT:
             self.state = CallState.RUNNING
             self._payload["task_id"] = task_id
-            self._body = encode_json(self._payload)
+            self._request = replace(self._request, body=encode_json(self._payload))
 
     def _finish(self, text: str | bytes) -> None:
-        self._answer = parse_json(text)
+        self._answer = text
         self.state = CallState.ANSWERED
 
     def _failure(self, message: str) -> ORSError:
         if message.strip() == "unknown task_id" and "task_id" in self._payload:
             return AmbiguousCallError("the server no longer knows the call or its result")
-        return ToolFailedError(self._channel.redact(message, *self._hidden) or "the tool failed without a message")
-
-
-def _gone(fault: StatusError) -> SessionLostError:
-    return SessionLostError(f"the server does not know the session ({fault.message})")
+        return ToolFailedError(self._channel.redact(message, self._request) or "the tool failed without a message")

@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -56,13 +56,18 @@ MAX_ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. ``repeatable``: the server may see it twice without harm."""
+    """One HTTP request."""
 
     method: str
     url: str
     headers: Mapping[str, str]
     body: bytes | None = None
     repeatable: bool = True
+    """Whether the server may see it twice without harm."""
+    urgent: bool = False
+    """Whether it goes out although as many requests as allowed are under way."""
+    hidden: tuple[str, ...] = ()
+    """Texts that no error may hold."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
@@ -132,19 +137,13 @@ class Channel:
         """Send a request once and stream its answer."""
         return self.wire.send(request.method, request.url, request.headers, request.body)
 
-    async def slot(self) -> None:
-        """Wait until another request may be under way (see ``max_connections``)."""
-        if self._slots is not None:
-            await self._slots.acquire()
+    def slot(self, request: Request) -> AbstractAsyncContextManager[object]:
+        """Wait until another request may be under way (see ``max_connections``), and be one."""
+        return nullcontext() if self._slots is None or request.urgent else self._slots
 
-    def free_slot(self) -> None:
-        """End what :meth:`slot` began."""
-        if self._slots is not None:
-            self._slots.release()
-
-    def redact(self, text: str, *hidden: str) -> str:
+    def redact(self, text: str, request: Request) -> str:
         """Blank out the API key and the secrets: servers echo what they were sent."""
-        for value in (*self._hidden, *hidden):
+        for value in (*self._hidden, *request.hidden):
             text = text.replace(value, "•••")
         return text
 
@@ -160,15 +159,12 @@ class Channel:
         while True:
             attempt += 1
             try:
-                await self.slot()
-                try:
-                    async with (
-                        asyncio.timeout(seconds or self.timeouts.request_seconds),
-                        self.send(request) as response,
-                    ):
-                        body = await response.read()
-                finally:
-                    self.free_slot()
+                async with (
+                    self.slot(request),
+                    asyncio.timeout(seconds or self.timeouts.request_seconds),
+                    self.send(request) as response,
+                ):
+                    body = await response.read()
             except TimeoutError:
                 limit = seconds or self.timeouts.request_seconds
                 raise RequestTimeoutError(f"no answer within {limit:g} s").at(str(request)) from None
@@ -185,7 +181,7 @@ class Channel:
             elif attempt < MAX_ATTEMPTS and request.repeatable and is_gateway_failure(response):
                 await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
             else:
-                raise self.refusal(response, body).at(str(request))
+                raise self.refusal(request, response, body).at(str(request))
 
     async def fetch_json(self, request: Request, read: Callable[[Any], T]) -> T:
         """Like :meth:`fetch`, with the body taken as JSON and given to ``read``.
@@ -193,16 +189,20 @@ class Channel:
         Raises:
             ProtocolError: the body is no JSON, or not what ``read`` expects.
         """
-        body = await self.fetch(request)
-        try:
-            return read(parse_json(body))
-        except ProtocolError as error:
-            raise error.at(str(request)) from None
+        return self.interpret(request, await self.fetch(request), read)
 
-    def refusal(self, response: WireResponse, body: bytes, *hidden: str) -> StatusError:
+    def interpret(self, request: Request, answer: str | bytes, read: Callable[[Any], T]) -> T:
+        """Take an answer as JSON and give it to ``read``."""
+        try:
+            return read(parse_json(answer))
+        except ProtocolError as error:
+            message = self.redact(error.message, request)
+        raise ProtocolError(message).at(str(request))  # out here, so that it carries no context with secrets
+
+    def refusal(self, request: Request, response: WireResponse, body: bytes) -> StatusError:
         """Name the error of an answer that is no 2xx."""
-        detail = _detail(body) or response.headers.get("location", "")
-        return status_error(response.status, self.redact(detail, *hidden), starting=is_starting(response.headers))
+        detail = self.redact(_detail(body) or response.headers.get("location", ""), request)
+        return status_error(response.status, detail, starting=is_starting(response.headers))
 
 
 def is_gateway_failure(response: WireResponse) -> bool:
@@ -239,8 +239,8 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        start = text[:80]
-        raise ProtocolError(f"expected JSON, got {start!r}{'…' if len(text) > 80 else ''} ({error})") from None
+        reason = str(error)
+    raise ProtocolError(f"expected JSON, got {text[:80]!r}{'…' if len(text) > 80 else ''} ({reason})")
 
 
 def _detail(body: bytes) -> str:

@@ -16,6 +16,7 @@ import json
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,7 +26,7 @@ from ors_gym.channel import Channel, Request, encode_json
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.fastwire import KEEPALIVE_SECONDS, FastWire
 from ors_gym.keepalive import PING_SECONDS, Pinger
-from ors_gym.session import Session, SessionState, new_session_id
+from ors_gym.session import Session, SessionState, delete_session, new_session_id
 from ors_gym.timeouts import Timeouts
 from ors_gym.types import Split, Task, ToolList, required, sequence
 from ors_gym.wire import HTTPXWire, Wire
@@ -74,7 +75,7 @@ class ORSClient:
             (``HTTP_PROXY``, …) are honoured too.
         verify: how certificates are verified: an ``ssl.SSLContext``, or False for not at all.
         max_connections: how many requests may be under way at once; the rest wait. None is no limit. A tool call
-            counts as long as it runs; pings and deletions are never held up for long by other requests' limits.
+            counts as long as it runs; pings and deletions do not wait.
         ping_seconds: how old a session's last request may become before it is pinged.
     """
 
@@ -116,12 +117,17 @@ class ORSClient:
         self.channel = Channel(wire, timeouts, max_requests=max_connections, hidden=hidden)
         self.pinger = Pinger(ping_seconds)
         self.names_tasks = False
-        """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
+        """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
         self._routes: dict[str, Route] = {}
         self._names: asyncio.Task[tuple[str, ...]] | None = None
         self._tools: dict[str, ToolList] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`aclose` was called."""
+        return self._closing.is_set()
 
     def __repr__(self) -> str:
         return f"<ORSClient {self.url}{', hosted' if self.hosted else ''}>"
@@ -212,7 +218,8 @@ class ORSClient:
 
     async def known_tools(self, env_name: str) -> ToolList:
         """:meth:`list_tools`, as it was when it was last asked for."""
-        return self._tools.get(env_name) or await self.list_tools(env_name)
+        known = self._tools.get(env_name)
+        return known if known is not None else await self.list_tools(env_name)
 
     async def num_tasks(self, env_name: str, split: str) -> int:
         """How many tasks a split has."""
@@ -320,24 +327,19 @@ class ORSClient:
         task.add_done_callback(self._background.discard)
         return task
 
-    def bury(self, session: Session) -> None:
+    def bury(self, sid: str, ping: Request, deletions: Sequence[Request]) -> None:
         """Delete a session whose creation was given up: it may not exist yet, and come to exist later."""
-        self.in_background(self._bury(session))
+        self.in_background(self._bury(sid, ping, deletions))
 
-    async def _bury(self, session: Session) -> None:
-        request = session.request("POST", "/ping")
+    async def _bury(self, sid: str, ping: Request, deletions: Sequence[Request]) -> None:
         for delay in BURIAL_DELAYS_SECONDS:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._closing.wait()
-            except TimeoutError:
-                pass
-            try:
-                await self.channel.fetch(request)
-            except ORSError:
-                continue
-            break
-        await session.delete()
+            with suppress(ORSError):
+                await self.channel.fetch(ping)
+                break
+        await delete_session(self.channel, sid, deletions)
 
 
 def _make_wire(

@@ -52,6 +52,7 @@ class FastWire:
         self._connect_seconds = connect_seconds
         self._verify = verify
         self._ssl: ssl.SSLContext | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._targets: dict[str, _Target] = {}
         self._idle: dict[tuple[str, str, int], deque[_Connection]] = {}
         self._open: set[_Connection] = set()
@@ -64,14 +65,21 @@ class FastWire:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header's name or value holds a line break")
+        if not lines.isascii() and any(ord(character) > 255 for character in lines):
+            raise ValueError("a header's name or value holds a character that HTTP cannot carry")
         length = f"Content-Length: {len(body or b'')}\r\n" if body is not None or method == "POST" else ""
         head = f"{method} {target.line}{lines}{length}\r\n".encode("latin-1")
         return _Exchange(self, target.origin, head + body if body else head)
 
     async def take(self, origin: tuple[str, str, int]) -> _Connection:
         """An idle connection, or a new one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise RuntimeError("this client belongs to another event loop; make one client for each loop")
+            self._loop = loop
         idle = self._idle.setdefault(origin, deque())
-        oldest = asyncio.get_running_loop().time() - KEEPALIVE_SECONDS
+        oldest = loop.time() - KEEPALIVE_SECONDS
         while idle:
             connection = idle.pop()
             if connection.idle_since >= oldest and not connection.closing:

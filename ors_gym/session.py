@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -52,7 +52,7 @@ from ors_gym.types import (
 if TYPE_CHECKING:
     from ors_gym.client import ORSClient, Route
 
-__all__ = ["Session", "SessionState", "new_session_id"]
+__all__ = ["Session", "SessionState", "delete_session", "new_session_id"]
 
 T = TypeVar("T")
 
@@ -134,17 +134,17 @@ class Session:
         """
         if self.state is not SessionState.NEW:
             raise SessionClosedError(f"a session is opened once, and this one is {self.state}").at(session_id=self.id)
+        if self._client.closed:
+            raise SessionClosedError("the client is closed")
         self.state = SessionState.OPENING
         try:
             self._route = await self._client.route(self.env_name)
-            for creation in range(MAX_CREATIONS):
-                if await self._create(last=creation == MAX_CREATIONS - 1):
-                    break
+            creations = 0
+            while not await self._create(last=creations == MAX_CREATIONS - 1):
+                creations += 1
         except BaseException as error:
             self.state = SessionState.LOST
             self._cause = f"it could not be opened: {error}"
-            if self.id:
-                self._client.bury(self)
             raise
         self.state = SessionState.OPEN
         self._call_url = f"{self._route.session_url}/call"
@@ -153,30 +153,34 @@ class Session:
     async def _create(self, *, last: bool) -> bool:
         """Ask for an id and create the environment under it; False if that got lost on the way."""
         assert self._route is not None
-        headers = {**self._route.headers, **self._secret_headers}
-        base = self._route.session_base
-        self.id = await new_session_id(self._channel, Request("POST", f"{base}/create_session", headers, b""))
+        base, headers = self._route.session_base, {**self._route.headers, **self._secret_headers}
+        ask = Request("POST", f"{base}/create_session", headers, b"", hidden=self._hidden)
+        self.id = await new_session_id(self._channel, ask)
         self._headers = {**self._route.headers, "X-Session-ID": self.id}
         body = dict(self._source) | {"env_name": self._route.name}
         if self._toolset is not None:
             body["toolset_name"] = self._toolset
         headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
-        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False)
+        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, hidden=self._hidden)
         try:
             self._client.names_tasks = await self._channel.fetch_json(create, _names_tasks)
+            return True
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
                 if error.status == 400 and "already exists" in error.detail.lower():
                     return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
                 if error.status not in (502, 503, 504):
+                    self._client.in_background(self._delete("/delete_session"))
                     raise
             if await self._exists():
                 return True
+            self._client.bury(self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session"))
             if last:
                 raise
-            self._client.bury(self)
             return False
-        return True
+        except BaseException:
+            self._client.bury(self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session"))
+            raise
 
     async def _exists(self) -> bool:
         """Whether the server has the session, asked after the answer to ``/create`` was lost."""
@@ -206,20 +210,16 @@ class Session:
 
     def _start_deletion(self) -> None:
         self._client.pinger.remove(self)
-        if self._deletion is None and self.id:
-            self._deletion = self._client.in_background(self.delete())
+        if self._deletion is None:
+            paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
+            self._deletion = self._client.in_background(self._delete(*paths))
 
-    async def delete(self) -> None:
-        """Send the requests that delete the session. :meth:`close` is what to call."""
-        seconds = self._channel.timeouts.close_seconds
-        paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
-        try:
-            for path in paths:
-                await self._channel.fetch(self.request("POST", path), seconds=seconds)
-        except NotFoundError:
-            pass  # gone already, or a server without this route
-        except ORSError as error:
-            logger.warning("session %s was not deleted: %s", self.id, error)
+    def _delete(self, *paths: str) -> Coroutine[Any, Any, None]:
+        return delete_session(self._channel, self.id, self._deletions(*paths))
+
+    def _deletions(self, *paths: str) -> list[Request]:
+        """The requests that delete what now has this session's id."""
+        return [self.request("POST", path) for path in paths]
 
     def _give_up(self, cause: str, *, gone: bool = False) -> None:
         """LOST: delete it on the server and never use it again."""
@@ -234,8 +234,9 @@ class Session:
     def request(self, method: str, path: str) -> Request:
         """A request of this session without a body."""
         assert self._route is not None
-        base = self._route.session_base if path.startswith(("/ping", "/delete")) else self._route.session_url
-        return Request(method, base + path, self._headers)
+        of_server = path.startswith(("/ping", "/delete"))
+        base = self._route.session_base if of_server else self._route.session_url
+        return Request(method, base + path, self._headers, urgent=of_server, hidden=self._hidden)
 
     def _require_open(self) -> None:
         if self.state is SessionState.OPEN:
@@ -261,9 +262,8 @@ class Session:
         if not isinstance(error, StatusError) or error.status not in (404, 410):
             return error
         self._give_up(str(error), gone=True)
-        return SessionLostError(f"the server does not know the session ({error.message})").at(
-            error.where, session_id=self.id
-        )
+        lost = SessionLostError(f"the server does not know the session ({error.message})")
+        return lost.at(error.where, session_id=self.id, tool=error.tool, may_have_run=error.may_have_run)
 
     async def get_prompt(self) -> tuple[Block, ...]:
         """The task as text and images. The server may hold the answer until the environment is set up."""
@@ -321,22 +321,20 @@ class Session:
     def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
         task_id = uuid.uuid4().hex if self._client.names_tasks else None
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
-        return Call(self._channel, url, headers, payload, task_id=task_id, hidden=self._hidden)
+        return Call(self._channel, Request("POST", url, headers, hidden=self._hidden), payload, task_id=task_id)
 
-    async def _run(self, call: Call, tool: str, read: Callable[[Any], T], *, harmless: bool = False) -> T:
-        """Bring a call to its end. ``harmless``: the session stays usable although the call failed."""
+    async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
+        """Bring a tool call to its end, and give the session up if nobody knows what became of it."""
         self._client.pinger.touch(self)
         try:
             return await call.run(read)
         except ORSError as error:
-            error.at(session_id=self.id, tool=tool)
-            if isinstance(error, SessionLostError):
-                self._give_up(str(error), gone=True)
-            elif call.may_have_run and not harmless:
+            error = self._noted(error.at(tool=tool))
+            if call.may_have_run:
                 self._give_up(str(error))
-            raise
+            raise error from error.__cause__
         except BaseException:
-            if call.may_have_run and not harmless:
+            if call.may_have_run:
                 self._give_up(f"the call of {tool!r} was given up by the caller")
             raise
 
@@ -349,7 +347,9 @@ class Session:
         tools = self._tools
         if tools is None and self._toolset is None:
             tools = await self._client.known_tools(self.env_name)
-        terminal = (tools or await self.list_tools()).terminal_tool
+        if tools is None:
+            tools = await self.list_tools()
+        terminal = tools.terminal_tool
         if terminal is None:
             raise ValueError(f"{self.env_name!r} has no terminal tool; look at list_tools().terminal_tool first")
         return await self.call_tool(terminal.name, {} if terminal.arg is None else {terminal.arg: message})
@@ -366,10 +366,27 @@ class Session:
         group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
         assert self._route is not None
         call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
-        scores = await self._run(call, "score_group", _read_scores, harmless=True)
+        self._client.pinger.touch(self)
+        try:
+            scores = await call.run(_read_scores)
+        except ORSError as error:
+            if isinstance(error, NotFoundError):
+                await self.ping()  # the session is there, so it is the scoring that is not
+            raise error.at(session_id=self.id, tool="score_group") from error.__cause__
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
+
+
+async def delete_session(channel: Channel, sid: str, requests: Sequence[Request]) -> None:
+    """Send the requests that delete a session, and log what hinders it."""
+    try:
+        for request in requests:
+            await channel.fetch(request, seconds=channel.timeouts.close_seconds)
+    except NotFoundError:
+        pass  # gone already, or a server without this route
+    except ORSError as error:
+        logger.warning("session %s was not deleted: %s", sid, error)
 
 
 async def new_session_id(channel: Channel, request: Request) -> str:
@@ -381,7 +398,7 @@ async def new_session_id(channel: Channel, request: Request) -> str:
                 if name == "task_id" and data.strip():
                     return data.strip()
                 if name == "error":
-                    raise ProtocolError(f"no session was created: {channel.redact(data)}")
+                    raise ProtocolError(f"no session was created: {channel.redact(data, request)}")
                 if name == "end" and data.lstrip().startswith("{"):
                     body = data.encode()
         return string(parse_json(body), "sid", "new session")

@@ -107,9 +107,10 @@ class Ledger(Environment):
     async def work(self, params: Work) -> ToolOutput:
         """Work, and be counted."""
         self.executions[params.key] += 1
+        released = self.released[params.key]
         self.started[params.key].set()
         if params.held:
-            await self.released[params.key].wait()
+            await released.wait()
         await asyncio.sleep(params.seconds)
         return ToolOutput(blocks=[TextBlock(text=params.text)], reward=1.0)
 

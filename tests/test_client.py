@@ -515,6 +515,17 @@ def test_keys_and_secrets_are_in_nothing_that_is_logged_or_raised(server, caplog
                             await session.call_tool("reveal")
                         said.append(everything_said(caught.value))
                     assert any(API_KEY.encode() in request.head for request in proxy.requests)
+        echoes = f"{API_KEY} {SECRET}".encode()
+        for answer in (http_answer("500 No", echoes), http_answer("200 OK", b"no JSON: " + echoes)):
+            plan = lambda request, answer=answer: Fault(answer=answer) if request.path == "/create" else None  # noqa: E731
+            async with FaultyProxy(server.url, plan) as proxy, ORSClient(proxy.url, api_key=API_KEY) as client:
+                with pytest.raises(ORSError) as refused:
+                    await client.session("ledger", task={}, secrets={"TOKEN": SECRET}).open()
+                said.append(everything_said(refused.value))
+        for bad in (f"{API_KEY}\n", f"{API_KEY}\u2028"):
+            with pytest.raises(ValueError, match="header") as unsendable:
+                await ORSClient(server.url, api_key=bad).health()
+            said.append(everything_said(unsendable.value))
         client = ORSClient(f"http://user:{PASSWORD}@127.0.0.1:9", api_key=API_KEY)
         with pytest.raises(ConnectError) as unreached:
             await client.health()

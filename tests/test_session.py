@@ -12,12 +12,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ors_gym.client import ORSClient, Session, SessionState
-from ors_gym.errors import AmbiguousCallError, ProtocolError, SessionClosedError, SessionLostError, ToolFailedError
+from ors_gym.errors import (
+    AmbiguousCallError,
+    NotFoundError,
+    ProtocolError,
+    SessionClosedError,
+    SessionLostError,
+    ToolFailedError,
+)
 from ors_gym.portal import Portal
 from ors_gym.types import GroupCandidate, ImageBlock, Message, TextBlock
 from tests.environments import Counter, Ledger, Mirror
 from tests.faulty_proxy import FaultyProxy
-from tests.ors_servers import RunningServer, serve
+from tests.ors_servers import RunningServer, serve, server_loop
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +200,15 @@ def test_a_group_is_scored_and_a_failed_judge_leaves_the_session_open(server):
     converse(server, conversation, "mirror", task={})
 
 
+def test_scoring_where_it_is_not_offered_is_refused_and_the_session_goes_on(server):
+    async def conversation(session: Session) -> None:
+        with pytest.raises(NotFoundError, match="does not implement score_group"):
+            await session.score_group([()])
+        assert (await session.call_tool("add")).ok
+
+    converse(server, conversation)
+
+
 def test_different_tools_of_a_session_run_at_once(server):
     async def conversation(session: Session) -> None:
         outputs = await asyncio.gather(
@@ -252,6 +268,40 @@ def test_an_episode_sends_no_request_too_many(server):
 
     episode = ["/create_session", "/create", "/counter/prompt", *["/counter/call"] * 3, "/delete", "/delete_session"]
     assert asyncio.run(run()) == ["/list_environments", *episode, *episode]
+
+
+def test_a_client_serves_one_event_loop_and_says_so(server):
+    client = ORSClient(server.url)
+    with asyncio.Runner() as runner:
+        assert runner.run(client.health())
+        with pytest.raises(RuntimeError, match="one client for each loop"):
+            asyncio.run(client.health())
+        runner.run(client.aclose())
+
+
+def test_a_closed_client_opens_no_session(server):
+    async def run() -> None:
+        async with ORSClient(server.url) as client:
+            pass
+        with pytest.raises(SessionClosedError, match="the client is closed"):
+            await client.session("counter", split="train", index=0).open()
+
+    asyncio.run(run())
+
+
+def test_pings_and_deletions_do_not_wait_behind_calls(server):
+    async def run() -> None:
+        async with ORSClient(server.url, max_connections=1) as client:
+            session = client.session("ledger", task={})
+            await session.open()
+            call = asyncio.create_task(session.call_tool("work", {"key": "limit", "held": True}))
+            await asyncio.to_thread(Ledger.started["limit"].wait, 10)
+            await session.ping()
+            await session.close()
+            server_loop().loop.call_soon_threadsafe(Ledger.released["limit"].set)
+            assert (await call).text == "done"
+
+    asyncio.run(run())
 
 
 def test_connections_are_used_again(server):

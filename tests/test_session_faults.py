@@ -439,6 +439,34 @@ def test_a_creation_that_never_reached_the_server_is_made_under_another_id(ledge
     asyncio.run(conversation())
 
 
+def test_deleting_a_creation_that_was_given_up_spares_the_one_that_replaced_it(ledger, monkeypatch):
+    monkeypatch.setattr("ors_gym.client.BURIAL_DELAYS_SECONDS", (0.0, 0.01))
+
+    async def conversation() -> None:
+        plan = on_call(Fault(refuse=True), path="/create")
+        async with FaultyProxy(ledger.url, plan) as proxy, ORSClient(proxy.url) as client:
+            async with client.session("ledger", task={}) as session:
+                async with asyncio.timeout(10):
+                    while not proxy.count("/delete_session"):
+                        await asyncio.sleep(0.005)
+                assert session.id in ledger.live_sessions
+                buried = [request for request in proxy.requests if request.path.startswith("/delete")]
+                assert all(session.id.encode() not in request.head for request in buried)
+
+    asyncio.run(conversation())
+
+
+def test_a_refused_creation_is_not_looked_for(ledger):
+    async def conversation() -> list[str]:
+        async with FaultyProxy(ledger.url) as proxy, ORSClient(proxy.url) as client:
+            with pytest.raises(StatusError, match="Invalid index"):
+                await client.session("ledger", split="train", index=99).open()
+            await client.aclose()
+            return [request.path for request in proxy.requests]
+
+    assert asyncio.run(conversation()) == ["/list_environments", "/create_session", "/create", "/delete_session"]
+
+
 @pytest.mark.slow
 def test_a_cancelled_opening_leaves_no_session_although_the_server_creates_it_later(ledger):
     async def conversation() -> None:
