@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import signal
+import threading
 
 from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, terminal, tool
 from openreward.environments.types import ListToolsOutput, ToolSpec
@@ -208,6 +210,12 @@ class Kitchen(Environment):
     def stir(self) -> ToolOutput:
         """Stir, at once."""
         return ToolOutput(blocks=[TextBlock(text="stirred")], reward=1.0)
+
+    @tool
+    async def press_ctrl_c(self) -> ToolOutput:
+        """Interrupt the main thread of this process, where the test waits, and do not come back."""
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return await self.bake()
 
     @tool
     def ring(self) -> ToolOutput:

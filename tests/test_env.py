@@ -29,7 +29,7 @@ from ors_gym.rendering import image_frame
 from ors_gym.spaces import TextSpace
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ImageBlock, TextBlock, ToolCall, ToolResultBlock
-from tests.gym_environments import Faulty, Quiz, Walk
+from tests.gym_environments import Faulty, Kitchen, Quiz, Walk
 from tests.ors_servers import serve
 
 WALK = ToolCall("walk", {"steps": 1})
@@ -38,7 +38,7 @@ RUN = ToolCall("walk", {"steps": 3})
 
 @pytest.fixture(scope="module")
 def server():
-    with serve(Walk, Quiz, Faulty) as running:
+    with serve(Walk, Quiz, Faulty, Kitchen) as running:
         yield running
 
 
@@ -100,13 +100,13 @@ class TestTasks:
             make().reset(options=options)
 
     def test_an_unknown_environment_or_split_is_refused_with_what_there_is(self, make, server):
-        with pytest.raises(NotFoundError, match="'nowhere'; the server has 'walk', 'quiz', 'faulty'"):
+        with pytest.raises(NotFoundError, match="'nowhere'; the server has 'walk', 'quiz', 'faulty', 'kitchen'"):
             make("nowhere")
         with pytest.raises(ValueError, match="'walk' has no split 'train'; it has 'exam', 'practice', 'none'"):
             make(split="train")
         with pytest.raises(ValueError, match="split 'none' of 'walk' has no tasks"):
             make(split="none").reset()
-        with pytest.raises(ValueError, match="env_name is needed: the server has 'walk', 'quiz', 'faulty'"):
+        with pytest.raises(ValueError, match="env_name is needed: the server has 'walk', 'quiz', 'faulty', 'kitchen'"):
             ORSEnv(server.url)
 
     def test_a_task_may_have_tools_of_its_own(self, make):
@@ -336,6 +336,18 @@ class TestClosing:
             env.unwrapped.step(WALK)
         with pytest.raises(ClosedEnvironmentError):
             env.unwrapped.reset()
+
+    def test_an_interrupt_ends_the_episode_and_the_environment_can_be_reset(self, make, server):
+        env = make("kitchen")
+        env.reset()
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ToolCall("press_ctrl_c"))
+        with pytest.raises(ResetNeeded):
+            env.step(ToolCall("stir"))
+        env.reset()
+        assert env.step(ToolCall("stir"))[0] == "stirred"
+        env.close()
+        assert server.live_sessions == {}
 
     def test_a_session_is_deleted_as_soon_as_its_episode_is_over(self, make, server):
         env = make()

@@ -272,6 +272,15 @@ class TestWithoutBarrier:
         envs.close()
         assert server.live_sessions == {}
 
+    def test_an_interrupt_leaves_the_steps_under_way_to_be_abandoned_by_a_reset(self, make_vec, server):
+        envs = make_vec(2, "kitchen")
+        envs.reset()
+        with pytest.raises(KeyboardInterrupt):
+            envs.step([ToolCall("bake"), ToolCall("press_ctrl_c")])
+        assert envs.pending == (0, 1)
+        envs.reset()
+        assert envs.step([ToolCall("stir")] * 2)[0] == ("stirred",) * 2
+
     def test_a_vector_that_is_forgotten_closes_its_sessions(self, server):
         envs = ORSVectorEnv(3, server.url, "walk")
         envs.reset()
