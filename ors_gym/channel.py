@@ -16,9 +16,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
@@ -53,6 +53,9 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 4
 """How often a request is sent at most, waits for a starting or full server not counted."""
 
+MAX_URGENT_REQUESTS = 64
+"""How many pings and deletions are under way at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -65,7 +68,7 @@ class Request:
     repeatable: bool = True
     """Whether the server may see it twice without harm."""
     urgent: bool = False
-    """Whether it goes out although as many requests as allowed are under way."""
+    """Whether it must not wait behind tool calls, which may take as long as they like."""
     hidden: tuple[str, ...] = ()
     """Texts that no error may hold."""
 
@@ -115,7 +118,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
             date = parsedate_to_datetime(value)
         except ValueError:
             return None
-        seconds = (date - datetime.now(date.tzinfo or UTC)).total_seconds() if date.tzinfo else 0.0
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
@@ -127,19 +130,20 @@ def backoff_seconds(attempt: int, first: float, longest: float) -> float:
 class Channel:
     """One server, as seen by everything that sends requests to it."""
 
-    def __init__(self, wire: Wire, timeouts: Timeouts, *, max_requests: int | None, hidden: tuple[str, ...]) -> None:
+    def __init__(self, wire: Wire, timeouts: Timeouts, *, max_requests: int, hidden: tuple[str, ...]) -> None:
         self.timeouts = timeouts
         self.wire = wire
-        self._slots = asyncio.Semaphore(max_requests) if max_requests else None
+        self._slots = asyncio.Semaphore(max_requests)
+        self._urgent_slots = asyncio.Semaphore(MAX_URGENT_REQUESTS)
         self._hidden = hidden
 
     def send(self, request: Request) -> AbstractAsyncContextManager[WireResponse]:
         """Send a request once and stream its answer."""
         return self.wire.send(request.method, request.url, request.headers, request.body)
 
-    def slot(self, request: Request) -> AbstractAsyncContextManager[object]:
-        """Wait until another request may be under way (see ``max_connections``), and be one."""
-        return nullcontext() if self._slots is None or request.urgent else self._slots
+    def slot(self, request: Request) -> asyncio.Semaphore:
+        """What to hold while the request is under way (see ``max_connections``)."""
+        return self._urgent_slots if request.urgent else self._slots
 
     def redact(self, text: str, request: Request) -> str:
         """Blank out the API key and the secrets: servers echo what they were sent."""
@@ -168,6 +172,8 @@ class Channel:
             except TimeoutError:
                 limit = seconds or self.timeouts.request_seconds
                 raise RequestTimeoutError(f"no answer within {limit:g} s").at(str(request)) from None
+            except ProtocolError as error:
+                raise error.at(str(request)) from error.__cause__
             except TransportError as error:
                 unsent = isinstance(error, ConnectError) and self.wire.knows_unsent
                 if attempt >= MAX_ATTEMPTS or not (unsent or request.repeatable):

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import json
 import ssl
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -74,8 +75,8 @@ class ORSClient:
             default. An ``http_client`` is used as it is and never closed. Proxies set in the environment
             (``HTTP_PROXY``, …) are honoured too.
         verify: how certificates are verified: an ``ssl.SSLContext``, or False for not at all.
-        max_connections: how many requests may be under way at once; the rest wait. None is no limit. A tool call
-            counts as long as it runs; pings and deletions do not wait.
+        max_connections: how many requests may be under way at once; the rest wait. None is three quarters of the
+            files this process may open. A tool call counts as long as it runs; pings and deletions do not wait for it.
         ping_seconds: how old a session's last request may become before it is pinged.
     """
 
@@ -100,6 +101,8 @@ class ORSClient:
             raise ValueError(f"an ORS server's url begins with http:// or https://, got {_shown(url)!r}")
         if http_client is not None and not (transport is None and auth is None and proxy is None):
             raise ValueError("give transport, auth and proxy to the http_client instead of beside it")
+        if max_connections is not None and max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, or None, got {max_connections}")
         self.url = _shown(url)
         """The server, without credentials."""
         self.hosted = hosted
@@ -114,7 +117,8 @@ class ORSClient:
             self._headers["X-API-Key"] = api_key
         wire = _make_wire(base, timeouts, transport, http_client, auth, proxy, verify)
         hidden = (api_key,) if api_key else ()
-        self.channel = Channel(wire, timeouts, max_requests=max_connections, hidden=hidden)
+        limit = _files_allowed() * 3 // 4 if max_connections is None else max_connections
+        self.channel = Channel(wire, timeouts, max_requests=limit, hidden=hidden)
         self.pinger = Pinger(ping_seconds)
         self.names_tasks = False
         """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
@@ -361,6 +365,16 @@ def _make_wire(
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
     client = httpx.AsyncClient(transport=transport, auth=auth, proxy=proxy, verify=verify, limits=limits)
     return HTTPXWire(client, owned=True, knows_unsent=transport is None, connect_seconds=seconds)
+
+
+def _files_allowed() -> int:
+    """How many files, sockets among them, this process may have open."""
+    if sys.platform == "win32":
+        return 8192
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 def _proxied(url: str) -> bool:

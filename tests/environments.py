@@ -6,6 +6,7 @@ import asyncio
 import base64
 import collections
 import threading
+import time
 from typing import Any, ClassVar
 
 from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, terminal, tool
@@ -113,6 +114,13 @@ class Ledger(Environment):
             await released.wait()
         await asyncio.sleep(params.seconds)
         return ToolOutput(blocks=[TextBlock(text=params.text)], reward=1.0)
+
+    @tool(concurrent=True)
+    async def block(self, params: Work) -> ToolOutput:
+        """Hold up the whole server, as one badly written tool can."""
+        self.started[params.key].set()
+        time.sleep(params.seconds)
+        return ToolOutput(blocks=[TextBlock(text=params.text)])
 
     @tool
     async def reveal(self) -> ToolOutput:

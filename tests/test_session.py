@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,14 @@ def test_text_images_metadata_and_rewards_arrive_as_they_were_given(mirror, text
     assert output.blocks == (TextBlock(text), ImageBlock(image, "image/png"))
     assert output.reward == reward
     assert output.metadata == metadata
+
+
+def test_source_code_arrives_as_it_was_written(mirror):
+    folder = Path(asyncio.__file__).parent
+    sources = [file.read_text() for file in sorted(folder.glob("*.py"))]
+    assert sum(len(source) > 4096 for source in sources) > 15
+    for source in sources:
+        assert mirror(blocks=[{"type": "text", "text": source}]).text == source
 
 
 def test_a_megabyte_arrives_whole(mirror):

@@ -159,6 +159,26 @@ def test_a_silent_stream_is_left_and_resumed_without_running_the_tool_again(ledg
     assert proxy.count("/call") == 3
 
 
+def test_a_server_held_up_by_another_session_is_not_sent_the_call_again(ledger):
+    key, blocked = uuid.uuid4().hex, uuid.uuid4().hex
+
+    async def conversation() -> str:
+        async with FaultyProxy(ledger.url) as proxy, ORSClient(proxy.url, timeouts=QUICK) as client:
+            async with client.session("ledger", task={}) as session, client.session("ledger", task={}) as other:
+                call = asyncio.create_task(session.call_tool("work", {"key": key, "held": True}))
+                await asyncio.to_thread(Ledger.started[key].wait, 10)
+                work = {"key": blocked, "seconds": 3 * QUICK.silence_seconds}
+                block = asyncio.create_task(other.call_tool("block", work))
+                await asyncio.to_thread(Ledger.started[blocked].wait, 10)
+                server_loop().loop.call_soon_threadsafe(Ledger.released[key].set)
+                await asyncio.gather(block, return_exceptions=True)
+                assert proxy.count("/call") > 2  # the silence was noticed
+                return (await call).text
+
+    assert asyncio.run(conversation()) == "done"
+    assert Ledger.executions[key] == 1
+
+
 def test_a_call_that_cannot_be_regained_ends_within_its_limit_and_ran_once(ledger):
     key = uuid.uuid4().hex
     timeouts = Timeouts(resume_seconds=0.5)
