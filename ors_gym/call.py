@@ -169,10 +169,13 @@ class Call:
             async with clock, self._channel.send(self._request) as response:
                 if response.status != 200:
                     return response, await response.read()
-                if response.headers.get("content-type", "").startswith("application/json"):
+                kind = response.headers.get("content-type", "text/event-stream")
+                if kind.startswith("application/json"):
                     self._finish(await response.read())
-                else:
+                elif kind.startswith("text/event-stream"):
                     await self._listen(response, clock)
+                else:
+                    raise ProtocolError(f"expected an event stream, got {kind}")
         except TimeoutError:
             if not self._answered:
                 limit = timeouts.silence_seconds if self._heard else limit

@@ -107,6 +107,8 @@ class Portal:
 
     def close(self) -> None:
         """Close the clients, cancel what still runs and end the thread. Does nothing the second time."""
+        if threading.current_thread() is self._thread:
+            raise PortalError("Portal.close() was called on the portal's own thread and would wait for itself")
         with self._lock:
             if not self.usable:
                 return

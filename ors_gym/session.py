@@ -31,6 +31,7 @@ from ors_gym.errors import (
     ORSError,
     ProtocolError,
     SessionClosedError,
+    SessionError,
     SessionLostError,
     StatusError,
     TransportError,
@@ -330,7 +331,7 @@ class Session:
             return await call.run(read)
         except ORSError as error:
             error = self._noted(error.at(tool=tool))
-            if call.may_have_run:
+            if call.may_have_run or isinstance(error, SessionError):
                 self._give_up(str(error))
             raise error from error.__cause__
         except BaseException:

@@ -9,11 +9,12 @@ import threading
 import time
 from typing import Any, ClassVar
 
+import tests.ors_servers  # noqa: F401  (first: it silences the SDK's log, which is set up on import)
+
+# isort: split
 from openreward.environments import Environment, ImageBlock, Split, TextBlock, ToolOutput, terminal, tool
 from openreward.environments.types import GroupScore, ListToolsOutput, Message, ToolSpec
 from pydantic import BaseModel
-
-import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 

@@ -92,6 +92,12 @@ def test_waiting_for_itself_is_an_error_and_not_a_deadlock():
         with pytest.raises(PortalError, match="await it"):
             portal.run(inside())
 
+        async def close() -> None:
+            portal.close()
+
+        with pytest.raises(PortalError, match="wait for itself"):
+            portal.run(close())
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

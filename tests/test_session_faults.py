@@ -346,6 +346,13 @@ def test_lines_without_a_colon_are_passed_over_as_the_standard_says(ledger):
     assert outcome == "no"
 
 
+def test_a_page_in_place_of_an_event_stream_is_a_protocol_error(ledger):
+    answer = http_answer("200 OK", b"<html>please log in</html>", Content_Type="text/html")
+    outcome, _ = asyncio.run(play(ledger.url, on_call(Fault(answer=answer)), key="page"))
+    assert isinstance(outcome, ProtocolError)
+    assert "expected an event stream, got text/html" in str(outcome)
+
+
 def test_an_answer_that_is_no_http_is_a_protocol_error(ledger):
     outcome, _ = asyncio.run(play(ledger.url, on_call(Fault(answer=b"220 smtp ready\r\n\r\n")), key="smtp"))
     assert isinstance(outcome, ORSError)
