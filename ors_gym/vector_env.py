@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import queue
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ors_gym.actions import Action, check_action
-from ors_gym.async_env import AsyncORSEnv, Blueprint, EnvOptions, Step
+from ors_gym.actions import Action
+from ors_gym.async_env import EnvOptions
 from ors_gym.env import checked_render_mode, clean_spec, look_up, release_when_collected
-from ors_gym.errors import ORSError
+from ors_gym.member import Member, Outcome
 from ors_gym.rendering import RENDER_MODES, render
-from ors_gym.trajectory import Failure, StopReason, TaskRef
+from ors_gym.trajectory import TaskRef
 
 __all__ = ["ORSVectorEnv"]
 
@@ -99,10 +97,10 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         self.single_observation_space = single_observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(single_observation_space, num_envs)
-        self._members = [_Member(self.blueprint, mode, restarts) for _ in range(num_envs)]
-        self._tasks: set[asyncio.Task[_Outcome]] = set()
+        self._members = [Member(self.blueprint, mode, restarts) for _ in range(num_envs)]
+        self._tasks: set[asyncio.Task[Outcome]] = set()
         self._pending: set[int] = set()
-        self._landed: queue.SimpleQueue[tuple[int, asyncio.Task[_Outcome]]] = queue.SimpleQueue()
+        self._landed: queue.SimpleQueue[tuple[int, asyncio.Task[Outcome]]] = queue.SimpleQueue()
         self._seed([None] * num_envs, range(num_envs))
         self._finalizer = release_when_collected(self, self._portal, *(member.episode for member in self._members))
 
@@ -245,7 +243,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         if error is not None and all(member.tasks_missed >= tasks for member in self._members):
             raise error
 
-    def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, _Outcome]]]) -> None:
+    def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, Outcome]]]) -> None:
         """Start the members' work on the event loop; each lands in the queue when it is complete."""
 
         async def start() -> None:
@@ -254,8 +252,8 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
                 self._tasks.add(task)
                 task.add_done_callback(partial(self._land_one, i))
 
-        self._portal.run(start())
         self._pending |= work.keys()
+        self._portal.run(start())
 
     def _abandon(self) -> None:
         """Give up the steps that are under way."""
@@ -270,20 +268,20 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _land_one(self, i: int, task: asyncio.Task[_Outcome]) -> None:
+    def _land_one(self, i: int, task: asyncio.Task[Outcome]) -> None:
         self._tasks.discard(task)
         self._landed.put((i, task))
 
-    def _land(self, count: int) -> dict[int, _Outcome]:
+    def _land(self, count: int) -> dict[int, Outcome]:
         """Wait for ``count`` members, take those that are there beside them, and raise the first fault that is ours."""
-        tasks: dict[int, asyncio.Task[_Outcome]] = {}
+        tasks: dict[int, asyncio.Task[Outcome]] = {}
         while len(tasks) < count or not self._landed.empty():
             i, task = self._landed.get()
             self._pending.discard(i)
             tasks[i] = task
         return {i: task.result() for i, task in tasks.items()}
 
-    def _batch(self, outcomes: Sequence[_Outcome]) -> Batch:
+    def _batch(self, outcomes: Sequence[Outcome]) -> Batch:
         """Outcomes in Gymnasium's form; infos by its own rules for as many members as there are."""
         infos: dict[str, Any] = {}
         rules = _InfoBatch(len(outcomes))
@@ -344,94 +342,3 @@ class _InfoBatch(VectorEnv[Any, Any, Any]):
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a member's step, or the beginning of an episode, came to."""
-
-    observation: Any
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    info: dict[str, Any] = field(default_factory=dict[str, Any])
-    final: Step | None = None
-    """The step that ended the episode before, where the same step began the next one."""
-
-
-class _Member:
-    """One slot of a vector: an episode, which task comes next, and what happens after an end."""
-
-    def __init__(self, blueprint: Blueprint, mode: AutoresetMode, restarts: int) -> None:
-        self.episode = AsyncORSEnv(blueprint)
-        self.rng = np.random.default_rng()
-        self.seed = -1
-        self.seeded = False
-        self.observation: Any = _nothing_seen(blueprint)
-        self.down: ORSError | None = None
-        """Why no episode could be begun."""
-        self.tasks_missed = 0
-        """How many tasks in a row could not be begun."""
-        self._blueprint = blueprint
-        self._mode = mode
-        self._restarts = restarts
-        self._begun = False
-        self._over = False
-        self._failures = 0
-        """Of the task that is to be played again; 0 if the next one is to be."""
-
-    async def begin(self, task: TaskRef | None = None, *, again: bool = True) -> _Outcome:
-        """Begin the next episode: of ``task``, else of the task that failed (``again``), else of one drawn."""
-        if task is not None or not again or self._failures > self._restarts:
-            self._failures = 0
-        if task is None:
-            task = self.episode.task if self._failures else None
-        task = task or self._blueprint.draw_task(self.rng)
-        self._begun = True
-        while True:
-            try:
-                self.observation, info = await self.episode.reset(task)
-            except ORSError as error:
-                self._failures += 1
-                if self._failures <= self._restarts:
-                    continue
-                self.down, self._over, self.observation = error, True, _nothing_seen(self._blueprint)
-                self.tasks_missed += 1
-                return _Outcome(self.observation, math.nan, False, True, _failure_info(error))
-            self.down, self._over, self.tasks_missed = None, False, 0
-            return _Outcome(self.observation, info=info)
-
-    def check_ready(self, action: Action) -> None:
-        """Raise what `advance` would raise for a mistake in its use, before any member moves."""
-        if not self._begun:
-            raise ResetNeeded("call reset before the first step")
-        if self._over and self._mode is not AutoresetMode.NEXT_STEP and self.down is None:
-            raise ResetNeeded("a member's episode is over: reset it with options={'reset_mask': …} first")
-        check_action(action)
-
-    async def advance(self, action: Action) -> _Outcome:
-        """Take an action, and do at an episode's end what the autoreset mode says."""
-        if self._over:
-            return await self.begin()
-        try:
-            step = await self.episode.step(action)
-        except ORSError as error:
-            self._failures += 1
-            step = Step(self.observation, math.nan, False, True, _failure_info(error))
-        else:
-            self._failures = 0 if step.terminated or step.truncated else self._failures
-        self.observation, self._over = step.observation, step.terminated or step.truncated
-        if not self._over or self._mode is not AutoresetMode.SAME_STEP:
-            return _Outcome(*step)
-        begun = await self.begin()
-        told = {"failure": step.info["failure"]} if "failure" in step.info else {}
-        return _Outcome(begun.observation, step.reward, step.terminated, step.truncated, {**told, **begun.info}, step)
-
-
-def _failure_info(error: ORSError) -> dict[str, Any]:
-    return {"failure": Failure(error.kind, str(error)), "reward_given": False, "stop_reason": StopReason.FAILED}
-
-
-def _nothing_seen(blueprint: Blueprint) -> Any:
-    """The observation of a member that has no episode."""
-    return "" if blueprint.observation_mode == "text" else ()
