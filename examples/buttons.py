@@ -43,14 +43,17 @@ class Buttons(Environment):
 
     @classmethod
     def list_splits(cls) -> Sequence[str]:
+        """Two splits, of tasks of their own."""
         return list(SIZES)
 
     @classmethod
     def list_tasks(cls, split: str) -> Sequence[Mapping[str, Any]]:
+        """The tasks of a split: which button is live in each."""
         draw = random.Random(split)
         return [{"id": f"{split}-{index}", "color": draw.choice(COLORS)} for index in range(SIZES[split])]
 
     async def get_prompt(self) -> Sequence[TextBlock]:
+        """What the agent reads first."""
         return [TextBlock(text="find the button .")]
 
     @tool

@@ -7,8 +7,8 @@ for each fixed piece of a tool call's JSON, so that ``<tool_call>{"name": "press
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -48,7 +48,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| |[^ \n]+"), "isolated")
     words.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=words,
         unk_token="<unk>",
         eos_token="<|im_end|>",
@@ -57,7 +57,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="left",
         model_max_length=512,
     )
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in (CALL, NO_ARGUMENTS, ARGUMENT, END)])
+    tokenizer.add_tokens(
+        [AddedToken(piece, normalized=False) for piece in (CALL, NO_ARGUMENTS, ARGUMENT, END)]  # pyright: ignore
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -75,15 +77,15 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3ForCaus
         head_dim=16,
         max_position_embeddings=512,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=cast("int", tokenizer.pad_token_id),
+        eos_token_id=cast("int", tokenizer.eos_token_id),
         bos_token_id=None,
     )
     return Qwen3ForCausalLM(config)
 
 
 def warm_up(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tools: Sequence[dict[str, Any]], *, seed: int
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tools: list[Any], *, seed: int
 ) -> Iterator[float]:
     """Teach the form of a tool call, and nothing of the task: every call shown is drawn at random.
 
@@ -93,10 +95,11 @@ def warm_up(
     draw = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     steps = 300
+    pad = cast("int", tokenizer.pad_token_id)
+    drawn = [_random_conversation(tokenizer, tools, draw) for _ in range(512)]
     for step in range(steps):
-        conversations = [_random_conversation(tokenizer, tools, draw) for _ in range(32)]
+        conversations = draw.sample(drawn, 32)
         width = max(len(ids) for ids, _ in conversations)
-        pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
         ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in conversations])
         labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in conversations])
         loss = model(input_ids=ids, attention_mask=(ids != pad).long(), labels=labels).loss
@@ -107,19 +110,23 @@ def warm_up(
 
 
 def _random_conversation(
-    tokenizer: PreTrainedTokenizerFast, tools: Sequence[dict[str, Any]], draw: random.Random
+    tokenizer: PreTrainedTokenizerFast, tools: list[Any], draw: random.Random
 ) -> tuple[list[int], list[int]]:
     """Token ids of up to three random calls with random answers; labels only where the model speaks."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "find the button ."}]
     for _ in range(draw.randint(1, 3)):
         look = draw.random() < 0.5
-        call = {"name": "look", "arguments": {}} if look else {"name": "press", "arguments": {"color": draw.choice(COLORS)}}
+        call = (
+            {"name": "look", "arguments": {}}
+            if look
+            else {"name": "press", "arguments": {"color": draw.choice(COLORS)}}
+        )
         answer = draw.choice([f"it is {draw.choice(COLORS)} .", "error : look first ."])
         messages += [
             {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
             {"role": "tool", "content": answer},
         ]
-    encoded = tokenizer.apply_chat_template(
+    encoded: Any = tokenizer.apply_chat_template(
         messages[:-1], tools=tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     ids, spoken = list(encoded["input_ids"]), encoded["assistant_masks"]

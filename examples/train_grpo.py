@@ -1,4 +1,4 @@
-"""Train a language model with GRPO on an ORS server, and watch it learn.
+r"""Train a language model with GRPO on an ORS server, and watch it learn.
 
 Without arguments everything happens on this machine, in minutes, on a CPU: a tiny model is made here, an ORS server is
 started in a process of its own, Ray actors host the episodes, TRL's GRPOTrainer trains, and a page shows the run.
@@ -8,7 +8,7 @@ started in a process of its own, Ray actors host the episodes, TRL's GRPOTrainer
 
 The same script trains a real model on a real server:
 
-    python examples/train_grpo.py --model Qwen/Qwen3-0.6B --url http://localhost:8080 --env wordle \\
+    python examples/train_grpo.py --model Qwen/Qwen3-0.6B --url http://localhost:8080 --env wordle \
         --steps 500 --learning-rate 1e-6 --max-completion-length 2048 --max-turns 8
 """
 
@@ -39,7 +39,11 @@ from ors_gym.report import Measurement, RunRecord, StepRecord
 from ors_gym.tasks import load_tasks
 
 SOLVED = 0.95
-"""The demo stops when the mean reward of its last ten steps reaches this."""
+"""The demo stops when the mean reward of its last ten batches reaches this."""
+
+WARM_UP = """\
+The tiny model was first taught how a tool call is written, on conversations drawn at random: which tool was called, \
+with which color, and what it answered were independent of each other, so nothing of the task could be learned."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,8 +54,8 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--env", help="the environment's name; without it the server's first")
     what.add_argument("--split", default="train", help="the tasks to train on (default: %(default)s)")
     how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=int, default=250, help="training steps at most (default: %(default)s)")
-    how.add_argument("--prompts-per-step", type=int, default=16, metavar="N", help="tasks in a step (default: 16)")
+    how.add_argument("--steps", type=int, default=480, help="updates at most (default: %(default)s)")
+    how.add_argument("--prompts-per-step", type=int, default=16, metavar="N", help="tasks in a batch (default: 16)")
     how.add_argument("--group-size", type=int, default=8, metavar="G", help="episodes of each task (default: 8)")
     how.add_argument("--learning-rate", type=float, default=1e-3, metavar="LR", help="(default: %(default)s)")
     how.add_argument("--max-turns", type=int, default=3, help="of an episode (default: %(default)s)")
@@ -112,7 +116,7 @@ async def ask_server(url: str, env_name: str | None) -> tuple[str, ToolList]:
 
 
 def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[Any, Any]:
-    """A model that knows how a tool call is written, and nothing of the task."""
+    """A model that knows how a tool call is written, and nothing of the task; and its tokenizer."""
     import torch
     from tiny_model import make_model, make_tokenizer, warm_up
 
@@ -127,14 +131,40 @@ def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[
     return model, tokenizer
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    report = arguments.output / "report.html"
-    with RunProgress("ors-gym: GRPO on an ORS server") as progress, contextlib.ExitStack() as cleanup:
-        train(arguments, report, progress, cleanup)
+def make_config(arguments: argparse.Namespace) -> Any:
+    """GRPO's settings: small steps at a high rate for the tiny model, TRL's own otherwise."""
+    import torch
+    from trl import GRPOConfig
+
+    tiny = arguments.model is None
+    on_cpu = tiny or not torch.cuda.is_available()
+    # Four updates from each batch: episodes cost more than updates here, and the clipped objective allows it.
+    settings: dict[str, Any] = {"num_iterations": 4, "max_grad_norm": 0.2, "save_strategy": "no"} if tiny else {}
+    return GRPOConfig(
+        output_dir=str(arguments.output),
+        per_device_train_batch_size=arguments.group_size * (arguments.prompts_per_step if tiny else 1),
+        gradient_accumulation_steps=1 if tiny else arguments.prompts_per_step,
+        num_generations=arguments.group_size,
+        max_steps=arguments.steps,
+        max_completion_length=arguments.max_completion_length,
+        learning_rate=arguments.learning_rate,
+        lr_scheduler_type="constant",
+        temperature=1.0,
+        beta=0.0,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        gradient_checkpointing=not tiny,
+        dataloader_pin_memory=not on_cpu,
+        seed=arguments.seed,
+        **settings,
+    )
 
 
-def train(arguments: argparse.Namespace, report: Path, progress: RunProgress, cleanup: contextlib.ExitStack) -> None:
+def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: contextlib.ExitStack) -> None:
+    """Measure a random policy, train, and show the run."""
     portal = cleanup.enter_context(Portal())
     url = arguments.url
     if url is None:
@@ -146,13 +176,13 @@ def train(arguments: argparse.Namespace, report: Path, progress: RunProgress, cl
         baseline = portal.run(measure_random_policy(url, env_name, arguments.split, limits, arguments.seed))
 
     with progress.phase("Importing torch and TRL"):
-        import torch
         from transformers import PrinterCallback, TrainerCallback
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOTrainer
 
         from ors_gym_trl import ORSRollouts, ReportCallback
 
-    warnings.filterwarnings("ignore", message=".*rollout_func.*experimental.*")
+    # TRL still uses names that transformers deprecates.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     tiny = arguments.model is None
     model, tokenizer = make_tiny_model(tools, arguments.seed, progress) if tiny else (arguments.model, None)
 
@@ -178,69 +208,64 @@ def train(arguments: argparse.Namespace, report: Path, progress: RunProgress, cl
     )
     cleanup.callback(rollouts.close)
 
-    on_cpu = tiny or not torch.cuda.is_available()
-    settings: dict[str, Any] = {"bf16": not on_cpu, "gradient_checkpointing": not tiny, "use_cpu": on_cpu}
-    if tiny:
-        settings |= {"max_grad_norm": 0.2}
-    config = GRPOConfig(
-        output_dir=str(arguments.output),
-        per_device_train_batch_size=arguments.prompts_per_step * arguments.group_size if tiny else arguments.group_size,
-        gradient_accumulation_steps=1 if tiny else arguments.prompts_per_step,
-        num_generations=arguments.group_size,
-        max_steps=arguments.steps,
-        max_completion_length=arguments.max_completion_length,
-        learning_rate=arguments.learning_rate,
-        lr_scheduler_type="constant",
-        temperature=1.0,
-        beta=0.0,
-        logging_steps=1,
-        save_strategy="no" if tiny else "steps",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not on_cpu,
-        seed=arguments.seed,
-        **settings,
-    )
     record = RunRecord(
         title=f"GRPO on {env_name}",
-        description=f"{arguments.model or 'A tiny model made here'}, trained by TRL's GRPOTrainer on episodes of an ORS "
-        f"server, {'played in process' if arguments.no_ray else f'hosted by {arguments.actors} Ray actors'}.",
-        settings={**{k.replace("_", "-"): str(v) for k, v in vars(arguments).items()}, "url": url, "env": env_name},
+        description=f"{arguments.model or 'A tiny model made here'}, trained by TRL's GRPOTrainer on the episodes of "
+        f"an ORS server, {'played in process' if host is None else f'hosted by {arguments.actors} Ray actors'}.",
+        settings={**{name: str(value) for name, value in vars(arguments).items()}, "url": url, "env": env_name},
         baseline_reward=baseline,
-        warmup="The tiny model was first taught how a tool call is written, on calls drawn at random: which tool, which "
-        "color and what the tool answered were independent of each other, so nothing of the task could be learned."
-        if tiny
-        else "",
+        warmup=WARM_UP if tiny else "",
     )
 
-    class StopWhenSolved(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            last = [step.reward for step in record.steps[-10:] if step.reward is not None]
-            control.should_training_stop |= tiny and len(last) == 10 and fmean(last) >= SOLVED
-
     def show(step: StepRecord) -> None:
-        if step.step == 1 and tiny and step.reward is not None:
+        if tiny and step.step == 1 and step.reward is not None:
             # The first batch was played before the first update.
             record.reward_after_warmup = Measurement(step.reward, step.episodes)
         progress.update(step.step, reward=step.reward, episodes=step.episodes, failures=step.failures)
 
+    class StopWhenSolved(TrainerCallback):
+        """Ends the demo when there is nothing left to learn."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if tiny and len(record.steps) >= 10 and last_reward(record) >= SOLVED:
+                control.should_training_stop = True
+                record.ended = f"solved: the last ten batches' mean reward is at least {SOLVED}"
+
+    report = ReportCallback(rollouts, arguments.output / "report.html", record, on_step=show)
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
-        args=config,
+        args=make_config(arguments),
         train_dataset=rollouts.train_dataset,
         rollout_func=rollouts.rollout_func,
         reward_funcs=rollouts.reward_funcs,
-        callbacks=[ReportCallback(rollouts, report, record, on_step=show), StopWhenSolved()],
+        callbacks=[report, StopWhenSolved()],
     )
     trainer.remove_callback(PrinterCallback)
     progress.steps(arguments.steps)
-    trainer.train()
-    last = fmean(step.reward for step in record.steps[-10:] if step.reward is not None)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        record.ended = "interrupted"
+    page = report.write()
+    assert page is not None
     progress.finish(
-        f"Mean reward of the last 10 steps: {last:.2f}, of a random policy: {baseline.reward:.2f}. "
-        f"Open the report: {report.resolve().as_uri()}"
+        f"Mean reward {last_reward(record):.2f} at the end, {baseline.reward:.2f} by a random policy.\n"
+        f"Look at the run: {page.resolve().as_uri()}"
     )
+
+
+def last_reward(record: RunRecord) -> float:
+    """The mean reward of the last ten batches of episodes; NaN if none was scored."""
+    rewards = [step.reward for step in record.steps[-10:] if step.reward is not None]
+    return fmean(rewards) if rewards else float("nan")
+
+
+def main() -> None:
+    """Run the demo, or the training that the arguments ask for."""
+    arguments = parse_arguments()
+    with RunProgress("ors-gym: GRPO on an ORS server") as progress, contextlib.ExitStack() as cleanup:
+        train(arguments, progress, cleanup)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,16 @@ from ors_gym.client import ORSClient, Session
 from ors_gym.errors import ORSError
 from ors_gym.policy import Policy, Reply, Turn
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
-from ors_gym.types import Message, MessageBlock, TextBlock, ToolCall, ToolCallBlock, ToolList, ToolOutput, ToolResultBlock
+from ors_gym.types import (
+    Message,
+    MessageBlock,
+    TextBlock,
+    ToolCall,
+    ToolCallBlock,
+    ToolList,
+    ToolOutput,
+    ToolResultBlock,
+)
 
 __all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_all", "run_group", "run_groups"]
 
@@ -45,7 +54,7 @@ class RolloutLimits:
             raise ValueError("max_episode_seconds must be positive, or None for no limit")
 
     def reached(self, num_turns: int) -> StopReason | None:
-        """The limit that an episode of so many turns has reached. (Seconds are watched by a timer.)"""
+        """The limit that an episode of so many turns has reached; its seconds are watched by a timer."""
         return StopReason.MAX_TURNS if num_turns >= self.max_turns else None
 
 
@@ -231,15 +240,16 @@ async def run_group(
     seen: list[Failure] = []
 
     async def member() -> Trajectory:
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             trajectory = await host.run_episode(task, policy=policy, attempt=attempt)
             if trajectory.failure is None:
-                break
+                return trajectory
             seen.append(trajectory.failure)
             if attempt >= failure_policy.retries:
-                break
+                return trajectory
             await asyncio.sleep(failure_policy.retry_delay_seconds * 2**attempt)
-        return trajectory
+            attempt += 1
 
     members = await run_all(member() for _ in range(group_size))
     valid = sum(not trajectory.failed for trajectory in members)

@@ -11,7 +11,9 @@ from ors_gym.types import TerminalTool
 TOOLS = ToolList(
     (
         ToolSpec("look"),
-        ToolSpec("press", "", {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]}),
+        ToolSpec(
+            "press", "", {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]}
+        ),
     )
 )
 

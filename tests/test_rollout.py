@@ -144,7 +144,9 @@ def test_a_plain_message_goes_to_the_terminal_tool_where_there_is_one(start_serv
     assert trajectory.transitions[0].action == ToolCall("answer", {"text": "42"})
 
 
-def test_several_calls_in_one_message_run_in_order_and_none_after_finished(counter_server: RunningServer, run: Callable):
+def test_several_calls_in_one_message_run_in_order_and_none_after_finished(
+    counter_server: RunningServer, run: Callable
+):
     class Burst:
         async def act(self, turn: Turn) -> Reply:
             return Reply(tool_calls=(ADD, LOOK, ADD, ADD, LOOK))
@@ -172,7 +174,9 @@ def test_the_agents_mistakes_are_observations(counter_server: RunningServer, run
 def test_a_message_that_cannot_be_read_as_a_call_is_told_to_the_policy(counter_server: RunningServer, run: Callable):
     class Stutterer:
         async def act(self, turn: Turn) -> Reply:
-            return Reply(text="<tool_call>{", error="No tool was called") if not turn.number else Reply(tool_calls=(ADD,))
+            return (
+                Reply(text="<tool_call>{", error="No tool was called") if not turn.number else Reply(tool_calls=(ADD,))
+            )
 
     trajectory = run(play(counter_server, Stutterer()))
 

@@ -119,7 +119,9 @@ def test_a_template_that_rewrites_finished_turns_is_refused_with_what_to_do():
     tokenizer = ChatTokenizer(byte_tokenizer(REWRITING))
 
     with pytest.raises(TemplateError, match="get_training_chat_template"):
-        tokenizer.between_ids(*reply_and_results([("look", "red")])[:1], [reply_and_results([("look", "red")])[1]], TOOLS)
+        tokenizer.between_ids(
+            *reply_and_results([("look", "red")])[:1], [reply_and_results([("look", "red")])[1]], TOOLS
+        )
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused():
@@ -160,9 +162,7 @@ def test_a_tool_result_names_its_tool_and_its_call():
     ]
 
 
-spans = st.lists(
-    st.tuples(st.booleans(), st.lists(st.integers(0, 99), min_size=1, max_size=5)), min_size=0, max_size=6
-)
+spans = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 99), min_size=1, max_size=5)), min_size=0, max_size=6)
 
 
 @given(prompt=st.lists(st.integers(0, 99), min_size=1, max_size=5), spans=spans)
@@ -196,5 +196,7 @@ def test_a_turn_is_read_without_its_end():
     tokenizer = byte_tokenizer(QWEN)
     chat = ChatTokenizer(tokenizer)
 
-    assert chat.decode_turn(tokenizer("<tool_call>ab</tool_call><|im_end|>")["input_ids"]) == "<tool_call>ab</tool_call>"
+    assert (
+        chat.decode_turn(tokenizer("<tool_call>ab</tool_call><|im_end|>")["input_ids"]) == "<tool_call>ab</tool_call>"
+    )
     assert ToolCall("look").input == {}

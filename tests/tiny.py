@@ -7,8 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
 from buttons import Buttons
 from tiny_model import make_model, make_tokenizer, warm_up
+
+import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
 
 __all__ = ["Buttons", "make_model", "make_tokenizer", "warm_up"]

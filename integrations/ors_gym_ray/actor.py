@@ -109,7 +109,8 @@ class RolloutActor:
 
     async def act(self, turn: Turn) -> Reply:
         """The policy of episodes whose real policy lives with the pool."""
-        answer = self._answers[turn.episode_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._answers[turn.episode_id] = answer
         self._tell(Asked(turn))
         try:
             return await answer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,10 +13,10 @@ import ray
 from ray.exceptions import RayActorError
 
 from ors_gym.policy import Policy, Reply, Turn
-from ors_gym.rollout import FailurePolicy, RolloutLimits, run_groups
+from ors_gym.rollout import RolloutLimits, run_groups
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
-from ors_gym_ray.actor import Asked, Broken, Ended, Job, RolloutActor
+from ors_gym_ray.actor import Asked, Broken, Ended, Event, Job, RolloutActor
 
 __all__ = ["RolloutPool"]
 
@@ -83,7 +84,7 @@ class RolloutPool:
         self._places = asyncio.Semaphore(num_actors * episodes_per_actor)
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         self._workers = [self._new_worker() for _ in range(num_actors)]
         self._closed = False
 
@@ -163,7 +164,7 @@ class RolloutPool:
 class _Worker:
     """The pool's side of one actor: what it plays, and what waits to be sent to it."""
 
-    def __init__(self, actor: Any, on_death: Any) -> None:
+    def __init__(self, actor: Any, on_death: Callable[[_Worker], None]) -> None:
         self.actor = actor
         self.episodes: dict[str, tuple[Job, Policy, asyncio.Future[Trajectory]]] = {}
         self._on_death = on_death
@@ -195,10 +196,10 @@ class _Worker:
     async def _listen(self) -> None:
         while True:
             try:
-                events = await self.actor.poll.remote()
-            except RayActorError as error:
+                events: list[Event] = await self.actor.poll.remote()
+            except RayActorError as death:
                 self._on_death(self)
-                self._bury(error)
+                self._bury(death)
                 return
             for event in events:
                 match event:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import nan
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ors_gym.advantages import group_advantages
 from ors_gym.report import RunRecord, Sample, StepRecord, write_report
+from ors_gym.trajectory import TrajectoryGroup
 from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
 
 __all__ = ["ReportCallback"]
@@ -23,8 +28,7 @@ class ReportCallback(TrainerCallback):
         path: The page; None writes none.
         record: The record to fill: its title, settings and baseline are the caller's to set.
         write_every_steps: The page is written anew each so many steps, and at the end.
-        samples_per_step: Trajectories kept of a recorded step: the first members of its first groups.
-        sample_every_steps: How often trajectories are kept.
+        sample_every_steps: How often a whole group's trajectories are kept for the page.
         on_step: Called with each new :class:`~ors_gym.report.StepRecord`, for a progress display.
         secrets: Strings to mask wherever they occur on the page.
     """
@@ -36,18 +40,17 @@ class ReportCallback(TrainerCallback):
         record: RunRecord,
         *,
         write_every_steps: int = 20,
-        samples_per_step: int = 4,
-        sample_every_steps: int = 5,
+        sample_every_steps: int = 10,
         on_step: Callable[[StepRecord], None] | None = None,
         secrets: Iterable[str] = (),
     ) -> None:
         self.record = record
         self._path = path
         self._write_every_steps = write_every_steps
-        self._samples_per_step = samples_per_step
         self._sample_every_steps = sample_every_steps
         self._on_step = on_step
         self._secrets = tuple(secrets)
+        self._next_sample = 0
         self._batches: list[RolloutBatch] = []
         self._step_began = self._began = time.monotonic()
         rollouts.listeners.append(self._batches.append)
@@ -60,7 +63,7 @@ class ReportCallback(TrainerCallback):
         self.record.total_steps = state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record the step; steps that reuse an earlier rollout (``num_iterations``) have no record of their own."""
+        """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""
         batches = [batch for batch in self._batches if batch.training]
         self._batches.clear()
         now = time.monotonic()
@@ -68,14 +71,20 @@ class ReportCallback(TrainerCallback):
             step = self._record_step(state.global_step, batches, now)
             if self._on_step is not None:
                 self._on_step(step)
+        elif self.record.steps:
+            last = self.record.steps[-1]
+            spent = (last.training_seconds or 0.0) + now - self._step_began
+            self.record.steps[-1] = replace(last, seconds=now - self._began, training_seconds=spent)
         self._step_began = now
-        if self._path is not None and state.global_step % self._write_every_steps == 0:
-            self._write()
+        if state.global_step % self._write_every_steps == 0:
+            self.write()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the page a last time."""
         self.record.ended = self.record.ended or "finished"
-        self._write()
+        self.write()
 
     def _record_step(self, number: int, batches: list[RolloutBatch], now: float) -> StepRecord:
         returns = {
@@ -98,14 +107,20 @@ class ReportCallback(TrainerCallback):
             training_seconds=max(0.0, now - self._step_began - rollout_seconds),
         )
         self.record.steps.append(step)
-        if number == 1 or number % self._sample_every_steps == 0:
-            groups = batches[-1].groups[: self._samples_per_step]
-            self.record.samples.extend(
-                Sample(group.members[0], step=number, episode_return=returns[group.members[0].episode_id])
-                for group in groups
-            )
+        if not self.record.samples or number >= self._next_sample:
+            self._next_sample = number + self._sample_every_steps
+            self._keep_group(number, batches[-1].groups[0], returns)
         return step
 
-    def _write(self) -> None:
-        if self._path is not None:
-            write_report(self._path, self.record, secrets=self._secrets)
+    def _keep_group(self, number: int, group: TrajectoryGroup, returns: Mapping[str, float | None]) -> None:
+        """Keep a group whole: what its members are worth shows beside each other only."""
+        values = [returns[member.episode_id] for member in group.members]
+        advantages = group_advantages([nan if value is None else value for value in values])
+        self.record.samples.extend(
+            Sample(member, step=number, episode_return=value, advantage=float(advantage), group=str(group.task))
+            for member, value, advantage in zip(group.members, values, advantages, strict=True)
+        )
+
+    def write(self) -> Path | None:
+        """Write the page as the run stands: at its end, or when it was interrupted."""
+        return None if self._path is None else write_report(self._path, self.record, secrets=self._secrets)

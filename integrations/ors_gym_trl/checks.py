@@ -21,6 +21,8 @@ class SamplingMismatchError(RuntimeError):
 
 def check_trainer(trainer: GRPOTrainer) -> None:
     """Refuse a trainer that would not train on what the rollout returns."""
+    if getattr(trainer.args, "max_completion_length", None) is None:
+        raise ValueError("GRPOConfig(max_completion_length=…) is needed: it is what limits an episode's tokens")
     if getattr(trainer, "tools", None):
         raise ValueError(
             "GRPOTrainer was given tools or environment_factory beside rollout_func; it would run its own tool loop on "

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 __all__ = ["ModelSampler", "Sampled"]
@@ -62,13 +62,12 @@ class ModelSampler:
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         self._trainer = trainer
+        self._args = cast("GRPOConfig", trainer.args)
         self._model: Any = None
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        self._pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        config = trainer.generation_config  # type: ignore[attr-defined]
-        stops = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-        self._stops = set(stops if isinstance(stops, list | tuple) else [stops])
-        self._config = config
+        self._config: Any = trainer.generation_config
+        stops = self._config.eos_token_id
+        self._stops: set[int] = set(stops if isinstance(stops, list) else [stops])
+        self._pad_token_id: int = self._config.pad_token_id
         self.seconds = 0.0
         """Wall time spent sampling so far."""
 
@@ -80,9 +79,9 @@ class ModelSampler:
             unwrap_model_for_generation(
                 trainer.model_wrapped,
                 trainer.accelerator,
-                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-                generation_kwargs=getattr(trainer, "generation_kwargs", None),
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+                gather_deepspeed3_params=self._args.ds3_gather_for_generation,
+                generation_kwargs=trainer.generation_kwargs,
+                gradient_checkpointing_kwargs=cast("dict[str, Any] | None", self._args.gradient_checkpointing_kwargs),
             ) as self._model,
             torch.no_grad(),
         ):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
@@ -55,7 +56,9 @@ class RolloutBatch:
 
 
 class ORSRollouts:
-    """Trains a model on ORS episodes with TRL's own ``GRPOTrainer``::
+    """Trains a model on ORS episodes with TRL's own ``GRPOTrainer``.
+
+    ::
 
         rollouts = ORSRollouts("http://localhost:8080", env_name="wordle", split="train")
         GRPOTrainer(
@@ -120,7 +123,7 @@ class ORSRollouts:
         self._tasks = None if tasks is None else [self._task_ref(task) for task in tasks]
         self._max_tasks = max_tasks
         self._failures = failures
-        self._reduction = reward
+        self._reduction: Reduction = reward
         self._truncated_reward = truncated_reward
         self._stopped_reward = stopped_reward
         self._parser = action_parser(parser)
@@ -150,7 +153,7 @@ class ORSRollouts:
         return None if self.eval_split is None else _dataset(self._load(self.eval_split))
 
     @property
-    def reward_funcs(self) -> list[Callable[..., list[float | None]]]:
+    def reward_funcs(self) -> list[Any]:
         """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like."""
         return [self.ors_return]
 
@@ -168,7 +171,7 @@ class ORSRollouts:
         policy = TokenPolicy(
             self._tokenizer,
             self._parser,
-            max_completion_tokens=trainer.args.max_completion_length,
+            max_completion_tokens=cast("Any", trainer.args).max_completion_length,
             max_turn_tokens=self._max_turn_tokens,
         )
         with ModelSampler(trainer).open() as sampler:
@@ -184,7 +187,7 @@ class ORSRollouts:
                 self._sampling_checked = True
         batch = RolloutBatch(
             step=trainer.state.global_step,
-            training=trainer.model.training,
+            training=cast("torch.nn.Module", trainer.model).training,
             groups=tuple(groups),
             returns=tuple(returns),
             seconds=time.monotonic() - started,

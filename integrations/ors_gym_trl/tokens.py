@@ -56,7 +56,7 @@ class TokenRecord:
 
 def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
     """The tools as chat templates take them (OpenAI's form), their JSON Schemas whole; None for no tools."""
-    empty = {"type": "object", "properties": {}}
+    empty: dict[str, Any] = {"type": "object", "properties": {}}
     return [
         {
             "type": "function",
