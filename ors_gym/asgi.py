@@ -29,11 +29,14 @@ class ASGITransport(httpx.AsyncBaseTransport):
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._running: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one request as soon as the application has begun to."""
         exchange = _Exchange(await request.aread())
-        exchange.task = asyncio.create_task(self._run(_scope(request), exchange))
+        task = asyncio.create_task(self._run(_scope(request), exchange))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         head = await exchange.sent.get()
         if head is None or head["type"] != "http.response.start":
             await exchange.aclose()
@@ -48,6 +51,12 @@ class ASGITransport(httpx.AsyncBaseTransport):
         finally:
             exchange.sent.put_nowait(None)
 
+    async def aclose(self) -> None:
+        """Cancel what the application still does for requests whose client has gone."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
 
 class _Exchange(httpx.AsyncByteStream):
     """One request, between the application and the client."""
@@ -55,7 +64,6 @@ class _Exchange(httpx.AsyncByteStream):
     def __init__(self, body: bytes) -> None:
         self.sent: asyncio.Queue[Message | None] = asyncio.Queue()
         self.error: Exception | None = None
-        self.task: asyncio.Task[None] | None = None
         self._body: bytes | None = body
         self._gone = asyncio.Event()
 

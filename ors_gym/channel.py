@@ -147,7 +147,7 @@ class Channel:
 
     def redact(self, text: str, request: Request) -> str:
         """Blank out the API key and the secrets: servers echo what they were sent."""
-        for value in (*self._hidden, *request.hidden):
+        for value in sorted((*self._hidden, *request.hidden), key=len, reverse=True):
             text = text.replace(value, "•••")
         return text
 

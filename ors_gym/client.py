@@ -42,6 +42,9 @@ T = TypeVar("T")
 PAGE = 1000
 """How many tasks are asked for at once where a server refuses to list them all."""
 
+KEY_HEADERS = ("x-api-key", "authorization", "proxy-authorization", "cookie")
+"""The headers whose values no error may hold."""
+
 BURIAL_DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
 """When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
 
@@ -116,9 +119,10 @@ class ORSClient:
         if api_key is not None:
             self._headers["X-API-Key"] = api_key
         wire = _make_wire(base, timeouts, transport, http_client, auth, proxy, verify)
-        hidden = (api_key,) if api_key else ()
+        keys = [value for name, value in self._headers.items() if name.lower() in KEY_HEADERS]
+        hidden = (*keys, unquote(parts.password or ""), parts.password or "")
         limit = _files_allowed() * 3 // 4 if max_connections is None else max_connections
-        self.channel = Channel(wire, timeouts, max_requests=limit, hidden=hidden)
+        self.channel = Channel(wire, timeouts, max_requests=limit, hidden=tuple(filter(None, hidden)))
         self.pinger = Pinger(ping_seconds)
         self.names_tasks = False
         """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
@@ -415,7 +419,9 @@ def _secret_headers(
         else:
             wire[name] = {"value": secret[0], "allowed_domains": list(secret[1])}
     header = base64.b64encode(json.dumps(wire).encode()).decode()
-    return {"X-Secrets": header}, (header, *(each["value"] for each in wire.values() if each["value"]))
+    values = [each["value"] for each in wire.values() if each["value"]]
+    quoted = [write(value)[1:-1] for value in values for write in (json.dumps, repr)]
+    return {"X-Secrets": header}, (header, *values, *quoted)
 
 
 def _read_names(wire: Any) -> tuple[str, ...]:

@@ -481,8 +481,8 @@ def test_a_self_hosted_url_is_used_as_it_is(server):
 
 # ------------------------------------------------------------------- secrets
 
-API_KEY, SECRET, PASSWORD = "key-7f3a9c", "secret-5d21e8", "password-90b1"
-HIDDEN = (API_KEY, SECRET, PASSWORD, base64.b64encode(SECRET.encode()).decode()[:8])
+API_KEY, SECRET, PASSWORD = "key-7f3a9c", "secret\\5d21e8", "password-90b1"
+HIDDEN = (API_KEY, SECRET, "5d21e8", PASSWORD, base64.b64encode(SECRET.encode()).decode()[:8])
 
 
 def everything_said(error: BaseException | None) -> str:
