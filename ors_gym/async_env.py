@@ -159,6 +159,9 @@ class Blueprint:
             options.get("penalty", 0.0), reveal(options.get("secrets")), options.get("toolset"),
         )  # fmt: skip
 
+    def __str__(self) -> str:
+        return f"{self.env_name}:{self.split} at {self.client.url}"
+
     @property
     def action_space(self) -> ToolCallSpace:
         """The calls of the environment's tools. Text is an action too, but no element: a parser makes it one."""

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping
 from copy import copy
 from typing import Any, Unpack
+from urllib.parse import urlsplit
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
@@ -52,7 +53,12 @@ class ORSEnv(gymnasium.Env[Any, Action]):
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 1}  # noqa: RUF012  (Gymnasium's own)
 
     def __init__(
-        self, url: str, env_name: str | None = None, *, render_mode: str | None = None, **options: Unpack[EnvOptions]
+        self,
+        url: str | Secret,
+        env_name: str | None = None,
+        *,
+        render_mode: str | None = None,
+        **options: Unpack[EnvOptions],
     ) -> None:
         self._spec: EnvSpec | None = None
         self.render_mode = checked_render_mode(render_mode)
@@ -86,6 +92,12 @@ class ORSEnv(gymnasium.Env[Any, Action]):
         if self._finalizer.detach() and self._portal.usable:
             self._portal.run(self._episode.close())
 
+    def __str__(self) -> str:
+        called = "" if self.spec is None else f"{self.spec.id}, "
+        return f"<ORSEnv<{called}{self.blueprint}>>"
+
+    __repr__ = __str__
+
     @property
     def task(self) -> TaskRef | None:
         """The task of the episode, None before the first."""
@@ -113,13 +125,13 @@ def checked_render_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def look_up(url: str, env_name: str | None, options: EnvOptions) -> tuple[Portal, Blueprint]:
+def look_up(url: str | Secret, env_name: str | None, options: EnvOptions) -> tuple[Portal, Blueprint]:
     """The process's portal, and what the server says of the environment."""
     portal, client = client_of(url, options)
     return portal, portal.run(Blueprint.look_up(client, env_name, **options))
 
 
-def client_of(url: str, options: EnvOptions) -> tuple[Portal, ORSClient]:
+def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient]:
     """The process's portal and its client of the server: one for all environments with the same url and key.
 
     Raises ValueError, with the options there are, for another one.
@@ -131,7 +143,7 @@ def client_of(url: str, options: EnvOptions) -> tuple[Portal, ORSClient]:
         raise ValueError(f"there is no option {', '.join(sorted(unknown))}; beside url and env_name there are {known}")
     portal = shared_portal()
     named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
-    return portal, portal.client(url, **(reveal(given.get("client_options")) or {}), **named)
+    return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
 
 
 def release_when_collected(owner: object, portal: Portal, *episodes: AsyncORSEnv) -> weakref.finalize[Any, Any]:
@@ -150,11 +162,14 @@ def _release(portal: Portal, episodes: tuple[AsyncORSEnv, ...]) -> None:
 
 
 def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`."""
-    return {
-        name: Secret(value) if name in _SECRET_ARGUMENTS and not isinstance(value, Secret | None) else value
-        for name, value in arguments.items()
-    }
+    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`, a url with a password too."""
+
+    def is_secret(name: str, value: Any) -> bool:
+        if name == "url":
+            return isinstance(value, str) and urlsplit(value).username is not None
+        return name in _SECRET_ARGUMENTS and not isinstance(value, Secret | None)
+
+    return {name: Secret(value) if is_secret(name, value) else value for name, value in arguments.items()}
 
 
 def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:

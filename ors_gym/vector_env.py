@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ors_gym.actions import Action
-from ors_gym.async_env import EnvOptions
+from ors_gym.async_env import EnvOptions, Secret
 from ors_gym.env import checked_render_mode, clean_spec, look_up, release_when_collected
 from ors_gym.member import Member, Outcome
 from ors_gym.rendering import RENDER_MODES, render
@@ -65,25 +65,29 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         autoreset_mode: Gymnasium's; by default the step after an episode's end begins the next one.
         restarts: how often a task whose episode failed is begun again.
         render_mode: as in ORSEnv.
+        max_episode_steps: as for ``gym.make``; ``max_turns`` by Gymnasium's name.
         options: see :class:`~ors_gym.async_env.EnvOptions`.
     """
 
     def __init__(
         self,
         num_envs: int,
-        url: str,
+        url: str | Secret,
         env_name: str | None = None,
         *,
         group_size: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         restarts: int = 2,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **options: Unpack[EnvOptions],
     ) -> None:
         if num_envs < 1 or group_size < 1 or num_envs % group_size:
             raise ValueError(f"num_envs={num_envs} members do not make groups of group_size={group_size}")
         if restarts < 0:
             raise ValueError("restarts must be at least 0")
+        if max_episode_steps is not None:
+            options["max_turns"] = min(max_episode_steps, options.get("max_turns") or max_episode_steps)
         self.num_envs = num_envs
         self.group_size = group_size
         self._restarts = restarts
@@ -152,6 +156,9 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         """Abandon what is under way, close every session and wait until the server has deleted them."""
         if self._finalizer.detach() and self._portal.usable:
             self._portal.run(self._close())
+
+    def __del__(self) -> None:
+        """Nothing: what was not closed is closed by the finalizer, which does not wait as older Gymnasiums do."""
 
     async def _close(self) -> None:
         await self._cancel()
@@ -225,6 +232,10 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._spec = clean_spec(spec)
+
+    def __repr__(self) -> str:
+        called = "" if self.spec is None else f"{self.spec.id}, "
+        return f"ORSVectorEnv({called}{self.blueprint}, num_envs={self.num_envs})"
 
     # ---------------------------------------------------------------- inside
 

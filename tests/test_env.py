@@ -382,6 +382,13 @@ class TestSecrets:
         with pytest.raises(TypeError, match="Secret is not JSON"):
             env.spec.to_json()
 
+    def test_a_password_in_the_url_is_shown_nowhere(self, server):
+        env = gym.make("ors_gym/ORS-v0", url=server.url.replace("//", "//me:p-1414@"), env_name="walk")
+        assert "p-1414" not in repr(env) + repr(env.spec) + repr(env.unwrapped.blueprint)
+        again = gym.make(env.spec)
+        assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
+        again.close()
+
     def test_an_environment_can_be_made_again_from_its_spec(self, make):
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"})
         again = gym.make(env.spec)
@@ -398,6 +405,14 @@ class TestSecrets:
         with pytest.raises(ValueError, match="no option max_turn;") as raised:
             make(api_key="k-3141", max_turn=3)
         assert "k-3141" not in str(raised.value)
+
+
+def test_an_environment_says_what_it_is(make, server):
+    env = make().unwrapped
+    assert repr(env) == str(env) == f"<ORSEnv<ors_gym/ORS-v0, walk:practice at {server.url}>>"
+    assert env.spec.id == "ors_gym/ORS-v0"
+    assert gym.envs.registration.EnvSpec.from_json(env.spec.to_json()).make().unwrapped.spec.kwargs == env.spec.kwargs
+    assert str(ORSEnv(server.url, "walk")) == f"<ORSEnv<walk:practice at {server.url}>>"
 
 
 class TestUnderGymnasium:
