@@ -14,8 +14,6 @@ import asyncio
 import base64
 import json
 import ssl
-import sys
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,12 +23,11 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ors_gym.channel import Channel, Request, encode_json
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
-from ors_gym.fastwire import KEEPALIVE_SECONDS, FastWire
 from ors_gym.keepalive import PING_SECONDS, Pinger
 from ors_gym.session import Session, SessionState, delete_session, new_session_id
 from ors_gym.timeouts import Timeouts
+from ors_gym.transport import files_allowed, make_wire
 from ors_gym.types import Split, Task, ToolList, required, sequence
-from ors_gym.wire import HTTPXWire, Wire
 
 if TYPE_CHECKING:
     import httpx
@@ -118,10 +115,10 @@ class ORSClient:
             self._headers["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
         if api_key is not None:
             self._headers["X-API-Key"] = api_key
-        wire = _make_wire(base, timeouts, transport, http_client, auth, proxy, verify)
+        wire = make_wire(base, timeouts, transport, http_client, auth, proxy, verify)
         keys = [value for name, value in self._headers.items() if name.lower() in KEY_HEADERS]
-        hidden = (*keys, unquote(parts.password or ""), parts.password or "")
-        limit = _files_allowed() * 3 // 4 if max_connections is None else max_connections
+        hidden = (*keys, *(key.rpartition(" ")[2] for key in keys), unquote(parts.password or ""), parts.password or "")
+        limit = files_allowed() * 3 // 4 if max_connections is None else max_connections
         self.channel = Channel(wire, timeouts, max_requests=limit, hidden=tuple(filter(None, hidden)))
         self.pinger = Pinger(ping_seconds)
         self.names_tasks = False
@@ -348,44 +345,6 @@ class ORSClient:
                 await self.channel.fetch(ping)
                 break
         await delete_session(self.channel, sid, deletions)
-
-
-def _make_wire(
-    base: str,
-    timeouts: Timeouts,
-    transport: httpx.AsyncBaseTransport | None,
-    http_client: httpx.AsyncClient | None,
-    auth: httpx.Auth | tuple[str, str] | None,
-    proxy: httpx.Proxy | str | None,
-    verify: ssl.SSLContext | bool,
-) -> Wire:
-    seconds = timeouts.connect_seconds
-    if http_client is not None:
-        return HTTPXWire(http_client, owned=False, knows_unsent=False, connect_seconds=seconds)
-    if transport is None and auth is None and proxy is None and not _proxied(base):
-        return FastWire(connect_seconds=seconds, verify=verify)
-    import httpx
-
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
-    client = httpx.AsyncClient(transport=transport, auth=auth, proxy=proxy, verify=verify, limits=limits)
-    return HTTPXWire(client, owned=True, knows_unsent=transport is None, connect_seconds=seconds)
-
-
-def _files_allowed() -> int:
-    """How many files, sockets among them, this process may have open."""
-    if sys.platform == "win32":
-        return 8192
-    import resource
-
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
-
-
-def _proxied(url: str) -> bool:
-    """Whether the environment names a proxy for ``url``."""
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    return bool({parts.scheme, "all"} & proxies.keys()) and not urllib.request.proxy_bypass(parts.hostname or "")
 
 
 def _shown(url: str) -> str:
