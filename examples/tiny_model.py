@@ -96,9 +96,9 @@ def warm_up(
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     steps = 300
     pad = cast("int", tokenizer.pad_token_id)
-    drawn = [_random_conversation(tokenizer, tools, draw) for _ in range(512)]
     for step in range(steps):
-        conversations = draw.sample(drawn, 32)
+        # Never the same conversation twice: what few of them have in common by chance would be learned.
+        conversations = [_random_conversation(tokenizer, tools, draw) for _ in range(32)]
         width = max(len(ids) for ids, _ in conversations)
         ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in conversations])
         labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in conversations])

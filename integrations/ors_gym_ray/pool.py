@@ -84,7 +84,7 @@ class RolloutPool:
         self._places = asyncio.Semaphore(num_actors * episodes_per_actor)
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self._workers = [self._new_worker() for _ in range(num_actors)]
         self._closed = False
 

@@ -1,0 +1,85 @@
+"""Every command and every snippet of the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ors_servers import RunningServer, serve
+from tests.tiny import Buttons, make_model, make_tokenizer
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SNIPPETS = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+ADDRESS = "http://127.0.0.1:8080"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serve(Buttons) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and its tokenizer in a folder, as a hub's would lie in the cache."""
+    folder, tokenizer = tmp_path_factory.mktemp("model"), make_tokenizer()
+    make_model(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command as a user would, in a folder of its own; its output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_a_snippet_runs_as_it_stands(snippet: str, server: RunningServer, model: Path, tmp_path: Path):
+    # Only what a test cannot have is replaced: the port, the model on a hub, the length of the training and its GPU.
+    snippet = snippet.replace(ADDRESS, server.url)
+    snippet = snippet.replace("Qwen/Qwen3-0.6B", str(model))
+    snippet = snippet.replace("max_steps=100", "max_steps=1, use_cpu=True, bf16=False, report_to='none'")
+
+    output = run([sys.executable, "-c", snippet], tmp_path)
+
+    assert output
+    assert not server.live_sessions
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("ors-gym")])
+def test_a_command_of_ors_gym_runs_as_it_stands(command: str, server: RunningServer, tmp_path: Path):
+    assert "buttons" in run(shlex.split(command.replace(ADDRESS, server.url)), tmp_path)
+
+
+def test_the_first_snippet_prints_what_its_comments_say(server: RunningServer, tmp_path: Path):
+    prompt, found, end = run([sys.executable, "-c", SNIPPETS[0].replace(ADDRESS, server.url)], tmp_path).splitlines()
+
+    assert prompt == "find the button ."
+    assert re.fullmatch("it is (red|green|blue|gold) .", found)
+    assert end == "1.0 True"
+
+
+def test_every_other_command_is_one_that_another_test_runs():
+    others = [line.split("#")[0].strip() for line in COMMANDS if not line.startswith("ors-gym")]
+
+    assert others == [
+        "make demo",  # tests/test_demo.py runs what it runs; CI runs make test
+        "make test",
+        "python examples/buttons.py --port 8080 &",  # tests/test_demo.py
+        "python examples/train_grpo.py --help",  # tests/test_demo.py
+    ]
