@@ -303,6 +303,8 @@ def check_action(action: Action) -> None:
     """Raise TypeError for what is no action at all, which is the caller's mistake and not the model's."""
     if not isinstance(action, ToolCall | Mapping | str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"an action is a ToolCall, a mapping with name and input, or text, not {type(action).__name__}")
+    if isinstance(action, ToolCall) and not (isinstance(action.name, str) and isinstance(action.input, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a ToolCall has a str and a mapping, got {action!r}")
 
 
 def read_action(action: Action, parser: ActionParser, terminal_tool: TerminalTool | None = None) -> ParsedText:

@@ -28,6 +28,7 @@ from ors_gym.types import (
     MessageBlock,
     ReasoningBlock,
     TextBlock,
+    ToolCall,
     ToolCallBlock,
     ToolList,
     ToolOutput,
@@ -315,7 +316,7 @@ class AsyncORSEnv:
             info["reason"] = refused[0].reason or "refused"
         if stop_reason is not None:
             info["stop_reason"] = stop_reason
-        said = "; ".join(f"{call.name} {json.dumps(dict(call.input))}" for call in parsed.tool_calls) or parsed.text
+        said = "; ".join(map(_written, parsed.tool_calls)) or parsed.text
         self.transcript.append(f"> {said}\n{text_of(blocks)}" + (f"\nreward {reward:g}" if given or reward else ""))
         terminated = stop_reason is not None and stop_reason.terminated
         truncated = stop_reason is not None and stop_reason.truncated
@@ -387,6 +388,13 @@ def _exchange(
             said.append(ToolCallBlock(f"call_{turn}_{place}", call.name, call.input))
             results.append(ToolResultBlock(f"call_{turn}_{place}", _shown(output), is_error=not output.ok))
     return Message("assistant", tuple(said)), Message("user", (*results, *notices))
+
+
+def _written(call: ToolCall) -> str:
+    try:
+        return f"{call.name} {json.dumps(dict(call.input))}"
+    except ValueError:  # no JSON: the call was refused, and is shown as it came
+        return f"{call.name} {call.input!r}"
 
 
 def _shown(output: ToolOutput) -> tuple[Block, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pickle
 from functools import partial
 
@@ -34,6 +35,8 @@ from tests.ors_servers import serve
 
 WALK = ToolCall("walk", {"steps": 1})
 RUN = ToolCall("walk", {"steps": 3})
+ENDLESS: dict[str, object] = {}
+ENDLESS["steps"] = ENDLESS
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +229,9 @@ class TestActions:
             (ToolCall("quit"), "not_found", "'quit' is not a valid tool"),
             (ToolCall("walk", {"steps": 4}), "input_validation", "less than or equal to 3"),
             ({"name": "walk", "input": {}}, "input_validation", "Field required"),
+            (ToolCall("walk", {"steps": math.nan}), "input_validation", "no JSON"),
+            (ToolCall("walk", ENDLESS), "input_validation", "no JSON"),
+            ({"name": "walk", "input": [1]}, "invalid_call", "must be a JSON object"),
             ({"input": {}}, "invalid_call", 'no "name"'),
             ("I walk on.", "no_tool_call", "holds no tool call"),
             ("<tool_call>{</tool_call>", "invalid_json", "Write a call as <tool_call>"),
@@ -278,8 +284,9 @@ class TestActions:
     def test_another_type_is_the_programmers_mistake_and_harms_nothing(self, make):
         env = make()
         env.reset(options={"task_index": 0})
-        with pytest.raises(TypeError, match="not int"):
-            env.step(3)
+        for action in (3, ToolCall("walk", [1]), ToolCall(4)):
+            with pytest.raises(TypeError):
+                env.step(action)
         assert env.step(WALK)[0] == "at 1 of 2"
 
 
