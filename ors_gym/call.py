@@ -55,8 +55,8 @@ T = TypeVar("T")
 MAX_RESUMPTIONS = 20
 """How often one call is resumed at most, whatever the progress in between."""
 
-DRAIN_SECONDS = 1.0
-"""How long the end of an answered stream is waited for, to keep its connection."""
+DRAIN_SECONDS = 0.1
+"""How long the end of an answered stream is waited for, to keep its connection. It comes with the result or soon."""
 
 
 class CallState(StrEnum):

@@ -29,6 +29,7 @@ class Fault:
     """What to do to one request, once it is known.
 
     ``refuse``: cut before the server sees it. ``drop_answer``: let the server answer, pass nothing on and cut.
+    ``silent``: let the server answer, pass nothing on and wait until the client goes.
     ``cut_after``, ``stall_after``: pass the answer on up to the end of the event that holds these bytes, then cut, or
     fall silent until the client goes. ``cut_at``: pass on so many bytes of the body. ``answer``: answer this in the
     server's place. ``rewrite``: change the answer's bytes. ``reset``: cut with RST instead of FIN.
@@ -36,6 +37,7 @@ class Fault:
 
     refuse: bool = False
     drop_answer: bool = False
+    silent: bool = False
     cut_after: bytes | None = None
     cut_at: int | None = None
     stall_after: bytes | None = None
@@ -58,18 +60,27 @@ class FaultyProxy:
     requests: list[ProxiedRequest] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._connections: set[asyncio.Task[None]] = set()
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def start(self, port: int = 0) -> None:
+        """Listen, after :meth:`stop` on the same port as before."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        """Refuse connections and cut the ones there are."""
         self._server.close()
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     def count(self, path: str) -> int:
         """How many requests went to paths that end so."""
@@ -107,8 +118,10 @@ class FaultyProxy:
         up_reader, up_writer = await asyncio.open_connection(parts.hostname, parts.port)
         try:
             up_writer.write(head[:-2] + b"Connection: close\r\n\r\n" + body)
-            if fault.drop_answer:
+            if fault.drop_answer or fault.silent:
                 await up_reader.read()
+                if fault.silent:
+                    await reader.read()
                 _cut(writer, fault.reset)
                 return False
             return await self._answer(up_reader, reader, writer, fault)

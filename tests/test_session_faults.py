@@ -124,30 +124,11 @@ def test_a_call_whose_answer_never_began_is_not_sent_again(ledger, fault):
 
 def test_a_call_that_stays_silent_before_its_task_id_is_not_sent_again(ledger):
     key = uuid.uuid4().hex
-    outcome, _proxy = asyncio.run(play(ledger.url, on_call(Fault(stall_after=b"event")), key=key, timeouts=QUICK))
-    assert outcome == "done"  # silent after the task_id: resumed
-    key = uuid.uuid4().hex
-
-    async def conversation() -> None:
-        async with FaultyProxy(ledger.url) as proxy, ORSClient(proxy.url, timeouts=QUICK) as client:
-            async with client.session("ledger", split="train", index=0) as session:
-                silent = asyncio.Event()
-
-                async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                    await reader.read()
-                    silent.set()
-                    writer.close()
-
-                async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
-                    port = server.sockets[0].getsockname()[1]
-                    session._call_url = f"http://127.0.0.1:{port}/ledger/call"
-                    with pytest.raises(AmbiguousCallError, match="silent for"):
-                        await session.call_tool("work", {"key": key})
-                    await silent.wait()
-                assert session.state is SessionState.LOST
-
-    asyncio.run(conversation())
-    assert Ledger.executions[key] == 0
+    outcome, proxy = asyncio.run(play(ledger.url, on_call(Fault(silent=True)), key=key, timeouts=QUICK))
+    assert isinstance(outcome, AmbiguousCallError)
+    assert "silent for 0.4 s" in str(outcome)
+    assert proxy.count("/call") == 1
+    assert Ledger.executions[key] == 1
 
 
 def test_a_silent_stream_is_left_and_resumed_without_running_the_tool_again(ledger):
@@ -190,17 +171,25 @@ def test_a_call_that_cannot_be_regained_ends_within_its_limit_and_ran_once(ledge
 
 
 def test_nothing_listening_means_that_the_call_did_not_run(ledger):
+    key = uuid.uuid4().hex
+
     async def conversation() -> ORSError:
-        async with ORSClient(ledger.url) as client, client.session("ledger", split="train", index=0) as session:
-            session._call_url = f"http://127.0.0.1:{free_port()}/ledger/call"
-            with pytest.raises(ConnectError) as caught:
-                await session.call_tool("work", {"key": "unsent"})
-            assert session.state is SessionState.OPEN
-            return caught.value
+        async with FaultyProxy(ledger.url) as proxy, ORSClient(proxy.url) as client:
+            async with client.session("ledger", task={}) as session:
+                await proxy.stop()
+                while client.channel.wire._open:  # until the client has seen that its connections are gone
+                    await asyncio.sleep(0)
+                with pytest.raises(ConnectError) as caught:
+                    await session.call_tool("work", {"key": key})
+                await proxy.start(proxy.port)
+                assert session.state is SessionState.OPEN
+                assert (await session.call_tool("work", {"key": key})).text == "done"
+                return caught.value
 
     error = asyncio.run(conversation())
     assert error.may_have_run is False
     assert "did not run" in str(error)
+    assert Ledger.executions[key] == 1
 
 
 def test_a_server_restarted_during_a_call_loses_the_session_at_once():
