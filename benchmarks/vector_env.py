@@ -145,10 +145,13 @@ def compare(url: str, num_envs: int) -> tuple[float, float]:
     # The first round warms up.
     floor_reset, floor_step = statistics.median(floor_resets[1:]), statistics.median(floor_steps[STEPS:])
     reset, step = statistics.median(resets[1:]), statistics.median(steps[STEPS:])
-    allowed = [1.3 * LATENCY_SECONDS + seconds for seconds in (floor_reset, floor_step)]
-    print(f"{f'server floor, {num_envs}':22}{floor_reset:8.3f}{floor_step:8.3f}{max(floor_steps[STEPS:]):12.3f}")
-    print(f"{f'ORSVectorEnv, {num_envs}':22}{reset:8.3f}{step:8.3f}{max(steps[STEPS:]):12.3f}", end="")
-    print(f"{allowed[0]:16.3f}{allowed[1]:15.3f}")
+    floors = floor_reset, floor_step, max(floor_steps[STEPS:])
+    for name, figures in (
+        ("server floor", floors),
+        ("ORSVectorEnv", (reset, step, max(steps[STEPS:]))),
+        ("  allowed", tuple(1.3 * LATENCY_SECONDS + seconds for seconds in floors)),
+    ):
+        print(f"{f'{name}, {num_envs}':22}" + "".join(f"{seconds:12.3f}" for seconds in figures))
     return reset, step
 
 
@@ -197,12 +200,12 @@ def main() -> None:
         print(
             f"set-up {LATENCY_SECONDS} s, tool {LATENCY_SECONDS} s; medians of {ROUNDS} resets, {ROUNDS * STEPS} steps"
         )
-        print(f"{'':22}{'reset s':>8}{'step s':>8}{'worst step':>12}{'allowed: reset':>16}{'allowed: step':>15}")
+        print(f"{'':22}{'reset s':>12}{'step s':>12}{'worst step':>12}")
         ours = {num_envs: compare(url, num_envs) for num_envs in (64, 256)}
         reset, (step,) = time_vector(gym.make_vec("ors_gym/ORS-v0", 64, "sync", url=url, env_name="lab"), 1)
         serial = time_serial_reset(url, 64)
-        print(f"{'SyncVectorEnv, 64':22}{reset:8.3f}{step:8.3f}")
-        print(f"{'serial reset, 64':22}{serial:8.3f}")
+        print(f"{'SyncVectorEnv, 64':22}{reset:12.3f}{step:12.3f}")
+        print(f"{'serial reset, 64':22}{serial:12.3f}")
         for num_envs, (our_reset, our_step) in ours.items():
             scale = num_envs / 64
             print(f"times as fast, {num_envs}{' (peers scaled)' if scale > 1 else ''}:", end=" ")
