@@ -3,8 +3,8 @@
 The states of a session::
 
     NEW ──open──▶ OPENING ──created──▶ OPEN ──close──▶ CLOSED
-                     │                  │
-                     └── failed ──▶ LOST ◀── gone, or the end of a call is unknown
+                     │                   │
+                     └─ failed ─▶ LOST ◀─┘ gone, or the end of a call is unknown
 
 Any call that ends in an exception after its tool may have run makes the session LOST, also when the tool itself
 raised: what the environment looks like then is nobody's knowledge. So does a call that the caller gave up waiting

@@ -185,3 +185,24 @@ class Mirror(Environment):
             raise RuntimeError("an empty candidate")
         lengths = [sum(len(block.text) for block in candidate.messages[-1].blocks) for candidate in candidates]
         return [GroupScore(reward=float(length), metadata={"of": len(lengths)}) for length in lengths]
+
+
+class Essay(Environment):
+    """Wants one message and has no other tool."""
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+    def get_prompt(self):
+        return [TextBlock(text="Write.")]
+
+    @terminal
+    @tool
+    def hand_in(self) -> ToolOutput:
+        """Take the essay, unread."""
+        return ToolOutput(blocks=[TextBlock(text="thank you")], reward=1.0, finished=True)

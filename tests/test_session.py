@@ -23,14 +23,14 @@ from ors_gym.errors import (
 )
 from ors_gym.portal import Portal
 from ors_gym.types import GroupCandidate, ImageBlock, Message, TextBlock
-from tests.environments import Counter, Ledger, Mirror
+from tests.environments import Counter, Essay, Ledger, Mirror
 from tests.faulty_proxy import FaultyProxy
 from tests.ors_servers import RunningServer, serve, server_loop
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serve(Counter, Mirror, Ledger) as running:
+    with serve(Counter, Mirror, Ledger, Essay) as running:
         yield running
         assert running.live_sessions == {}
 
@@ -179,6 +179,18 @@ def test_the_final_message_goes_to_the_terminal_tool(server):
         assert (output.text, output.finished) == ("  my answer\n", True)
 
     converse(server, conversation, "mirror", task={})
+
+
+def test_what_the_terminal_tool_is_called_is_asked_once_for_all_sessions(server):
+    async def run() -> int:
+        async with FaultyProxy(server.url) as proxy, ORSClient(proxy.url) as client:
+            assert len(await client.list_tools("essay")) == 0
+            for _ in range(3):
+                async with client.session("essay", task={}) as session:
+                    assert (await session.call_terminal_tool("an essay")).text == "thank you"
+            return proxy.count("tools")
+
+    assert asyncio.run(run()) == 1
 
 
 def test_an_environment_without_a_terminal_tool_says_so(server):
