@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["ORSClient", "Session", "SessionState", "Timeouts"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 PAGE = 1000
 """How many tasks are asked for at once where a server refuses to list them all."""
@@ -146,13 +149,24 @@ class ORSClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Delete every session that is left, stop pinging and close every connection."""
+        """Delete every session that is left, stop pinging and close every connection.
+
+        What is not deleted within ``Timeouts.close_seconds`` is logged, and left for the server to drop.
+        """
         self._closing.set()
-        await asyncio.gather(*(session.close() for session in self.pinger.sessions))
-        await self.pinger.aclose()
-        while self._background:
+        try:
+            async with asyncio.timeout(self.channel.timeouts.close_seconds):
+                await asyncio.gather(*(session.close() for session in self.pinger.sessions))
+                while self._background:
+                    await asyncio.wait(self._background)
+        except TimeoutError:
+            logger.warning("%d deletions of sessions on %s did not end in time", len(self._background), self.url)
+            for task in self._background:
+                task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
-        await self.channel.wire.aclose()
+        finally:
+            await self.pinger.aclose()
+            await self.channel.wire.aclose()
 
     # ---------------------------------------------------------------- what there is
 

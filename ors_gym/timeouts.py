@@ -28,7 +28,7 @@ class Timeouts:
     capacity_seconds: float = 600.0
     """For a server that answers 429, at capacity."""
     close_seconds: float = 30.0
-    """For deleting a session on the server, teardown included."""
+    """For deleting a session on the server, teardown included; and, closing a client, for all that are left."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -556,6 +556,18 @@ def test_closing_survives_a_cut_answer(ledger):
     asyncio.run(conversation())
 
 
+def test_a_client_that_closes_does_not_wait_for_ever_for_a_silent_server(ledger, caplog):
+    async def conversation() -> None:
+        plan = on_call(Fault(silent=True), times=100, path="/delete")
+        async with FaultyProxy(ledger.url, plan) as proxy:
+            async with asyncio.timeout(10), ORSClient(proxy.url, timeouts=Timeouts(close_seconds=0.3)) as client:
+                for _ in range(3):
+                    await client.session("ledger", task={}).open()
+
+    asyncio.run(conversation())
+    assert "not deleted" in caplog.text or "did not end in time" in caplog.text
+
+
 # ------------------------------------------------------------------- exactly once, where the server allows it
 
 
