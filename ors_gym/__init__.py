@@ -4,55 +4,127 @@ Importing this package registers ``ors_gym/ORS-v0`` with Gymnasium, and imports 
 """
 
 from ors_gym.actions import ActionParser, ParsedText, action_parser
+from ors_gym.advantages import group_advantages, reduce_rewards, trajectory_return
+from ors_gym.asgi import ASGITransport
+from ors_gym.async_env import AsyncORSEnv
 from ors_gym.client import ORSClient
-from ors_gym.errors import ORSError
+from ors_gym.env import ORSEnv, Secret
+from ors_gym.errors import (
+    AmbiguousCallError,
+    AuthenticationError,
+    CallTimeoutError,
+    CapacityError,
+    ConnectError,
+    ConnectionLostError,
+    NotFoundError,
+    ORSError,
+    PortalError,
+    ProtocolError,
+    RequestTimeoutError,
+    SessionClosedError,
+    SessionError,
+    SessionLostError,
+    StartingError,
+    StatusError,
+    ToolFailedError,
+    TransportError,
+)
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
-from ors_gym.portal import Portal
+from ors_gym.portal import Portal, shared_portal
 from ors_gym.registration import register_envs, register_ors
 from ors_gym.rollout import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_group, run_groups
-from ors_gym.session import Session
-from ors_gym.spaces import ToolCallSpace
+from ors_gym.session import Session, SessionState
+from ors_gym.spaces import TextSpace, ToolCallSpace
+from ors_gym.tasks import TaskSampler, load_tasks
+from ors_gym.timeouts import Timeouts
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
-from ors_gym.types import ImageBlock, Message, Split, Task, TextBlock, ToolCall, ToolList, ToolOutput, ToolSpec
+from ors_gym.types import (
+    GroupCandidate,
+    GroupScore,
+    ImageBlock,
+    Message,
+    Split,
+    Task,
+    TextBlock,
+    ToolCall,
+    ToolList,
+    ToolOutput,
+    ToolSpec,
+)
+from ors_gym.vector_env import ORSVectorEnv
 
 __version__ = "0.1.0"
 
 register_ors()
 
 __all__ = [
+    "ASGITransport",
     "ActionParser",
+    "AmbiguousCallError",
+    "AsyncORSEnv",
+    "AuthenticationError",
+    "CallTimeoutError",
+    "CapacityError",
+    "ConnectError",
+    "ConnectionLostError",
     "EpisodeHost",
     "EpisodeRunner",
     "Failure",
     "FailurePolicy",
+    "GroupCandidate",
+    "GroupScore",
     "ImageBlock",
     "Message",
+    "NotFoundError",
     "ORSClient",
+    "ORSEnv",
     "ORSError",
+    "ORSVectorEnv",
     "ParsedText",
     "Policy",
     "Portal",
+    "PortalError",
+    "ProtocolError",
     "RandomPolicy",
     "Reply",
+    "RequestTimeoutError",
     "RolloutLimits",
     "ScriptedPolicy",
+    "Secret",
     "Session",
+    "SessionClosedError",
+    "SessionError",
+    "SessionLostError",
+    "SessionState",
     "Split",
+    "StartingError",
+    "StatusError",
     "StopReason",
     "Task",
     "TaskRef",
+    "TaskSampler",
     "TextBlock",
+    "TextSpace",
+    "Timeouts",
     "ToolCall",
     "ToolCallSpace",
+    "ToolFailedError",
     "ToolList",
     "ToolOutput",
     "ToolSpec",
     "Trajectory",
     "TrajectoryGroup",
     "Transition",
+    "TransportError",
     "Turn",
     "action_parser",
+    "group_advantages",
+    "load_tasks",
+    "reduce_rewards",
     "register_envs",
+    "register_ors",
     "run_group",
     "run_groups",
+    "shared_portal",
+    "trajectory_return",
 ]

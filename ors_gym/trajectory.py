@@ -64,7 +64,9 @@ class TaskRef:
             raise ValueError("a TaskRef needs either split and index, or a task object")
 
     def __str__(self) -> str:
-        return f"{self.env_name}:{self.split}[{self.index}]" if self.task is None else f"{self.env_name}:{dict(self.task)}"
+        return (
+            f"{self.env_name}:{self.split}[{self.index}]" if self.task is None else f"{self.env_name}:{dict(self.task)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
