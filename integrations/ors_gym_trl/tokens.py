@@ -55,19 +55,8 @@ class TokenRecord:
 
 
 def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
-    """The tools as chat templates take them (OpenAI's form), their JSON Schemas whole; None for no tools."""
-    empty: dict[str, Any] = {"type": "object", "properties": {}}
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": dict(tool.input_schema) if tool.input_schema else empty,
-            },
-        }
-        for tool in tools
-    ] or None
+    """The tools as chat templates take them, their JSON Schemas whole; None for no tools, not an empty list."""
+    return [tool.to_openai() for tool in tools] or None
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
