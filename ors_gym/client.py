@@ -346,6 +346,21 @@ class ORSClient:
         task.add_done_callback(self._background.discard)
         return task
 
+    async def delete_session(self, env_name: str, session_id: str) -> None:
+        """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
+
+        Never raises: a server that cannot be reached is logged, and drops the session itself after a while.
+        """
+        try:
+            route = await self.route(env_name)
+        except ORSError as error:
+            logger.warning("session %s was not deleted: %s", session_id, error)
+            return
+        headers = {**route.headers, "X-Session-ID": session_id}
+        paths = ("/delete", "/delete_session")
+        requests = [Request("POST", route.session_base + path, headers, urgent=True) for path in paths]
+        await delete_session(self.channel, session_id, requests)
+
     def bury(self, sid: str, ping: Request, deletions: Sequence[Request]) -> None:
         """Delete a session whose creation was given up: it may not exist yet, and come to exist later."""
         self.in_background(self._bury(sid, ping, deletions))

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -86,6 +86,8 @@ class EpisodeRunner:
     """Plays episodes in this process, on the event loop it is used from.
 
     ``tools`` may give the tools when they are known to be the same for every task: it saves one request an episode.
+    ``on_session`` is told the episode's and the session's id when a session is open: whoever may have to clean up
+    behind this process keeps them.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class EpisodeRunner:
         secrets: Mapping[str, str] | None = None,
         toolset: str | None = None,
         tools: ToolList | None = None,
+        on_session: Callable[[str, str], None] | None = None,
     ) -> None:
         self.client = client
         self.policy = policy
@@ -104,6 +107,7 @@ class EpisodeRunner:
         self._secrets = secrets
         self._toolset = toolset
         self._tools = tools
+        self._on_session = on_session
         self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
 
     async def run_episode(
@@ -115,7 +119,7 @@ class EpisodeRunner:
             raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
         async with self._places:
             episode = _Episode(episode_id or uuid.uuid4().hex, task, attempt)
-            await episode.play(self._session(task), policy, self.limits, self._tools)
+            await episode.play(self._session(task), policy, self.limits, self._tools, self._on_session)
         return episode.trajectory()
 
     def _session(self, task: TaskRef) -> Session:
@@ -143,11 +147,20 @@ class _Episode:
         self.failure: Failure | None = None
         self.seconds = 0.0
 
-    async def play(self, opening: Session, policy: Policy, limits: RolloutLimits, tools: ToolList | None) -> None:
+    async def play(
+        self,
+        opening: Session,
+        policy: Policy,
+        limits: RolloutLimits,
+        tools: ToolList | None,
+        on_session: Callable[[str, str], None] | None = None,
+    ) -> None:
         started = time.monotonic()
         deadline = asyncio.timeout(limits.max_episode_seconds)
         try:
             async with deadline, opening as session:
+                if on_session is not None:
+                    on_session(self.episode_id, session.id)
                 tools = await session.list_tools() if tools is None else tools
                 self.messages.extend(await session.get_messages())
                 while self.stop_reason is None:

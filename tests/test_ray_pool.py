@@ -128,15 +128,23 @@ class OnlyHere(ScriptedPolicy):
     """The actors cannot import this file."""
 
 
-def test_episodes_of_an_actor_that_dies_are_played_again_on_another(start_pool: Callable, run: Callable):
+def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sessions_deleted(
+    start_pool: Callable, counter_server: RunningServer, run: Callable
+):
     class KillsTheFirstActor:
+        """Kills it once all six episodes have begun, so that their sessions are known."""
+
         def __init__(self) -> None:
             self.victim = None
+            self.asked = 0
+            self.all_here = asyncio.Event()
 
         async def act(self, turn: Turn) -> Reply:
-            if self.victim is not None:
-                victim, self.victim = self.victim, None
-                ray.kill(victim)
+            self.asked += 1
+            if self.asked == 6:
+                ray.kill(self.victim)
+                self.all_here.set()
+            await self.all_here.wait()
             return Reply(tool_calls=(ADD,))
 
     policy = KillsTheFirstActor()
@@ -149,10 +157,11 @@ def test_episodes_of_an_actor_that_dies_are_played_again_on_another(start_pool: 
     assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 6
     assert {failure.kind for failure in group.failures} == {"actor_died"}
     assert pool.num_actors == 2
+    assert not counter_server.live_sessions
 
 
 def test_a_pool_whose_actors_all_died_says_so_instead_of_waiting(start_pool: Callable, run: Callable):
-    class KillsWhoeverPlays:
+    class KillsWhoeverPlays:  # one episode, so that its session is known
         async def act(self, turn: Turn) -> Reply:
             for worker in list(pool._workers):
                 ray.kill(worker.actor)

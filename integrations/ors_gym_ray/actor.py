@@ -19,7 +19,7 @@ from ors_gym.policy import Policy, Reply, Turn
 from ors_gym.rollout import EpisodeRunner
 from ors_gym.trajectory import TaskRef, Trajectory
 
-__all__ = ["Asked", "Broken", "Ended", "Event", "Job", "RolloutActor"]
+__all__ = ["Asked", "Broken", "Ended", "Event", "Job", "Opened", "RolloutActor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,14 @@ class Job:
     task: TaskRef
     attempt: int
     ask_driver: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An episode's session is open: the pool deletes it if this actor dies."""
+
+    episode_id: str
+    session_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Broken:
     error: Exception
 
 
-Event = Asked | Ended | Broken
+Event = Opened | Asked | Ended | Broken
 
 
 class RolloutActor:
@@ -119,7 +127,10 @@ class RolloutActor:
 
     async def _play(self, job: Job) -> None:
         if self._runner is None:
-            self._runner = EpisodeRunner(ORSClient(self._url, **self._client_options), **self._runner_options)
+            client = ORSClient(self._url, **self._client_options)
+            self._runner = EpisodeRunner(
+                client, on_session=lambda *ids: self._tell(Opened(*ids)), **self._runner_options
+            )
         policy = self if job.ask_driver else self._policy
         try:
             trajectory = await self._runner.run_episode(

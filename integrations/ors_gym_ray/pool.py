@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import ray
 from ray.exceptions import RayActorError
 
+from ors_gym.client import ORSClient
 from ors_gym.policy import Policy, Reply, Turn
 from ors_gym.rollout import RolloutLimits, run_groups
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
-from ors_gym_ray.actor import Asked, Broken, Ended, Event, Job, RolloutActor
+from ors_gym_ray.actor import Asked, Broken, Ended, Event, Job, Opened, RolloutActor
 
 __all__ = ["RolloutPool"]
 
@@ -29,8 +30,8 @@ class RolloutPool:
     (``policy_placement="driver"``: where a trainer's weights are; each turn travels to it and its reply back, many to
     a message), or is copied to every actor (``"actors"``: a policy that calls an endpoint).
 
-    When an actor dies, its episodes come back as failed with kind ``actor_died`` (a group then plays them again
-    elsewhere) and another actor takes its place, up to ``max_actor_restarts`` times in all.
+    When an actor dies, its sessions are deleted, its episodes come back as failed with kind ``actor_died`` (a group
+    then plays them again elsewhere) and another actor takes its place, up to ``max_actor_restarts`` times in all.
 
     Ray is started on this machine if it is not running; ``address`` joins an existing cluster. Everything runs on the
     event loop that first uses the pool.
@@ -79,7 +80,8 @@ class RolloutPool:
         self._actor_options: dict[str, Any] = {"num_cpus": 0.25, "max_concurrency": 1000, **(actor_options or {})}
         runner_options = {"limits": limits, "secrets": secrets, "toolset": toolset, "tools": tools}
         actor_policy = policy if policy_placement == "actors" else None
-        self._actor_arguments = (url, dict(client_options or {}), runner_options, actor_policy)
+        self._client_options = dict(client_options or {})
+        self._actor_arguments = (url, self._client_options, runner_options, actor_policy)
         self._restarts_left = max_actor_restarts
         self._places = asyncio.Semaphore(num_actors * episodes_per_actor)
         self._started_ray = not ray.is_initialized()
@@ -151,22 +153,25 @@ class RolloutPool:
         actor = ray.remote(RolloutActor).options(**self._actor_options).remote(*self._actor_arguments)
         return _Worker(actor, self._replace)
 
-    def _replace(self, worker: _Worker) -> None:
-        """Put a new actor in a dead one's place, while the budget lasts."""
+    async def _replace(self, worker: _Worker) -> None:
+        """Put a new actor in a dead one's place, while the budget lasts, and delete the sessions it left open."""
         if self._closed or worker not in self._workers:
             return
         self._workers.remove(worker)
         if self._restarts_left > 0:
             self._restarts_left -= 1
             self._workers.append(self._new_worker())
+        async with ORSClient(self.url, **self._client_options) as client:
+            await asyncio.gather(*(client.delete_session(*session) for session in worker.open_sessions()))
 
 
 class _Worker:
     """The pool's side of one actor: what it plays, and what waits to be sent to it."""
 
-    def __init__(self, actor: Any, on_death: Callable[[_Worker], None]) -> None:
+    def __init__(self, actor: Any, on_death: Callable[[_Worker], Awaitable[None]]) -> None:
         self.actor = actor
         self.episodes: dict[str, tuple[Job, Policy, asyncio.Future[Trajectory]]] = {}
+        self._sessions: dict[str, str] = {}
         self._on_death = on_death
         self._jobs: list[Job] = []
         self._replies: list[tuple[str, Reply]] = []
@@ -186,7 +191,16 @@ class _Worker:
         finally:
             if future.cancelled():
                 self.actor.cancel.remote([job.episode_id])
-            self.episodes.pop(job.episode_id, None)
+            del self.episodes[job.episode_id]
+            self._sessions.pop(job.episode_id, None)
+
+    def open_sessions(self) -> list[tuple[str, str]]:
+        """The environment's name and the id of each session that was not closed, as far as the actor told."""
+        return [
+            (self.episodes[episode_id][0].task.env_name, session_id)
+            for episode_id, session_id in self._sessions.items()
+            if episode_id in self.episodes
+        ]
 
     def stop_listening(self) -> None:
         """End the long poll; from any thread."""
@@ -198,11 +212,13 @@ class _Worker:
             try:
                 events: list[Event] = await self.actor.poll.remote()
             except RayActorError as death:
-                self._on_death(self)
+                await self._on_death(self)
                 self._bury(death)
                 return
             for event in events:
                 match event:
+                    case Opened(episode_id, session_id):
+                        self._sessions[episode_id] = session_id
                     case Asked(turn):
                         self._start_answer(turn)
                     case Ended(trajectory):
