@@ -128,9 +128,7 @@ class RolloutActor:
     async def _play(self, job: Job) -> None:
         if self._runner is None:
             client = ORSClient(self._url, **self._client_options)
-            self._runner = EpisodeRunner(
-                client, on_session=lambda *ids: self._tell(Opened(*ids)), **self._runner_options
-            )
+            self._runner = EpisodeRunner(client, on_session=self._opened, **self._runner_options)
         policy = self if job.ask_driver else self._policy
         try:
             trajectory = await self._runner.run_episode(
@@ -142,6 +140,9 @@ class RolloutActor:
             self._tell(Broken(job.episode_id, error))
         finally:
             del self._episodes[job.episode_id]
+
+    def _opened(self, episode_id: str, session_id: str) -> None:
+        self._tell(Opened(episode_id, session_id))
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)
