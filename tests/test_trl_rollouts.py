@@ -237,6 +237,31 @@ def test_an_episode_never_grows_beyond_the_completion_length(make_rollouts: Call
     assert max(map(len, rows["completion_ids"])) <= 12
 
 
+def test_an_episode_never_grows_beyond_the_models_positions(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(max_turn_tokens=None)
+    trainer = make_trainer(rollouts, tmp_path)
+    trainer.model.config.max_position_embeddings = 40
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+
+    lengths = [len(p) + len(c) for p, c in zip(rows["prompt_ids"], rows["completion_ids"], strict=True)]
+    assert max(lengths) <= 40
+
+
+def test_a_turn_may_end_with_any_of_the_models_stop_tokens(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    trainer = make_trainer(rollouts, tmp_path)
+    stops = [trainer.processing_class.eos_token_id, trainer.processing_class.convert_tokens_to_ids("look")]
+    trainer.generation_config.eos_token_id = stops
+
+    with ModelSampler(trainer).open() as sampler:
+        sampled = sampler.sample([[5, 6, 7]] * 64, [32] * 64)
+
+    assert {one.ids[-1] for one in sampled if one.ended} == set(stops)
+    assert all(len(one.ids) == 32 for one in sampled if not one.ended)
+    assert all(len(one.ids) == len(one.logprobs) for one in sampled)
+
+
 def test_an_interrupted_batch_leaves_no_session(
     make_rollouts: Callable, server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -337,7 +362,7 @@ def test_no_tasks_are_refused(make_rollouts: Callable):
 
 
 def test_limits_beside_a_host_are_refused(server: RunningServer):
-    with pytest.raises(ValueError, match="limits belong to the host"):
+    with pytest.raises(ValueError, match="belong to the host"):
         ORSRollouts(server.url, env_name="buttons", host=FailingHost(server), limits=RolloutLimits())
 
 

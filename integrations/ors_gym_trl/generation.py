@@ -23,6 +23,8 @@ class Sampled:
 
     ids: list[int]
     logprobs: list[float]
+    ended: bool
+    """Whether the model ended it, rather than the token limit."""
 
 
 class _SampledLogprobs(LogitsProcessor):
@@ -90,8 +92,8 @@ class ModelSampler:
             finally:
                 self._model = None
 
-    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Sampled]:
-        """Continue each prompt by at most ``max_new_tokens`` tokens."""
+    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[Sampled]:
+        """Continue each prompt by at most its ``max_new_tokens`` tokens."""
         started = time.monotonic()
         width = max(map(len, prompts))
         device = self._model.device
@@ -99,7 +101,7 @@ class ModelSampler:
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
         logprobs = _SampledLogprobs(self._config.temperature)
         config = copy.copy(self._config)
-        config.max_new_tokens = max_new_tokens
+        config.max_new_tokens = max(max_new_tokens)
         sequences = self._model.generate(
             input_ids=torch.tensor(padded, device=device),
             attention_mask=torch.tensor(mask, device=device),
@@ -107,9 +109,9 @@ class ModelSampler:
             logits_processor=LogitsProcessorList([logprobs]),
         )
         sampled = sequences[:, width:].tolist()
-        rows = zip(sampled, logprobs.finish(sequences).tolist(), strict=True)
+        rows = zip(sampled, logprobs.finish(sequences).tolist(), max_new_tokens, strict=True)
         self.seconds += time.monotonic() - started
-        return [self._cut(ids, lps) for ids, lps in rows]
+        return [self._cut(ids[:limit], lps[:limit]) for ids, lps, limit in rows]
 
     def recompute(self, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The log-probability of each completion token by one plain forward pass, as the trainer will compute it."""
@@ -120,5 +122,5 @@ class ModelSampler:
         return list((chosen - scaled.logsumexp(dim=1)).tolist())
 
     def _cut(self, ids: list[int], logprobs: list[float]) -> Sampled:
-        end = next((i + 1 for i, token in enumerate(ids) if token in self._stops), len(ids))
-        return Sampled(ids[:end], logprobs[:end])
+        end = next((i + 1 for i, token in enumerate(ids) if token in self._stops), None)
+        return Sampled(ids[:end], logprobs[:end], ended=end is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class TokenPolicy:
         tokenizer: The conversation's template.
         parser: Reads tool calls in what the model wrote.
         max_completion_tokens: An episode's tokens after the prompt, the environment's included.
+        max_context_tokens: An episode's tokens in all, which is what the model has positions for.
         max_turn_tokens: Tokens of one turn; None leaves only the episode's limit.
         max_batch: Turns sampled in one batch.
     """
@@ -42,12 +44,14 @@ class TokenPolicy:
         parser: ActionParser,
         *,
         max_completion_tokens: int,
+        max_context_tokens: int = sys.maxsize,
         max_turn_tokens: int | None = None,
         max_batch: int = 128,
     ) -> None:
         self._tokenizer = tokenizer
         self._parser = parser
         self._max_completion_tokens = max_completion_tokens
+        self._max_context_tokens = max_context_tokens
         self._max_turn_tokens = max_turn_tokens or max_completion_tokens
         self._max_batch = max_batch
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -57,16 +61,19 @@ class TokenPolicy:
     async def act(self, turn: Turn) -> Reply:
         """Sample the model's next turn; ``truncated`` when the episode's token budget is spent."""
         record = self._continue_record(turn)
-        budget = min(self._max_turn_tokens, self._max_completion_tokens - len(record.completion_ids))
+        budget = min(
+            self._max_turn_tokens,
+            self._max_completion_tokens - len(record.completion_ids),
+            self._max_context_tokens - len(record.ids),
+        )
         if budget <= 0:
             return Reply(truncated=True)
         request = _Request(record.ids, budget, asyncio.get_running_loop().create_future())
         self._waiting.put(request)
         sampled = await request.answer
         record.add_sampled(sampled.ids, sampled.logprobs)
-        ended = bool(sampled.ids) and sampled.ids[-1] == self._tokenizer.eos_token_id
         text = self._tokenizer.decode_turn(sampled.ids)
-        if not ended:
+        if not sampled.ended:
             return Reply(text=text, truncated=True)
         parsed = self._parser.parse(text)
         return Reply(text=parsed.text, tool_calls=parsed.tool_calls, error=parsed.error)
@@ -80,7 +87,7 @@ class TokenPolicy:
                 if following is None:
                     return
                 requests.append(following)
-            sampled = sampler.sample([r.prompt for r in requests], max(r.max_new_tokens for r in requests))
+            sampled = sampler.sample([r.prompt for r in requests], [r.max_new_tokens for r in requests])
             first.answer.get_loop().call_soon_threadsafe(_resolve, requests, sampled)
 
     def stop_serving(self) -> None:
@@ -101,5 +108,4 @@ class TokenPolicy:
 def _resolve(requests: Sequence[_Request], sampled: Sequence[Sampled]) -> None:
     for request, one in zip(requests, sampled, strict=True):
         if not request.answer.done():
-            end = request.max_new_tokens
-            request.answer.set_result(Sampled(one.ids[:end], one.logprobs[:end]))
+            request.answer.set_result(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class ORSRollouts:
         truncated_reward: Counts as one more reward of an episode that ran into a limit; None adds nothing.
         stopped_reward: Likewise of an episode that the model ended by a plain message, where there is no terminal tool.
         host: Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process.
-            A host has limits of its own.
+            A host has limits and secrets of its own.
         parser: How the model writes tool calls (see :mod:`ors_gym.actions`).
         max_turn_tokens: Tokens the model may write in one turn; None leaves only ``max_completion_length``.
         template_options: Further variables of the chat template, such as ``enable_thinking``.
@@ -115,8 +116,8 @@ class ORSRollouts:
         secrets: Mapping[str, str] | None = None,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if host is not None and limits is not None:
-            raise ValueError("limits belong to the host that plays the episodes: give them to it")
+        if host is not None and (limits is not None or secrets is not None):
+            raise ValueError("limits and secrets belong to the host that plays the episodes: give them to it")
         self.env_name = env_name
         self.split = split
         self.eval_split = eval_split
@@ -172,6 +173,7 @@ class ORSRollouts:
             self._tokenizer,
             self._parser,
             max_completion_tokens=cast("Any", trainer.args).max_completion_length,
+            max_context_tokens=_positions(trainer),
             max_turn_tokens=self._max_turn_tokens,
         )
         with ModelSampler(trainer).open() as sampler:
@@ -315,6 +317,12 @@ def _task_of(prompt: Any) -> TaskRef:
             f"a prompt without an ORS task reached rollout_func: {str(prompt)[:200]!r}. "
             "Pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer."
         ) from None
+
+
+def _positions(trainer: GRPOTrainer) -> int:
+    """How many tokens the model has positions for."""
+    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
