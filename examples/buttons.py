@@ -2,8 +2,8 @@
 
 Serve it with ``python examples/buttons.py --port 8080``, and play it with ``ors-gym play http://127.0.0.1:8080``.
 
-Nothing but ``look`` says which of the four buttons is live, and ``press`` pays nothing before it: a policy that
-ignores what it observes presses the right one a quarter of the time at best.
+Nothing but ``look`` says which of the three buttons is live, and ``press`` pays nothing before it: a policy that
+ignores what it observes presses the right one a third of the time at best.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import uvicorn
 from openreward.environments import Environment, Server, TextBlock, ToolOutput, tool
 from pydantic import BaseModel, Field
 
-COLORS = ("red", "green", "blue", "gold")
+COLORS = ("red", "green", "blue")
 SIZES = {"train": 512, "test": 128}
 
 
@@ -31,7 +31,7 @@ class Look(BaseModel):
 class Press(BaseModel):
     """Which button to press."""
 
-    color: Literal["red", "green", "blue", "gold"] = Field(description="The button's color")
+    color: Literal["red", "green", "blue"] = Field(description="The button's color")
 
 
 class Buttons(Environment):

@@ -20,7 +20,7 @@ CALL, NO_ARGUMENTS, ARGUMENT, END = (
     '", "arguments": {"color": "',
     '"}}\n</tool_call>',
 )
-COLORS = ("red", "green", "blue", "gold")
+COLORS = ("red", "green", "blue")
 WORDS = (
     *("system", "user", "assistant", "tool", "tools", "look", "press", "color", "find", "the", "button", "it", "is"),
     *("ok", "wrong", "error", "first", ".", ":", "|", "\n", " "),

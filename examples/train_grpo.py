@@ -138,9 +138,14 @@ def make_config(arguments: argparse.Namespace) -> Any:
 
     tiny = arguments.model is None
     on_cpu = tiny or not torch.cuda.is_available()
-    # Episodes cost more than updates here, and the clipped objective allows four of them from each batch. Adam forgets
-    # its second moments sooner than usual: after a quiet stretch one surprising batch would throw the policy far off.
-    settings: dict[str, Any] = {"num_iterations": 4, "adam_beta2": 0.95, "max_grad_norm": 0.2} if tiny else {}
+    settings: dict[str, Any] = {}
+    if tiny:
+        settings = {
+            "num_iterations": 4,  # episodes cost more than updates, and the clipped objective allows a few from each batch
+            "adam_beta2": 0.95,  # after a quiet stretch, one surprising batch would else throw the policy far off
+            "entropy_coef": 0.01,  # a color that is never pressed can never be learned
+            "max_grad_norm": 0.2,
+        }
     return GRPOConfig(
         output_dir=str(arguments.output),
         per_device_train_batch_size=arguments.group_size * (arguments.prompts_per_step if tiny else 1),
