@@ -141,7 +141,7 @@ def make_config(arguments: argparse.Namespace) -> Any:
     settings: dict[str, Any] = {}
     if tiny:
         settings = {
-            "num_iterations": 4,  # episodes cost more than updates, and the clipped objective allows a few from each batch
+            "num_iterations": 4,  # episodes cost more than updates, and clipping allows a few from each batch
             "adam_beta2": 0.95,  # after a quiet stretch, one surprising batch would else throw the policy far off
             "entropy_coef": 0.01,  # a color that is never pressed can never be learned
             "max_grad_norm": 0.2,
