@@ -9,7 +9,7 @@ started in a process of its own, Ray actors host the episodes, TRL's GRPOTrainer
 The same script trains a real model on a real server:
 
     python examples/train_grpo.py --model Qwen/Qwen3-0.6B --url http://localhost:8080 --env wordle \
-        --steps 500 --learning-rate 1e-6 --max-completion-length 2048 --max-turns 8
+        --max-completion-length 2048 --max-turns 8
 """
 
 from __future__ import annotations
@@ -45,6 +45,25 @@ WARM_UP = """\
 The tiny model was first taught how a tool call is written, on conversations drawn at random: which tool was called, \
 with which color, and what it answered were independent of each other, so nothing of the task could be learned."""
 
+TINY = {
+    "steps": 480,
+    "prompts_per_step": 16,
+    "group_size": 8,
+    "learning_rate": 1e-3,
+    "max_turns": 3,
+    "max_completion_length": 96,
+    "baseline_episodes": 256,
+}
+YOURS = {
+    "steps": 500,
+    "prompts_per_step": 8,
+    "group_size": 8,
+    "learning_rate": 1e-6,
+    "max_turns": 16,
+    "max_completion_length": 4096,
+    "baseline_episodes": 32,
+}
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,13 +72,14 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--url", help="an ORS server; without it one is started here (examples/buttons.py)")
     what.add_argument("--env", help="the environment's name; without it the server's first")
     what.add_argument("--split", default="train", help="the tasks to train on (default: %(default)s)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=int, default=480, help="updates at most (default: %(default)s)")
-    how.add_argument("--prompts-per-step", type=int, default=16, metavar="N", help="tasks in a batch (default: 16)")
-    how.add_argument("--group-size", type=int, default=8, metavar="G", help="episodes of each task (default: 8)")
-    how.add_argument("--learning-rate", type=float, default=1e-3, metavar="LR", help="(default: %(default)s)")
-    how.add_argument("--max-turns", type=int, default=3, help="of an episode (default: %(default)s)")
-    how.add_argument("--max-completion-length", type=int, default=96, metavar="N", help="tokens of an episode")
+    how = parser.add_argument_group("how", "Defaults: of the tiny model / of a model of yours.")
+    how.add_argument("--steps", type=int, help="updates at most (480 / 500)")
+    how.add_argument("--prompts-per-step", type=int, metavar="N", help="tasks in a batch (16 / 8)")
+    how.add_argument("--group-size", type=int, metavar="G", help="episodes of each task (8 / 8)")
+    how.add_argument("--learning-rate", type=float, metavar="LR", help="(1e-3 / 1e-6)")
+    how.add_argument("--max-turns", type=int, metavar="N", help="of an episode (3 / 16)")
+    how.add_argument("--max-completion-length", type=int, metavar="N", help="tokens of an episode (96 / 4096)")
+    how.add_argument("--baseline-episodes", type=int, metavar="N", help="of a random policy, beforehand (256 / 32)")
     how.add_argument("--parser", default="hermes", help="how the model writes tool calls (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0)
     where = parser.add_argument_group("where")
@@ -67,7 +87,11 @@ def parse_arguments() -> argparse.Namespace:
     where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
     where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
     where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for name, value in (TINY if arguments.model is None else YOURS).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
 
 
 @contextlib.contextmanager
@@ -92,11 +116,12 @@ def local_server() -> Iterator[str]:
         server.wait()
 
 
-async def measure_random_policy(url: str, env_name: str, split: str, limits: RolloutLimits, seed: int) -> Measurement:
-    """The mean reward of 256 episodes in which tools and inputs are picked at random."""
+async def measure_random_policy(url: str, env_name: str, arguments: argparse.Namespace) -> Measurement:
+    """The mean reward of episodes in which tools and inputs are picked at random."""
     async with ORSClient(url) as client:
-        tasks = (await load_tasks(client, env_name, split))[:256]
-        runner = EpisodeRunner(client, RandomPolicy(seed), limits=limits, tools=await client.list_tools(env_name))
+        tasks = await load_tasks(client, env_name, arguments.split, limit=arguments.baseline_episodes)
+        limits = RolloutLimits(max_turns=arguments.max_turns)
+        runner = EpisodeRunner(client, RandomPolicy(arguments.seed), limits=limits)
         returns = [
             sum(reward or 0.0 for reward in member.rewards)
             async for group in run_groups(runner, tasks, 1)
@@ -178,9 +203,8 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         with progress.phase("Starting an ORS server in a process of its own"):
             url = cleanup.enter_context(local_server())
     env_name, tools = portal.run(ask_server(url, arguments.env))
-    limits = RolloutLimits(max_turns=arguments.max_turns)
     with progress.phase("Playing a random policy, for comparison"):
-        baseline = portal.run(measure_random_policy(url, env_name, arguments.split, limits, arguments.seed))
+        baseline = portal.run(measure_random_policy(url, env_name, arguments))
 
     with progress.phase("Importing torch and TRL"):
         from transformers import PrinterCallback, TrainerCallback
@@ -193,6 +217,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
     tiny = arguments.model is None
     model, tokenizer = make_tiny_model(tools, arguments.seed, progress) if tiny else (arguments.model, None)
 
+    limits = RolloutLimits(max_turns=arguments.max_turns)
     host: Any = None
     if not arguments.no_ray:
         with progress.phase(f"Starting {arguments.actors} Ray actors"):
