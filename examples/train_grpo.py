@@ -101,7 +101,9 @@ def local_server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("buttons.py")), "--port", str(port), "--exit-with-parent"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OPENREWARD_LOG_LEVEL": "ERROR"})
+    # In a group of its own: Ctrl-C must not stop it before the episodes have closed their sessions.
+    environment = os.environ | {"OPENREWARD_LOG_LEVEL": "ERROR"}
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while True:
