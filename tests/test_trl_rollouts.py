@@ -382,3 +382,16 @@ def test_the_report_is_written_while_the_training_goes_on(make_rollouts: Callabl
     assert all(step.episodes == 8 for step in record.steps)
     assert record.samples
     assert record.ended == "finished"
+
+
+def test_a_batch_that_is_reused_is_one_step_of_the_report(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts()
+    record = RunRecord(title="buttons")
+    callback = ReportCallback(rollouts, None, record)
+    trainer = make_trainer(rollouts, tmp_path, callbacks=[callback], max_steps=4, num_iterations=2)
+
+    trainer.train()
+
+    assert [step.step for step in record.steps] == [1, 3]
+    assert record.total_steps == 2
+    assert all(step.training_seconds for step in record.steps)

@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from math import nan
+from math import ceil, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -60,7 +60,9 @@ class ReportCallback(TrainerCallback):
     ) -> None:
         """Start the clock."""
         self._step_began = self._began = time.monotonic()
-        self.record.total_steps = state.max_steps
+        settings = cast("Any", args)
+        updates_per_batch = settings.num_iterations * settings.steps_per_generation / args.gradient_accumulation_steps
+        self.record.total_steps = ceil(state.max_steps / updates_per_batch)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""
