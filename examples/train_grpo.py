@@ -287,6 +287,8 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         f"Mean reward {last_reward(record):.2f} at the end, {baseline.reward:.2f} by a random policy.\n"
         f"Look at the run: {page.resolve().as_uri()}"
     )
+    if record.ended == "interrupted":
+        sys.exit(130)
 
 
 def last_reward(record: RunRecord) -> float:
