@@ -33,7 +33,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-from ors_gym import EpisodeRunner, ORSClient, Portal, RandomPolicy, RolloutLimits, ToolList, run_groups
+from ors_gym import (
+    EpisodeRunner,
+    ORSClient,
+    Portal,
+    RandomPolicy,
+    RolloutLimits,
+    ToolList,
+    run_groups,
+    trajectory_return,
+)
 from ors_gym.progress import RunProgress
 from ors_gym.report import Measurement, RunRecord, StepRecord
 from ors_gym.tasks import load_tasks
@@ -125,7 +134,7 @@ async def measure_random_policy(url: str, env_name: str, arguments: argparse.Nam
         limits = RolloutLimits(max_turns=arguments.max_turns)
         runner = EpisodeRunner(client, RandomPolicy(arguments.seed), limits=limits)
         returns = [
-            sum(reward or 0.0 for reward in member.rewards)
+            trajectory_return(member) or 0.0
             async for group in run_groups(runner, tasks, 1)
             for member in group.members
             if not member.failed
