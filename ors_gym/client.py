@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ors_gym.channel import Channel, Request, encode_json
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.keepalive import PING_SECONDS, Pinger
-from ors_gym.session import Session, SessionState, delete_session, new_session_id
+from ors_gym.session import Session, SessionJournal, SessionState, delete_session, new_session_id
 from ors_gym.timeouts import Timeouts
 from ors_gym.transport import files_allowed, make_wire
 from ors_gym.types import Split, Task, ToolList, required, sequence
@@ -81,6 +81,8 @@ class ORSClient:
         max_connections: how many requests may be under way at once; the rest wait. None is three quarters of the
             files this process may open. A tool call counts as long as it runs; pings and deletions do not wait for it.
         ping_seconds: how old a session's last request may become before it is pinged.
+        journal: told of every session before it is created and after it was deleted, for whoever may have to clean up
+            behind this process.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class ORSClient:
         verify: ssl.SSLContext | bool = True,
         max_connections: int | None = None,
         ping_seconds: float = PING_SECONDS,
+        journal: SessionJournal | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -124,6 +127,7 @@ class ORSClient:
         limit = files_allowed() * 3 // 4 if max_connections is None else max_connections
         self.channel = Channel(wire, timeouts, max_requests=limit, hidden=tuple(filter(None, hidden)))
         self.pinger = Pinger(ping_seconds)
+        self.journal = journal
         self.names_tasks = False
         """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
         self._routes: dict[str, Route] = {}
@@ -349,6 +353,7 @@ class ORSClient:
     async def delete_session(self, env_name: str, session_id: str) -> None:
         """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
 
+        A session that the server does not have may be about to come to exist: it is looked for again, for 36 s at most.
         Never raises: a server that cannot be reached is logged, and drops the session itself after a while.
         """
         try:
@@ -357,9 +362,16 @@ class ORSClient:
             logger.warning("session %s was not deleted: %s", session_id, error)
             return
         headers = {**route.headers, "X-Session-ID": session_id}
-        paths = ("/delete", "/delete_session")
-        requests = [Request("POST", route.session_base + path, headers, urgent=True) for path in paths]
-        await delete_session(self.channel, session_id, requests)
+        ping, *deletions = (
+            Request("POST", route.session_base + path, headers, urgent=True)
+            for path in ("/ping", "/delete", "/delete_session")
+        )
+        await self._bury(session_id, ping, deletions)
+
+    async def delete_and_note(self, sid: str, requests: Sequence[Request]) -> None:
+        """Send the requests that delete a session, and tell the journal if it is gone."""
+        if await delete_session(self.channel, sid, requests) and self.journal is not None:
+            self.journal.deleted(sid)
 
     def bury(self, sid: str, ping: Request, deletions: Sequence[Request]) -> None:
         """Delete a session whose creation was given up: it may not exist yet, and come to exist later."""
@@ -373,7 +385,7 @@ class ORSClient:
             with suppress(ORSError):
                 await self.channel.fetch(ping)
                 break
-        await delete_session(self.channel, sid, deletions)
+        await self.delete_and_note(sid, deletions)
 
 
 def _shown(url: str) -> str:

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from ors_gym.call import Call
 from ors_gym.channel import Channel, Request, encode_json, parse_json
@@ -51,7 +51,7 @@ from ors_gym.types import (
 if TYPE_CHECKING:
     from ors_gym.client import ORSClient, Route
 
-__all__ = ["Session", "SessionState", "delete_session", "new_session_id"]
+__all__ = ["Session", "SessionJournal", "SessionState", "delete_session", "new_session_id"]
 
 T = TypeVar("T")
 
@@ -74,6 +74,18 @@ class SessionState(StrEnum):
     """The server no longer has it, or it was given up after a call whose end is unknown. Never used again."""
     CLOSED = "closed"
     """It was deleted, as it should be at the end of an episode."""
+
+
+class SessionJournal(Protocol):
+    """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
+
+    async def opening(self, env_name: str, session_id: str) -> None:
+        """Note a session that is about to be created; it is created when this returns, and not if it raises."""
+        ...
+
+    def deleted(self, session_id: str) -> None:
+        """Forget a session: the server certainly no longer has it."""
+        ...
 
 
 class Session:
@@ -156,6 +168,8 @@ class Session:
         ask = Request("POST", f"{base}/create_session", headers, b"", hidden=self._hidden)
         self.id = await new_session_id(self._channel, ask)
         self._headers = {**self._route.headers, "X-Session-ID": self.id}
+        if self._client.journal is not None:
+            await self._client.journal.opening(self.env_name, self.id)
         body = dict(self._source) | {"env_name": self._route.name}
         if self._toolset is not None:
             body["toolset_name"] = self._toolset
@@ -214,7 +228,7 @@ class Session:
             self._deletion = self._client.in_background(self._delete(*paths))
 
     def _delete(self, *paths: str) -> Coroutine[Any, Any, None]:
-        return delete_session(self._channel, self.id, self._deletions(*paths))
+        return self._client.delete_and_note(self.id, self._deletions(*paths))
 
     def _deletions(self, *paths: str) -> list[Request]:
         """The requests that delete what now has this session's id."""
@@ -377,8 +391,8 @@ class Session:
         return scores
 
 
-async def delete_session(channel: Channel, sid: str, requests: Sequence[Request]) -> None:
-    """Send the requests that delete a session, and log what hinders it."""
+async def delete_session(channel: Channel, sid: str, requests: Sequence[Request]) -> bool:
+    """Send the requests that delete a session; log what hinders it, and say whether it is gone."""
     try:
         for request in requests:
             await channel.fetch(request, seconds=channel.timeouts.close_seconds)
@@ -386,6 +400,8 @@ async def delete_session(channel: Channel, sid: str, requests: Sequence[Request]
         pass  # gone already, or a server without this route
     except ORSError as error:
         logger.warning("session %s was not deleted: %s", sid, error)
+        return False
+    return True
 
 
 async def new_session_id(channel: Channel, request: Request) -> str:
