@@ -66,10 +66,6 @@ class Socket:
         self.host, self.port = urlsplit(url).hostname, urlsplit(url).port
         self.sid = ""
 
-    async def connect(self) -> None:
-        """Open the connection."""
-        self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
-
     async def request(self, method: str, path: str, body: object = None) -> bytes:
         """Send one request and read its whole answer."""
         payload = b"" if body is None else json.dumps(body).encode()
@@ -86,8 +82,8 @@ class Socket:
         return answer
 
     async def reset(self) -> None:
-        """Create a session and read its prompt."""
-        self.sid = ""
+        """Connect, create a session and read its prompt, as a new environment's first reset does."""
+        self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
         events = (await self.request("POST", "/create_session")).decode()
         self.sid = next(line[6:] for line in events.splitlines() if line.startswith("data: "))
         await self.request("POST", "/create", {"split": "train", "index": 0, "env_name": "lab"})
@@ -105,9 +101,8 @@ class Socket:
 
 
 async def floor(url: str, num_envs: int) -> tuple[float, list[float]]:
-    """Seconds that the server itself needs for one reset and for each step of all members."""
+    """Seconds that the server itself needs for one first reset and for each step of all members."""
     sockets = [Socket(url) for _ in range(num_envs)]
-    await asyncio.gather(*(each.connect() for each in sockets))
     seconds: list[float] = []
     for turn in range(1 + STEPS):
         began = time.perf_counter()
