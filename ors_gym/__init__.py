@@ -4,11 +4,12 @@ Importing this package registers ``ors_gym/ORS-v0`` with Gymnasium, and imports 
 """
 
 from ors_gym.actions import ActionParser, ParsedText, action_parser
-from ors_gym.advantages import group_advantages, reduce_rewards, trajectory_return
+from ors_gym.advantages import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
 from ors_gym.asgi import ASGITransport
 from ors_gym.async_env import AsyncORSEnv
 from ors_gym.client import ORSClient
 from ors_gym.env import ORSEnv, Secret
+from ors_gym.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.errors import (
     AmbiguousCallError,
     AuthenticationError,
@@ -32,7 +33,7 @@ from ors_gym.errors import (
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.portal import Portal, shared_portal
 from ors_gym.registration import register_envs, register_ors
-from ors_gym.rollout import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_group, run_groups
+from ors_gym.rollout import FailurePolicy, run_group, run_groups
 from ors_gym.session import Session, SessionState
 from ors_gym.spaces import TextSpace, ToolCallSpace
 from ors_gym.tasks import TaskSampler, load_tasks
@@ -118,6 +119,7 @@ __all__ = [
     "TransportError",
     "Turn",
     "action_parser",
+    "combine_scores",
     "group_advantages",
     "load_tasks",
     "reduce_rewards",
@@ -127,4 +129,5 @@ __all__ = [
     "run_groups",
     "shared_portal",
     "trajectory_return",
+    "turn_returns",
 ]

@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ors_gym.trajectory import StopReason, Trajectory
 
-__all__ = ["AdvantageMethod", "Reduction", "group_advantages", "reduce_rewards", "trajectory_return"]
+__all__ = [
+    "AdvantageMethod",
+    "Reduction",
+    "combine_scores",
+    "group_advantages",
+    "reduce_rewards",
+    "trajectory_return",
+    "turn_returns",
+]
 
 Reduction: TypeAlias = Literal["sum", "last", "max", "min", "mean"] | Callable[[Sequence[float]], float]
 """How the rewards of an episode become its return: by name, or a function of the rewards that were given."""
@@ -79,9 +87,61 @@ def trajectory_return(
     """
     if trajectory.failed:
         return None
-    stopped = trajectory.stop_reason is StopReason.POLICY_STOPPED
-    extra = truncated_reward if trajectory.truncated else stopped_reward if stopped else None
-    return reduce_rewards((*trajectory.rewards, extra), how)
+    return reduce_rewards((*trajectory.rewards, _reward_of_end(trajectory, truncated_reward, stopped_reward)), how)
+
+
+def _reward_of_end(
+    trajectory: Trajectory, truncated_reward: float | None, stopped_reward: float | None
+) -> float | None:
+    if trajectory.truncated:
+        return truncated_reward
+    return stopped_reward if trajectory.stop_reason is StopReason.POLICY_STOPPED else None
+
+
+def turn_returns(
+    trajectory: Trajectory,
+    *,
+    discount: float = 1.0,
+    truncated_reward: float | None = None,
+    stopped_reward: float | None = None,
+) -> tuple[float | None, ...]:
+    """The return from each turn on, for those who credit turns: one for each of the policy's ``num_turns`` messages.
+
+    Turn t's is the sum over the rewards given in turn k >= t of ``discount ** (k - t)`` times the reward; None where
+    none was given from there on, and everywhere in a failed episode. What the episode's end is worth
+    (``truncated_reward``, ``stopped_reward``, as in :func:`trajectory_return`) counts in the last turn.
+    """
+    if not 0.0 <= discount <= 1.0:
+        raise ValueError(f"discount must be between 0 and 1, got {discount}")
+    turns: list[list[float | None]] = [[] for _ in range(trajectory.num_turns)]
+    if trajectory.failed or not turns:
+        return (None,) * trajectory.num_turns
+    for transition in trajectory.transitions:
+        turns[transition.turn].append(transition.reward)
+    turns[-1].append(_reward_of_end(trajectory, truncated_reward, stopped_reward))
+    following: float | None = None
+    returns: list[float | None] = []
+    for rewards in reversed(turns):
+        following = reduce_rewards((*rewards, None if following is None else discount * following), "sum")
+        returns.append(following)
+    return tuple(reversed(returns))
+
+
+def combine_scores(
+    returns: Sequence[float | None], scores: Sequence[float | None] | None, how: Reduction = "sum"
+) -> tuple[float | None, ...]:
+    """The returns of a group with what the environment's ``score_group`` gave its members (``TrajectoryGroup.scores``).
+
+    A member's score counts as one more reward after its return, and ``how`` reduces the two as it reduces rewards:
+    ``"sum"`` adds them, ``"last"`` takes the score where there is one, ``"mean"`` weighs them equally, a function
+    weighs them as it likes. A group without scores keeps its returns, and so does one whose scoring failed. In a group
+    where some were scored, a member that was not has None: it cannot be compared with them.
+    """
+    if scores is None or all(score is None for score in scores):
+        return tuple(returns)
+    return tuple(
+        None if score is None else reduce_rewards((own, score), how) for own, score in zip(returns, scores, strict=True)
+    )
 
 
 def group_advantages(returns: ArrayLike, method: AdvantageMethod = "group") -> NDArray[np.float64]:

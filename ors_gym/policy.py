@@ -32,6 +32,8 @@ class Turn:
     tools: ToolList
     number: int = 0
     """The turn's number, from 0."""
+    max_tokens: int | None = None
+    """What the episode's token limit leaves for this message; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,21 @@ class Reply:
     """What the model said.
 
     No tool calls means a plain message: it goes to the environment's terminal tool where there is one, else it ends
-    the episode. ``error`` says why the text could not be read as a call: the policy gets it back as an observation.
-    ``truncated`` says that the message was cut off by a token limit: the episode ends there.
+    the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to count
+    by (see :data:`~ors_gym.actions.ParseReason`): the policy gets it back as an observation. ``truncated`` says that
+    the message was cut off by a token limit: the episode ends there.
     """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     error: str | None = None
     truncated: bool = False
+    reason: str | None = None
+    reasoning: str = ""
+    """What the model thought before it spoke; kept in the conversation."""
+    num_tokens: int | None = None
+    """Tokens that the message took, reasoning included, where they are known: they count against
+    ``RolloutLimits.max_tokens``."""
 
 
 class Policy(Protocol):

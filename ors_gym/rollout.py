@@ -1,61 +1,33 @@
-"""Episodes and groups, run concurrently, with limits and a stated policy for failures.
+"""Groups of episodes, run concurrently, with a stated policy for failures.
 
-An *episode host* plays single episodes: :class:`EpisodeRunner` in this process, ``ors_gym_ray.RolloutPool`` on Ray
-actors. Groups are built over either in one place, here: failed members are played again on fresh sessions within a
-budget, and a group with too few valid members is dropped, and said to be. There is no barrier anywhere: a slow episode
-delays itself only.
+Groups are built in one place, here, over any :class:`~ors_gym.episode.EpisodeHost`. There is no barrier anywhere: a
+slow episode delays itself only.
+
+What happens when the world breaks an episode, in this order (:class:`FailurePolicy`):
+
+1. It is played again on a fresh session, up to ``retries`` times, each time after a longer wait.
+2. With ``redundancy`` k, ``group_size + k`` members were started, so that as many may fail or be slow.
+3. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
+   (``"drop"``), or dropped and its place given to another task's group (``"refill"``).
+
+Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failures``, and a dropped group comes back too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from ors_gym.client import ORSClient, Session
-from ors_gym.errors import ORSError
-from ors_gym.policy import Policy, Reply, Turn
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
-from ors_gym.types import (
-    Message,
-    MessageBlock,
-    TextBlock,
-    ToolCall,
-    ToolCallBlock,
-    ToolList,
-    ToolOutput,
-    ToolResultBlock,
-)
+from ors_gym.episode import EpisodeHost, EpisodeRunner, RolloutLimits, run_all
+from ors_gym.errors import NotFoundError, ORSError
+from ors_gym.policy import Policy
+from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.types import GroupCandidate
 
 __all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_all", "run_group", "run_groups"]
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutLimits:
-    """What may cut an episode short, and how many sessions may be open at once."""
-
-    max_turns: int = 32
-    """Messages of the policy in one episode."""
-    max_episode_seconds: float | None = None
-    """From the opening of the session; None is no limit."""
-    max_concurrent_sessions: int = 256
-    """Sessions that one host (process or actor) holds open at once; further episodes wait for a place."""
-
-    def __post_init__(self) -> None:
-        if self.max_turns < 1 or self.max_concurrent_sessions < 1:
-            raise ValueError("max_turns and max_concurrent_sessions must be at least 1")
-        if self.max_episode_seconds is not None and self.max_episode_seconds <= 0:
-            raise ValueError("max_episode_seconds must be positive, or None for no limit")
-
-    def reached(self, num_turns: int) -> StopReason | None:
-        """The limit that an episode of so many turns has reached; its seconds are watched by a timer."""
-        return StopReason.MAX_TURNS if num_turns >= self.max_turns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,174 +37,35 @@ class FailurePolicy:
     retries: int = 2
     """Fresh sessions that a failed member may be played again on."""
     min_valid_members: int = 2
-    """A group with fewer valid members is dropped: GRPO needs two to compare. Never more than the group's size."""
+    """Under ``"keep"``, a group with fewer valid members is dropped: GRPO needs two to compare. Never more than the
+    group's size."""
     retry_delay_seconds: float = 0.5
     """Wait before the first retry; doubles with each further one, so that a restarting server is given time."""
+    incomplete: Literal["keep", "drop", "refill"] = "keep"
+    """What becomes of a group in which a member failed for good: kept while enough are valid; dropped; or dropped, and
+    another task's group played in its place (:func:`run_groups` with ``num_groups``; else the same as ``"drop"``)."""
+    redundancy: int = 0
+    """Members started beyond the group's size. The first to end validly are taken, and the rest are cancelled. This
+    favours episodes that end early, so a reward that has to do with an episode's length is seen through a bias."""
+    refills: int = 2
+    """Other tasks' groups that may be tried in the place of a dropped one."""
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.min_valid_members < 1 or self.retry_delay_seconds < 0:
             raise ValueError("retries and retry_delay_seconds must be at least 0, min_valid_members at least 1")
+        if self.redundancy < 0 or self.refills < 0:
+            raise ValueError("redundancy and refills must be at least 0")
+        if self.incomplete not in ("keep", "drop", "refill"):
+            raise ValueError(f"incomplete must be 'keep', 'drop' or 'refill', not {self.incomplete!r}")
 
+    def drops(self, num_valid: int, group_size: int) -> bool:
+        """Whether a group with so many valid members is dropped."""
+        needed = min(self.min_valid_members, group_size) if self.incomplete == "keep" else group_size
+        return num_valid < needed
 
-class EpisodeHost(Protocol):
-    """Something that plays one episode: in this process, or on another machine."""
-
-    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
-        """Play one episode to its end. Faults of the world come back as a failed trajectory, never as an exception."""
-        ...
-
-
-class EpisodeRunner:
-    """Plays episodes in this process, on the event loop it is used from.
-
-    ``tools`` may give the tools when they are known to be the same for every task: it saves one request an episode.
-    ``on_session`` is told the episode's and the session's id when a session is open: whoever may have to clean up
-    behind this process keeps them.
-    """
-
-    def __init__(
-        self,
-        client: ORSClient,
-        policy: Policy | None = None,
-        *,
-        limits: RolloutLimits | None = None,
-        secrets: Mapping[str, str] | None = None,
-        toolset: str | None = None,
-        tools: ToolList | None = None,
-        on_session: Callable[[str, str], None] | None = None,
-    ) -> None:
-        self.client = client
-        self.policy = policy
-        self.limits = limits or RolloutLimits()
-        self._secrets = secrets
-        self._toolset = toolset
-        self._tools = tools
-        self._on_session = on_session
-        self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
-
-    async def run_episode(
-        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, episode_id: str | None = None
-    ) -> Trajectory:
-        """Play one episode of ``task`` with ``policy``, or with the runner's own."""
-        policy = policy or self.policy
-        if policy is None:
-            raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
-        async with self._places:
-            episode = _Episode(episode_id or uuid.uuid4().hex, task, attempt)
-            await episode.play(self._session(task), policy, self.limits, self._tools, self._on_session)
-        return episode.trajectory()
-
-    def _session(self, task: TaskRef) -> Session:
-        return self.client.session(
-            task.env_name,
-            split=task.split,
-            index=task.index,
-            task=task.task,
-            secrets=self._secrets,
-            toolset=self._toolset,
-        )
-
-
-class _Episode:
-    """One episode in the making."""
-
-    def __init__(self, episode_id: str, task: TaskRef, attempt: int) -> None:
-        self.episode_id = episode_id
-        self.task = task
-        self.attempt = attempt
-        self.messages: list[Message] = []
-        self.transitions: list[Transition] = []
-        self.num_turns = 0
-        self.stop_reason: StopReason | None = None
-        self.failure: Failure | None = None
-        self.seconds = 0.0
-
-    async def play(
-        self,
-        opening: Session,
-        policy: Policy,
-        limits: RolloutLimits,
-        tools: ToolList | None,
-        on_session: Callable[[str, str], None] | None = None,
-    ) -> None:
-        started = time.monotonic()
-        deadline = asyncio.timeout(limits.max_episode_seconds)
-        try:
-            async with deadline, opening as session:
-                if on_session is not None:
-                    on_session(self.episode_id, session.id)
-                tools = await session.list_tools() if tools is None else tools
-                self.messages.extend(await session.get_messages())
-                while self.stop_reason is None:
-                    await self._turn(session, policy, tools)
-                    self.stop_reason = self.stop_reason or limits.reached(self.num_turns)
-        except ORSError as error:
-            # An episode that had reached its end keeps it: only the clean-up failed.
-            if self.stop_reason is None:
-                self.stop_reason, self.failure = StopReason.FAILED, Failure(error.kind, str(error))
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            self.stop_reason = self.stop_reason or StopReason.MAX_SECONDS
-        self.seconds = time.monotonic() - started
-
-    async def _turn(self, session: Session, policy: Policy, tools: ToolList) -> None:
-        turn = Turn(self.episode_id, self.task, tuple(self.messages), tools, self.num_turns)
-        reply = await policy.act(turn)
-        calls = [ToolCallBlock(f"call_{turn.number}_{i}", c.name, c.input) for i, c in enumerate(reply.tool_calls)]
-        text = (TextBlock(reply.text),) if reply.text else ()
-        self.messages.append(Message("assistant", (*text, *calls)))
-        self.num_turns += 1
-        if reply.truncated:
-            self.stop_reason = StopReason.MAX_TOKENS
-        elif reply.error is not None:
-            self.messages.append(Message("user", (TextBlock(reply.error),)))
-        elif not calls:
-            await self._plain_message(session, reply, tools)
-        else:
-            await self._call_tools(session, calls)
-
-    async def _plain_message(self, session: Session, reply: Reply, tools: ToolList) -> None:
-        terminal = tools.terminal_tool
-        if terminal is None:
-            self.stop_reason = StopReason.POLICY_STOPPED
-            return
-        called = time.monotonic()
-        output = await session.call_terminal_tool(reply.text)
-        action = ToolCall(terminal.name, {} if terminal.arg is None else {terminal.arg: reply.text})
-        self._record(action, output, called)
-        self.stop_reason = StopReason.FINISHED
-
-    async def _call_tools(self, session: Session, calls: Iterable[ToolCallBlock]) -> None:
-        """Call the tools in order; after ``finished`` nothing more is called."""
-        results: list[MessageBlock] = []
-        for call in calls:
-            called = time.monotonic()
-            output = await session.call_tool(call.name, call.input)
-            self._record(ToolCall(call.name, call.input), output, called)
-            blocks = output.blocks if output.ok else (TextBlock(output.text),)
-            results.append(ToolResultBlock(call.id, blocks, is_error=not output.ok))
-            if output.finished:
-                self.stop_reason = StopReason.FINISHED
-                break
-        self.messages.append(Message("user", tuple(results)))
-
-    def _record(self, action: ToolCall, output: ToolOutput, called: float) -> None:
-        self.transitions.append(Transition(action, output, self.num_turns - 1, time.monotonic() - called))
-
-    def trajectory(self) -> Trajectory:
-        assert self.stop_reason is not None
-        return Trajectory(
-            episode_id=self.episode_id,
-            task=self.task,
-            stop_reason=self.stop_reason,
-            transitions=tuple(self.transitions),
-            messages=tuple(self.messages),
-            failure=self.failure,
-            seconds=self.seconds,
-            num_turns=self.num_turns,
-            attempt=self.attempt,
-        )
+    def delay_seconds(self, attempt: int) -> float:
+        """The wait after the failure of attempt number ``attempt``, from 0."""
+        return self.retry_delay_seconds * 2.0**attempt
 
 
 async def run_group(
@@ -242,32 +75,104 @@ async def run_group(
     *,
     policy: Policy | None = None,
     failures: FailurePolicy | None = None,
+    score_group: bool | None = False,
 ) -> TrajectoryGroup:
     """Play ``group_size`` episodes of one task at once; a failed member is played again on a fresh session.
 
-    Member i stays at index i. The group is ``dropped`` when fewer than ``min_valid_members`` remain valid.
+    Member i stays at index i; with ``redundancy`` the members that are taken stay in the order they were started in.
+
+    ``score_group`` asks the environment to score the members against each other, once all have ended: ``True`` wants
+    it to (an environment that does not is a NotFoundError), ``None`` takes it where there is such a thing. Failed
+    members are not scored, nor those of a dropped group. Scoring that fails is asked again like an episode, and at
+    last leaves every score None.
     """
     if group_size < 1:
         raise ValueError("group_size must be at least 1")
     failure_policy = failures or FailurePolicy()
-    seen: list[Failure] = []
+    group = await _Group(host, task, group_size, policy, failure_policy).play()
+    if score_group is False or group.dropped:
+        return group
+    return await _scored(host, group, failure_policy, required=score_group is True)
 
-    async def member() -> Trajectory:
+
+class _Group:
+    """One group in the making."""
+
+    def __init__(
+        self, host: EpisodeHost, task: TaskRef, size: int, policy: Policy | None, failure_policy: FailurePolicy
+    ) -> None:
+        self.host = host
+        self.task = task
+        self.size = size
+        self.policy = policy
+        self.failure_policy = failure_policy
+        self.failures: list[Failure] = []
+        self.attempts = 0
+
+    async def play(self) -> TrajectoryGroup:
+        running = [asyncio.create_task(self._member()) for _ in range(self.size + self.failure_policy.redundancy)]
+        try:
+            num_valid = 0
+            for ended in asyncio.as_completed(running):
+                num_valid += not (await ended).failed  # an exception, the policy's, ends the group
+                if num_valid == self.size:
+                    break
+        finally:
+            for member in running:
+                member.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        # In the order they were started in: the valid ones, and failed ones where there are not enough.
+        played = [member.result() for member in running if not member.cancelled()]
+        taken = sorted(range(len(played)), key=lambda place: played[place].failed)[: self.size]
+        members = tuple(played[place] for place in sorted(taken))
+        return TrajectoryGroup(
+            self.task,
+            members,
+            tuple(self.failures),
+            dropped=self.failure_policy.drops(sum(not member.failed for member in members), self.size),
+            attempts=self.attempts,
+            cancelled=len(running) - len(played),
+        )
+
+    async def _member(self) -> Trajectory:
         attempt = 0
         while True:
-            trajectory = await host.run_episode(task, policy=policy, attempt=attempt)
+            self.attempts += 1
+            trajectory = await self.host.run_episode(self.task, policy=self.policy, attempt=attempt)
             if trajectory.failure is None:
                 return trajectory
-            seen.append(trajectory.failure)
-            if attempt >= failure_policy.retries:
+            self.failures.append(trajectory.failure)
+            if attempt >= self.failure_policy.retries:
                 return trajectory
-            await asyncio.sleep(failure_policy.retry_delay_seconds * 2**attempt)
+            await asyncio.sleep(self.failure_policy.delay_seconds(attempt))
             attempt += 1
 
-    members = await run_all(member() for _ in range(group_size))
-    valid = sum(not trajectory.failed for trajectory in members)
-    dropped = valid < min(failure_policy.min_valid_members, group_size)
-    return TrajectoryGroup(task, tuple(members), tuple(seen), dropped)
+
+async def _scored(
+    host: EpisodeHost, group: TrajectoryGroup, failure_policy: FailurePolicy, *, required: bool
+) -> TrajectoryGroup:
+    """The group with the environment's scores of its valid members."""
+    valid = [place for place, member in enumerate(group.members) if not member.failed]
+    candidates = [GroupCandidate(group.members[place].completion) for place in valid]
+    failures = list(group.failures)
+    scores: list[float | None] = [None] * len(group.members)
+    for attempt in itertools.count():
+        try:
+            rewards = await host.score_group(group.task, candidates)
+        except NotFoundError:
+            if required:
+                raise
+            return group
+        except ORSError as error:
+            failures.append(Failure(error.kind, f"score_group: {error}"))
+            if attempt >= failure_policy.retries:
+                break
+            await asyncio.sleep(failure_policy.delay_seconds(attempt))
+        else:
+            for place, score in zip(valid, rewards, strict=True):
+                scores[place] = score.reward
+            break
+    return replace(group, scores=tuple(scores), failures=tuple(failures))
 
 
 async def run_groups(
@@ -275,38 +180,44 @@ async def run_groups(
     tasks: Iterable[TaskRef],
     group_size: int,
     *,
+    num_groups: int | None = None,
     policy: Policy | None = None,
     failures: FailurePolicy | None = None,
+    score_group: bool | None = False,
     max_concurrent_groups: int = 64,
 ) -> AsyncIterator[TrajectoryGroup]:
-    """Play a group of each task and yield each group as it completes.
+    """Play a group of each task and yield each group as it completes, dropped ones too.
 
-    At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine. Leaving the loop early ends the
+    At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so
+    many of it. Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
+    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. Leaving the loop early ends the
     episodes that are still under way and closes their sessions.
     """
+    failure_policy = failures or FailurePolicy()
     waiting = iter(tasks)
-    running: set[asyncio.Task[TrajectoryGroup]] = set()
+    wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
+    running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
+
+    def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
+        work = run_group(host, task, group_size, policy=policy, failures=failures, score_group=score_group)
+        running[asyncio.create_task(work)] = refills, refilled_for
+
     try:
         while True:
-            for task in itertools.islice(waiting, max_concurrent_groups - len(running)):
-                running.add(asyncio.create_task(run_group(host, task, group_size, policy=policy, failures=failures)))
+            for task in itertools.islice(wanted, max_concurrent_groups - len(running)):
+                start(task)
             if not running:
                 return
             complete, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for group in complete:
-                yield group.result()
-                running.remove(group)
+            for ended in complete:
+                group = ended.result()
+                refills, refilled_for = running.pop(ended)
+                if group.dropped and failure_policy.incomplete == "refill" and refills < failure_policy.refills:
+                    next_task = next(waiting, None) if num_groups is not None else None
+                    if next_task is not None:
+                        start(next_task, refills + 1, group.task)
+                yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
     finally:
-        for group in running:
-            group.cancel()
+        for group_task in running:
+            group_task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-
-
-async def run_all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Run all at once, results in order. The first exception cancels the others, which close their sessions."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as error:
-        raise error.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -104,6 +104,8 @@ class Trajectory:
     failure: Failure | None = None
     seconds: float = 0.0
     num_turns: int = 0
+    num_tokens: int | None = None
+    """Tokens that the policy wrote, None where it did not say."""
     attempt: int = 0
     """How many episodes of this group member failed before this one."""
 
@@ -115,6 +117,15 @@ class Trajectory:
     def rewards(self) -> tuple[float | None, ...]:
         """The reward of each transition, as given."""
         return tuple(transition.reward for transition in self.transitions)
+
+    @property
+    def completion(self) -> tuple[Message, ...]:
+        """The conversation without its prompt: from the policy's first message on.
+
+        The policy's are the last ``num_turns`` messages of the assistant's; any before belong to the prompt.
+        """
+        turns = [place for place, message in enumerate(self.messages) if message.role == "assistant"]
+        return self.messages[turns[-self.num_turns] :] if 0 < self.num_turns <= len(turns) else ()
 
     @property
     def terminated(self) -> bool:
@@ -142,3 +153,17 @@ class TrajectoryGroup:
     """Every failed attempt, also those that a later attempt made good."""
     dropped: bool = False
     """Too few members are valid under the run's failure policy: nothing of the group may be trained on."""
+    scores: tuple[float | None, ...] | None = None
+    """What the environment's ``score_group`` gave each member, beside the rewards of its episode; None for a member
+    that was not scored. None for the whole where scores were not asked for, or the environment gives none."""
+    attempts: int = 0
+    """Episodes begun, those that failed and those that redundancy made superfluous included."""
+    cancelled: int = 0
+    """Episodes ended early because enough others were valid before them."""
+    refilled_for: TaskRef | None = None
+    """The task whose dropped group this one takes the place of."""
+
+    @property
+    def num_valid(self) -> int:
+        """Members that did not fail."""
+        return sum(not member.failed for member in self.members)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.advantages import group_advantages, reduce_rewards, trajectory_return
+from ors_gym.advantages import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import ToolCall, ToolOutput
 
@@ -158,3 +158,80 @@ def test_wrong_arguments_are_refused():
         group_advantages([1.0, math.inf])
     with pytest.raises(ValueError, match="last axis"):
         group_advantages(1.0)
+
+
+def turns(*rewards_by_turn, stop_reason=StopReason.FINISHED, failure=None):
+    transitions = tuple(
+        Transition(ToolCall("act"), ToolOutput(reward=reward), turn=turn, seconds=0.0)
+        for turn, rewards in enumerate(rewards_by_turn)
+        for reward in rewards
+    )
+    return Trajectory(
+        "e",
+        TaskRef("env", "train", 0),
+        stop_reason,
+        transitions,
+        failure=failure,
+        num_turns=len(rewards_by_turn),
+    )
+
+
+@given(rewards=st.lists(st.lists(st.none() | numbers, max_size=3), max_size=6), discount=st.floats(0, 1))
+def test_a_turns_return_is_the_discounted_sum_of_the_rewards_from_there_on(rewards, discount):
+    expected = []
+    for turn in range(len(rewards)):
+        later = [
+            discount ** (k - turn) * reward
+            for k in range(turn, len(rewards))
+            for reward in rewards[k]
+            if reward is not None
+        ]
+        expected.append(pytest.approx(math.fsum(later), abs=1e-6) if later else None)
+    assert list(turn_returns(turns(*rewards), discount=discount)) == expected
+
+
+@given(rewards=st.lists(st.lists(st.none() | numbers, max_size=3), min_size=1, max_size=6), price=st.none() | numbers)
+def test_without_discount_the_first_turns_return_is_the_trajectorys(rewards, price):
+    played = turns(*rewards, stop_reason=StopReason.MAX_TURNS)
+    whole = trajectory_return(played, truncated_reward=price)
+    assert turn_returns(played, truncated_reward=price)[0] == (None if whole is None else pytest.approx(whole))
+
+
+def test_turns_of_a_failed_episode_have_no_return_and_an_episode_without_turns_has_no_turns():
+    failed = turns([1.0], [], stop_reason=StopReason.FAILED, failure=Failure("session_lost", "gone"))
+    assert turn_returns(failed) == (None, None)
+    assert turn_returns(turns(stop_reason=StopReason.MAX_SECONDS), truncated_reward=-1.0) == ()
+
+
+def test_the_price_of_an_end_is_paid_in_the_last_turn():
+    assert turn_returns(turns([], [], stop_reason=StopReason.MAX_TURNS), discount=0.5, truncated_reward=-1.0) == (
+        -0.5,
+        -1.0,
+    )
+    assert turn_returns(turns([1.0], [], stop_reason=StopReason.POLICY_STOPPED), stopped_reward=-1.0) == (0.0, -1.0)
+
+
+@pytest.mark.parametrize("discount", [-0.1, 1.1, math.nan])
+def test_a_discount_outside_zero_to_one_is_refused(discount):
+    with pytest.raises(ValueError, match="discount"):
+        turn_returns(turns([1.0]), discount=discount)
+
+
+def test_a_groups_scores_count_as_one_more_reward_each():
+    returns, scores = [1.0, None, 0.5], [0.25, 3.0, -1.0]
+    assert combine_scores(returns, scores) == (1.25, 3.0, -0.5)
+    assert combine_scores(returns, scores, "last") == (0.25, 3.0, -1.0)
+    assert combine_scores(returns, scores, "mean") == (0.625, 3.0, -0.25)
+    assert combine_scores(returns, scores, lambda rewards: rewards[-1] * 10) == (2.5, 30.0, -10.0)
+
+
+def test_a_member_that_was_not_scored_has_no_return_beside_members_that_were():
+    assert combine_scores([1.0, None], [0.5, None]) == (1.5, None)
+    assert combine_scores([1.0, 2.0], [0.5, None], "max") == (1.0, None)
+
+
+def test_a_group_without_scores_keeps_its_returns():
+    assert combine_scores([1.0, None], None, "last") == (1.0, None)
+    assert combine_scores([1.0, None], (None, None), "last") == (1.0, None)
+    with pytest.raises(ValueError, match="shorter"):
+        combine_scores([1.0, 2.0], [1.0])

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from openreward.environments import Environment, TextBlock, ToolOutput, terminal, tool
+from openreward.environments import Environment, ToolOutput, terminal, tool
+from openreward.environments import TextBlock as SDKTextBlock
+from openreward.environments.types import Message as SDKMessage
 from pydantic import BaseModel
 
 from ors_gym import (
@@ -25,7 +27,7 @@ from ors_gym import (
     run_group,
     run_groups,
 )
-from ors_gym.types import Message, ToolResultBlock
+from ors_gym.types import Message, ReasoningBlock, TextBlock, ToolResultBlock
 from tests.environments import Counter
 from tests.ors_servers import RunningServer
 
@@ -127,7 +129,7 @@ class Riddle(Environment):
         return [{"answer": "42"}]
 
     def get_prompt(self):
-        return [TextBlock(text="What is it?")]
+        return [SDKTextBlock(text="What is it?")]
 
     @terminal
     @tool
@@ -314,7 +316,11 @@ def test_no_more_sessions_are_open_than_the_limit_allows(counter_server: Running
 
 @pytest.mark.parametrize(
     ("limits", "words"),
-    [({"max_turns": 0}, "max_turns"), ({"max_episode_seconds": -1.0}, "max_episode_seconds")],
+    [
+        ({"max_turns": 0}, "max_turns"),
+        ({"max_episode_seconds": -1.0}, "max_episode_seconds"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(limits: dict, words: str):
     with pytest.raises(ValueError, match=words):
@@ -327,3 +333,165 @@ def test_a_task_is_named_by_split_and_index_or_by_its_object_and_not_by_both():
     with pytest.raises(ValueError, match="either"):
         TaskRef("counter")
     assert Counter.list_tasks("train")[2]["target"] == 3
+
+
+def test_an_episode_is_truncated_when_its_tokens_are_spent(counter_server: RunningServer, run: Callable):
+    left = []
+
+    class Talker:
+        async def act(self, turn: Turn) -> Reply:
+            left.append(turn.max_tokens)
+            return Reply(tool_calls=(LOOK,), num_tokens=4)
+
+    trajectory = run(play(counter_server, Talker(), max_tokens=10))
+
+    assert trajectory.stop_reason is StopReason.MAX_TOKENS
+    assert left == [10, 6, 2]
+    assert (trajectory.num_turns, trajectory.num_tokens) == (3, 12)
+
+
+def test_finishing_with_the_last_tokens_is_not_truncation(counter_server: RunningServer, run: Callable):
+    class Talker:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(tool_calls=(ADD,), num_tokens=4)
+
+    assert run(play(counter_server, Talker(), max_tokens=12)).stop_reason is StopReason.FINISHED
+
+
+def test_a_policy_that_counts_no_tokens_is_not_limited_by_them(counter_server: RunningServer, run: Callable):
+    trajectory = run(play(counter_server, ScriptedPolicy([ADD] * 3), max_tokens=1))
+
+    assert trajectory.stop_reason is StopReason.FINISHED
+    assert trajectory.num_tokens is None
+
+
+def test_what_the_model_thought_is_kept_and_is_no_part_of_what_it_said(start_server: Callable, run: Callable):
+    class Thinker:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(text="42", reasoning="six times seven")
+
+    trajectory = run(play(start_server(Riddle), Thinker(), TaskRef("riddle", "train", 0)))
+
+    assert trajectory.rewards == (1.0,)
+    assert trajectory.completion[0].blocks == (ReasoningBlock("six times seven"), TextBlock("42"))
+
+
+def test_an_unreadable_message_says_why_in_one_word_beside_the_sentence(counter_server: RunningServer, run: Callable):
+    class Stutterer:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(text="{", error="No tool was called", reason="invalid_json")
+
+    trajectory = run(play(counter_server, Stutterer(), max_turns=1))
+
+    assert trajectory.messages[-1].detail == {"reason": "invalid_json"}
+
+
+def test_the_completion_begins_after_the_assistants_part_of_the_prompt(start_server: Callable, run: Callable):
+    class Resumed(Riddle):
+        def get_messages(self):
+            said = [("user", "What is it?"), ("assistant", "Let me think."), ("user", "Well?")]
+            return [SDKMessage(role=role, blocks=[SDKTextBlock(text=text)]) for role, text in said]
+
+    trajectory = run(play(start_server(Resumed), ScriptedPolicy(["42"]), TaskRef("resumed", "train", 0)))
+
+    assert [message.text for message in trajectory.completion] == ["42"]
+    assert len(trajectory.messages) == 4
+
+
+class Gate(Environment):
+    """``meet`` answers when two of its calls are under way; ``leave`` ends the episode, ``burn`` breaks it."""
+
+    def __init__(self, task_spec={}, secrets={}):  # noqa: B006
+        super().__init__(task_spec, secrets)
+        self.waiting = asyncio.Barrier(2)
+        self.log = []
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+    def get_prompt(self):
+        return [SDKTextBlock(text="Meet.")]
+
+    @tool(concurrent=True)
+    async def meet(self) -> ToolOutput:
+        """Wait for another."""
+        place = await self.waiting.wait()
+        return ToolOutput(blocks=[SDKTextBlock(text=f"met {place}")], reward=1.0)
+
+    @tool(concurrent=True)
+    async def leave(self) -> ToolOutput:
+        """End the episode, when another has come."""
+        await self.waiting.wait()
+        return ToolOutput(blocks=[], reward=2.0, finished=True)
+
+    @tool(concurrent=True)
+    async def note(self) -> ToolOutput:
+        """Note that it was called."""
+        return ToolOutput(blocks=[SDKTextBlock(text="noted")])
+
+
+MEET, LEAVE, NOTE = ToolCall("meet"), ToolCall("leave"), ToolCall("note")
+GATE = TaskRef("gate", "train", 0)
+
+
+class Says:
+    def __init__(self, *calls: ToolCall) -> None:
+        self.calls = calls
+
+    async def act(self, turn: Turn) -> Reply:
+        return Reply(tool_calls=self.calls)
+
+
+async def play_gate(server: RunningServer, policy: object, parallel: object) -> Trajectory:
+    async with ORSClient(server.url) as client:
+        limits = RolloutLimits(max_turns=1, max_episode_seconds=20)
+        return await EpisodeRunner(client, policy, parallel_tool_calls=parallel, limits=limits).run_episode(GATE)
+
+
+@pytest.mark.parametrize("parallel", [True, {"meet"}])
+def test_calls_of_one_message_run_at_once_where_that_is_allowed(start_server: Callable, run: Callable, parallel):
+    trajectory = run(play_gate(start_server(Gate), Says(NOTE, MEET, MEET, NOTE), parallel))
+
+    assert trajectory.stop_reason is StopReason.MAX_TURNS
+    assert [transition.action.name for transition in trajectory.transitions] == ["note", "meet", "meet", "note"]
+    assert trajectory.rewards == (None, 1.0, 1.0, None)
+    results = trajectory.messages[-1].blocks
+    calls = trajectory.completion[0].tool_calls
+    assert [result.tool_call_id for result in results] == [call.id for call in calls]
+
+
+def test_calls_beside_one_that_finishes_count_and_nothing_is_called_after_them(start_server: Callable, run: Callable):
+    trajectory = run(play_gate(start_server(Gate), Says(MEET, LEAVE, NOTE), {"meet", "leave"}))
+
+    assert trajectory.stop_reason is StopReason.FINISHED
+    assert [transition.action.name for transition in trajectory.transitions] == ["meet", "leave"]
+    assert trajectory.transitions[1].reward == 2.0
+
+
+def test_a_fault_of_one_call_ends_its_neighbours_too_and_fails_the_episode(
+    counter_server: RunningServer, run: Callable
+):
+    async def burst() -> Trajectory:
+        async with ORSClient(counter_server.url) as client:
+            runner = EpisodeRunner(client, Says(LOOK, ToolCall("crash"), ADD), parallel_tool_calls=True)
+            return await runner.run_episode(THREE)
+
+    trajectory = run(burst())
+
+    assert trajectory.failure is not None
+    assert trajectory.failure.kind == "tool_failed"
+    assert not counter_server.live_sessions
+
+
+def test_one_tools_name_is_no_collection_of_names(run: Callable):
+    async def make() -> None:
+        async with ORSClient("http://127.0.0.1:9") as client:
+            EpisodeRunner(client, parallel_tool_calls="look")
+
+    with pytest.raises(TypeError, match="collection"):
+        run(make())
