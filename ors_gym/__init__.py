@@ -8,6 +8,7 @@ from ors_gym.advantages import combine_scores, group_advantages, reduce_rewards,
 from ors_gym.asgi import ASGITransport
 from ors_gym.async_env import AsyncORSEnv
 from ors_gym.client import ORSClient
+from ors_gym.endpoint import ChatPolicy, EndpointRefusedError
 from ors_gym.env import ORSEnv, Secret
 from ors_gym.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.errors import (
@@ -17,6 +18,7 @@ from ors_gym.errors import (
     CapacityError,
     ConnectError,
     ConnectionLostError,
+    EndpointError,
     NotFoundError,
     ORSError,
     PortalError,
@@ -66,8 +68,11 @@ __all__ = [
     "AuthenticationError",
     "CallTimeoutError",
     "CapacityError",
+    "ChatPolicy",
     "ConnectError",
     "ConnectionLostError",
+    "EndpointError",
+    "EndpointRefusedError",
     "EpisodeHost",
     "EpisodeRunner",
     "Failure",

@@ -19,6 +19,7 @@
     │   ├── ToolFailedError        the tool raised: the environment's fault
     │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
     │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
+    ├── EndpointError              the model's endpoint failed: neither the environment's fault nor the agent's
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
 An agent's mistake (unknown tool, bad input) is none of these: it comes back as ``ToolOutput(ok=False)``.
@@ -39,6 +40,7 @@ __all__ = [
     "CapacityError",
     "ConnectError",
     "ConnectionLostError",
+    "EndpointError",
     "NotFoundError",
     "ORSError",
     "PortalError",
@@ -217,6 +219,12 @@ class CallTimeoutError(SessionError):
 
     kind = "call_timeout"
     advice = "If the tool is only slow, raise Timeouts.call_seconds"
+
+
+class EndpointError(ORSError):
+    """The model's endpoint failed: neither the environment's fault nor the agent's. The episode has no end."""
+
+    kind = "endpoint"
 
 
 class PortalError(ORSError, RuntimeError):
