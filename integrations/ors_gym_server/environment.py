@@ -37,6 +37,7 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import ValidationError
 
 from ors_gym.types import Block, GroupCandidate, GroupScore, Message, Split, Task, ToolList, ToolOutput
+from ors_gym_server.threads import current_worker, run_user
 from ors_gym_server.tools import ToolFinder, as_output, declared_tools, refusal_of, terminal, tool, tool_list
 
 __all__ = ["Environment", "Prompt", "terminal", "tool"]
@@ -168,14 +169,18 @@ async def _get_task_range(cls: type[Environment], split: str, start: int | None,
 
 
 async def _call_declared(environment: Environment, name: str, input: Mapping[str, Any]) -> ToolOutput:
-    if environment._finder is None:  # pyright: ignore[reportPrivateUsage]
-        environment._finder = ToolFinder(environment)  # pyright: ignore[reportPrivateUsage]
-    found = environment._finder.find(name)  # pyright: ignore[reportPrivateUsage]
+    finder = environment._finder  # pyright: ignore[reportPrivateUsage]
+    if finder is None:
+        finder = environment._finder = ToolFinder(environment)  # pyright: ignore[reportPrivateUsage]
+    worker = current_worker.get()
+    run = asyncio.to_thread if worker is None else worker.run
+    if not finder.ready:
+        await run(finder.make_toolsets)
+    found = finder.find(name)
     if isinstance(found, ToolOutput):
         return found
     try:
         arguments = found.arguments(input)
     except ValidationError as error:
         return refusal_of(error)
-    output = await found.fn(*arguments) if found.declaration.is_async else await asyncio.to_thread(found.fn, *arguments)
-    return as_output(name, output)
+    return as_output(name, await run_user(run, found.fn, *arguments))

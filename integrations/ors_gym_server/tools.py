@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 from pydantic import BaseModel, ValidationError
 
 from ors_gym.types import TerminalTool, TextBlock, ToolList, ToolOutput, ToolSpec
+from ors_gym_server.turns import Turn
 
 __all__ = [
     "MESSAGE_BLOCK_TYPES",
@@ -181,6 +182,13 @@ class BoundTool:
     declaration: ToolDeclaration
     fn: Callable[..., Any]
 
+    @property
+    def turn(self) -> Turn:
+        """How its calls take their turns."""
+        if self.declaration.exclusive:
+            return Turn.EXCLUSIVE
+        return Turn.CONCURRENT if self.declaration.concurrent else Turn.SERIAL
+
     def arguments(self, input: Mapping[str, Any]) -> tuple[BaseModel, ...]:
         """The arguments to call ``fn`` with.
 
@@ -194,30 +202,34 @@ class BoundTool:
 class ToolFinder:
     """Finds the tools of one environment instance by name, as the agent calls them.
 
-    Toolsets are made when the first tool is looked for, each with the environment as its argument, or with none
+    Toolsets are made before the first tool is looked for, each with the environment as its argument, or with none
     where its constructor takes none.
     """
 
     def __init__(self, environment: Any, extra: Any = None) -> None:
         self._environment = environment
         self._extra = extra
-        self._toolsets: list[Any] | None = None
-        self._found: dict[str, BoundTool | ToolOutput] = {}
+        self._toolsets: list[Any] = []
+        self._found: dict[str, BoundTool] = {}
+        self.ready = not type(environment).toolsets
+        """Whether the toolsets are made."""
+
+    def make_toolsets(self) -> None:
+        """Make the toolsets, which is the environment's own code and may take its time."""
+        if not self.ready:
+            self._toolsets = [_make_toolset(each, self._environment) for each in type(self._environment).toolsets]
+            self.ready = True
 
     def find(self, name: str) -> BoundTool | ToolOutput:
         """The tool, or the refusal that the agent reads."""
-        found = self._found.get(name)
-        if found is None:
-            found = self._look_for(name)
-            if isinstance(found, BoundTool):  # refusals are not kept: agents may invent any number of names
-                self._found[name] = found
+        found = self._found.get(name) or self._look_for(name)
+        if isinstance(found, BoundTool):  # refusals are not kept: agents may invent any number of names
+            self._found[name] = found
         return found
 
     def _look_for(self, name: str) -> BoundTool | ToolOutput:
         if self._extra is not None and (bound := _bind(self._extra, name)) is not None:
             return bound
-        if self._toolsets is None:
-            self._toolsets = [_make_toolset(each, self._environment) for each in type(self._environment).toolsets or ()]
         own = _bind(self._environment, name)
         for toolset in self._toolsets:
             if (bound := _bind(toolset, name)) is None:

@@ -1,0 +1,218 @@
+"""One environment instance and the code of it that runs: setup, prompt, tools, scores, teardown.
+
+Synchronous methods run on the episode's own thread, asynchronous ones on the event loop. Whatever the environment
+raises comes out as it is; who asked for it says so on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from ors_gym.types import GroupCandidate, Message, ToolOutput
+from ors_gym_server.records import (
+    blocks_wire,
+    encode,
+    encode_output,
+    encode_refusal,
+    encode_scores,
+    flatten_messages,
+    message_wire,
+    tool_list_wire,
+)
+from ors_gym_server.threads import Worker, current_worker, run_user
+from ors_gym_server.tools import BoundTool, ToolFinder, declared_tools, refusal_of
+from ors_gym_server.turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from ors_gym_server.hosting import HostedEnvironment
+
+__all__ = ["Episode"]
+
+logger = logging.getLogger(__name__)
+
+
+class Episode:
+    """An instance of an environment class, from its constructor to its teardown."""
+
+    def __init__(self, hosted: HostedEnvironment) -> None:
+        self._hosted = hosted
+        self._worker: Worker | None = None
+        self._environment: Any = None
+        self._toolset: Any = None
+        self._finder: ToolFinder | None = None
+        self._turns = Turns()
+        self._finished = False
+        self._ended = False
+
+    async def begin(self, task_spec: Mapping[str, Any], secrets: Mapping[str, str], toolset: str | None) -> None:
+        """Make the instance."""
+        hosted = self._hosted
+        toolset_class = None if toolset is None else hosted.named_toolset(toolset)
+        self._environment = await self._run(lambda: hosted.cls(task_spec=task_spec, secrets=secrets))
+        if toolset_class is not None:
+            try:
+                self._toolset = await self._run(toolset_class, self._environment)
+            except ValueError as error:  # the environment lacks what the toolset works on
+                raise HTTPException(400, str(error)) from error
+        if not (hosted.implements("call_tool") or hosted.implements("_call_tool")):
+            self._finder = ToolFinder(self._environment, self._toolset)
+
+    async def setup(self) -> None:
+        """Make the episode ready."""
+        await self._user("setup")
+
+    async def end(self, *, patience_seconds: float) -> None:
+        """Tear the instance down, once. What still runs on its thread is waited for so long, and left behind then."""
+        if self._ended:
+            return
+        self._ended = True
+        worker = self._worker
+        try:
+            if worker is not None and worker.pending and not await _becomes_idle(worker, patience_seconds):
+                self._worker = None  # a fresh one for teardown, which may be what sets the old one free
+            if self._environment is not None:
+                async with asyncio.timeout(patience_seconds):
+                    await self._user("teardown")
+        finally:
+            for each in {worker, self._worker} - {None}:
+                assert each is not None
+                self._hosted.workers.give_back(each)
+            self._worker = None
+
+    # ---------------------------------------------------------------- running the environment's code
+
+    async def _run(self, fn: Any, *args: Any) -> Any:
+        """Run synchronous code of the environment on the episode's thread."""
+        if self._worker is None:
+            self._worker = self._hosted.workers.borrow()
+        return await self._worker.run(fn, *args)
+
+    async def _user(self, method: str, *args: Any) -> Any:
+        """Call a method of the instance; the base class's default is not worth a thread."""
+        if method in ("setup", "teardown") and not self._hosted.implements(method):
+            return None
+        return await run_user(self._run, getattr(self._environment, method), *args)
+
+    # ---------------------------------------------------------------- what a client reads
+
+    async def prompt(self) -> bytes:
+        """The prompt's blocks, as JSON."""
+        if self._hosted.implements("get_prompt"):
+            return encode(blocks_wire(await self._user("get_prompt"), "get_prompt"))
+        return encode(flatten_messages(await self._messages()))
+
+    async def messages(self) -> bytes:
+        """The conversation, as JSON."""
+        return encode(await self._messages())
+
+    async def _messages(self) -> list[dict[str, Any]]:
+        if self._hosted.implements("get_messages"):
+            return [message_wire(message) for message in await self._user("get_messages")]
+        blocks = blocks_wire(await self._user("get_prompt"), "get_prompt")
+        return [{"role": "user", "blocks": blocks, "detail": None}]
+
+    async def tools(self) -> bytes:
+        """The tools of this episode: the class's, the task's and the named toolset's, which comes first."""
+        listed = dict(self._hosted.tools)
+        specs: list[dict[str, Any]] = list(listed["tools"])
+        if self._hosted.implements("list_task_tools"):
+            specs += tool_list_wire(await self._user("list_task_tools"))["tools"]
+        if self._toolset is not None:
+            declared = declared_tools(type(self._toolset))
+            extra = [each.spec for each in declared.values() if each.shared and not each.terminal]
+            names = {each.name for each in extra}
+            specs = [spec for spec in specs if spec["name"] not in names]
+            specs += [{"name": e.name, "description": e.description, "input_schema": e.input_schema} for e in extra]
+            for last in (each.terminal_tool for each in declared.values() if each.terminal):
+                listed["terminal_tool"] = {"name": last.name, "arg": last.arg, "description": last.description}
+        hidden = listed["terminal_tool"] and listed["terminal_tool"]["name"]
+        return encode(listed | {"tools": [spec for spec in specs if spec["name"] != hidden]})
+
+    # ---------------------------------------------------------------- calls
+
+    async def call(self, name: str, input: Mapping[str, Any]) -> str:
+        """The result of a tool call, as JSON. What the agent got wrong is a result; what the tool raises is raised."""
+        finder = self._finder
+        if finder is None:
+            return await self._call_overridden(name, input)
+        if not finder.ready:
+            await self._run(finder.make_toolsets)
+        tool = finder.find(name)
+        if isinstance(tool, ToolOutput):
+            return encode_refusal(tool.error, tool.reason)
+        if self._finished:
+            return _finished_refusal(name)
+        turn = tool.turn
+        await self._turns.take(name, turn)
+        try:
+            if self._finished:  # by the call that this one waited for
+                return _finished_refusal(name)
+            try:
+                arguments = tool.arguments(input)
+            except ValidationError as error:
+                refusal = refusal_of(error)
+                return encode_refusal(refusal.error, refusal.reason)
+            return self._result(name, await self._invoke(tool, arguments))
+        finally:
+            self._turns.give_back(name, turn)
+
+    async def _invoke(self, tool: BoundTool, arguments: Sequence[Any]) -> Any:
+        if tool.declaration.is_async:
+            return await tool.fn(*arguments)
+        run = self._hosted.workers.run if tool.declaration.concurrent else self._run
+        return await run_user(run, tool.fn, *arguments)
+
+    def _result(self, name: str, result: Any) -> str:
+        text, finished = encode_output(name, result)
+        if self._finished:  # a call beside this one ended the episode: the first end counts
+            return _finished_refusal(name)
+        self._finished = finished
+        return text
+
+    async def _call_overridden(self, name: str, input: Mapping[str, Any]) -> str:
+        """Call through the class's own ``call_tool``; one call at a time, for nothing is known of its tools."""
+        if self._finished:
+            return _finished_refusal(name)
+        await self._turns.take("", Turn.SERIAL)
+        try:
+            if self._finished:
+                return _finished_refusal(name)
+            current_worker.set(self._worker)
+            if self._hosted.implements("call_tool"):
+                return self._result(name, await self._user("call_tool", name, input))
+            result = (await self._user("_call_tool", name, input)).model_dump()
+            self._finished = bool((result.get("output") or {}).get("finished"))
+            return encode(result).decode()
+        finally:
+            self._turns.give_back("", Turn.SERIAL)
+
+    async def score_group(self, candidates: Sequence[Mapping[str, Any]]) -> str:
+        """The scores of the candidates, as JSON."""
+        given: list[Any]
+        if self._hosted.of_sdk:
+            given = [self._hosted.sdk_record("GroupCandidate").model_validate(each) for each in candidates]
+        else:
+            given = [
+                GroupCandidate(tuple(Message.from_wire(each) for each in one["messages"]), one.get("metadata"))
+                for one in candidates
+            ]
+        return encode_scores(await self._user("score_group", given), len(given))
+
+
+def _finished_refusal(name: str) -> str:
+    error = f"{name!r} was not run: the episode has finished (a tool returned finished=True), so no further tool calls "
+    return encode_refusal(error + "are accepted.", "episode_finished")
+
+
+async def _becomes_idle(worker: Worker, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await worker.run(int)
+    return not worker.pending
