@@ -3,124 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trl import GRPOConfig, GRPOTrainer
 
-from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, RolloutLimits, TaskRef, Trajectory
+from ors_gym import RolloutLimits, TaskRef
 from ors_gym.errors import NotFoundError
 from ors_gym.report import RunRecord
-from ors_gym.trajectory import Failure, StopReason
 from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, SamplingMismatchError
 from ors_gym_trl.checks import check_sampling
-from ors_gym_trl.generation import ModelSampler
+from ors_gym_trl.in_process import PaddedSampler
 from ors_gym_trl.tokens import TokenRecord
-from tests.ors_servers import RunningServer, serve
-from tests.tiny import Buttons, make_model, make_tokenizer
+from tests.ors_servers import RunningServer
+from tests.trl_runs import (
+    AT_ONCE,
+    FailingHost,
+    brevity,
+    make_rollouts,
+    make_trainer,
+    one_thread,
+    prompts_of,
+    server,
+    weights,
+)
+
+__all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serve(Buttons) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def make_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
-    made: list[ORSRollouts] = []
-
-    def make(**options: Any) -> ORSRollouts:
-        defaults: dict[str, Any] = {"env_name": "buttons", "max_turn_tokens": 8}
-        defaults |= {"truncated_reward": 0.0, "stopped_reward": 0.0}
-        if "host" not in options:
-            defaults["limits"] = RolloutLimits(max_turns=3)
-        made.append(ORSRollouts(server.url, **(defaults | {"max_tasks": 16} | options)))
-        return made[-1]
-
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions, "sessions were left on the server"
-
-
-def brevity(completion_ids: list[list[int]], **columns: Any) -> list[float]:
-    """A reward of one's own beside the environment's: an untrained model gets none from that."""
-    return [-float(len(ids)) for ids in completion_ids]
-
-
-def make_trainer(
-    rollouts: ORSRollouts, folder: Path, callbacks: Any = None, reward_funcs: Any = None, **settings: Any
-) -> GRPOTrainer:
-    tokenizer = make_tokenizer()
-    defaults: dict[str, Any] = {
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 96,
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "temperature": 1.0,
-        "gradient_checkpointing": False,
-        "eval_strategy": "no",
-    }
-    config = GRPOConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **(defaults | settings),
-    )
-    return GRPOTrainer(
-        model=make_model(tokenizer, seed=0),
-        processing_class=tokenizer,
-        args=config,
-        train_dataset=rollouts.train_dataset,
-        eval_dataset=rollouts.eval_dataset,
-        rollout_func=rollouts.rollout_func,
-        reward_funcs=reward_funcs or rollouts.reward_funcs,
-        callbacks=callbacks,
-    )
-
-
-def weights(trainer: GRPOTrainer) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten().clone() for parameter in trainer.model.parameters()])
-
-
-def prompts_of(rollouts: ORSRollouts, indices: list[int]) -> list[Any]:
-    return [rollouts.train_dataset[i]["prompt"] for i in indices]
-
-
-class FailingHost:
-    """Plays on the server, but the world breaks the episodes of some tasks, or every first attempt."""
-
-    def __init__(self, server: RunningServer, *, tasks: set[int] = frozenset(), first_attempts: bool = False) -> None:
-        self.client = ORSClient(server.url)
-        self.runner = EpisodeRunner(self.client, limits=RolloutLimits(max_turns=3))
-        self.tasks = tasks
-        self.first_attempts = first_attempts
-
-    async def run_episode(self, task: TaskRef, *, policy: Any = None, attempt: int = 0) -> Trajectory:
-        if task.index in self.tasks or (self.first_attempts and attempt == 0):
-            failure = Failure("connection_lost", "the world broke it")
-            return Trajectory(f"broken-{id(object())}", task, StopReason.FAILED, failure=failure, attempt=attempt)
-        return await self.runner.run_episode(task, policy=policy, attempt=attempt)
-
-
-AT_ONCE = FailurePolicy(retries=1, retry_delay_seconds=0)
 
 
 def test_a_trainer_trains_on_ors_episodes(make_rollouts: Callable, tmp_path: Path):
@@ -254,7 +166,7 @@ def test_a_turn_may_end_with_any_of_the_models_stop_tokens(make_rollouts: Callab
     stops = [trainer.processing_class.eos_token_id, trainer.processing_class.convert_tokens_to_ids("look")]
     trainer.generation_config.eos_token_id = stops
 
-    with ModelSampler(trainer).open() as sampler:
+    with PaddedSampler(trainer).open() as sampler:
         sampled = sampler.sample([[5, 6, 7]] * 64, [32] * 64)
 
     assert {one.ids[-1] for one in sampled if one.ended} == set(stops)
@@ -273,7 +185,7 @@ def test_an_interrupted_batch_leaves_no_session(
         open_then.append(len(server.live_sessions))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ModelSampler, "sample", interrupted)
+    monkeypatch.setattr(PaddedSampler, "sample", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
@@ -296,8 +208,8 @@ def test_samples_that_do_not_come_from_the_trained_weights_stop_the_run(make_rol
         for parameter in trainer.model.parameters():
             parameter.add_(torch.randn_like(parameter))
 
-    with ModelSampler(trainer).open() as sampler, pytest.raises(SamplingMismatchError, match="nats"):
-        check_sampling(sampler, records)
+    with pytest.raises(SamplingMismatchError, match="nats"):
+        check_sampling(trainer, records)
 
 
 def test_a_trainer_with_tools_of_its_own_is_refused(make_rollouts: Callable, tmp_path: Path):
@@ -324,7 +236,7 @@ def test_a_dataset_row_names_its_task_and_survives_arrow(make_rollouts: Callable
     first, second = rollouts.train_dataset["prompt"]
 
     assert first[0]["content"] == "buttons:train[3]"
-    assert first[0]["ors"] == {"env_name": "buttons", "split": "train", "index": 3, "task": None}
+    assert first[0]["ors"] == {"source": "buttons", "env_name": "buttons", "split": "train", "index": 3, "task": None}
     assert second[0]["ors"]["task"] == '{"color": "red", "id": "mine"}'
 
 

@@ -1,8 +1,20 @@
 """GRPO on ORS environments with TRL: exact tokens, concurrent episodes, the trainer's own arguments."""
 
+from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.callbacks import ReportCallback
 from ors_gym_trl.checks import SamplingMismatchError
-from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
+from ors_gym_trl.rollouts import ORSRollouts, Rollouts
+from ors_gym_trl.sampling import Sampled, Sampler, SamplingError
 from ors_gym_trl.tokens import TemplateError
 
-__all__ = ["ORSRollouts", "ReportCallback", "RolloutBatch", "SamplingMismatchError", "TemplateError"]
+__all__ = [
+    "ORSRollouts",
+    "ReportCallback",
+    "RolloutBatch",
+    "Rollouts",
+    "Sampled",
+    "Sampler",
+    "SamplingError",
+    "SamplingMismatchError",
+    "TemplateError",
+]

@@ -15,7 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ors_gym.advantages import group_advantages
 from ors_gym.report import RunRecord, Sample, StepRecord, write_report
 from ors_gym.trajectory import TrajectoryGroup
-from ors_gym_trl.rollouts import ORSRollouts, RolloutBatch
+from ors_gym_trl.batch import RolloutBatch
+from ors_gym_trl.rollouts import Rollouts
 
 __all__ = ["ReportCallback"]
 
@@ -35,7 +36,7 @@ class ReportCallback(TrainerCallback):
 
     def __init__(
         self,
-        rollouts: ORSRollouts,
+        rollouts: Rollouts,
         path: str | os.PathLike[str] | None,
         record: RunRecord,
         *,

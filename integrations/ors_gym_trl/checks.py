@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from trl import GRPOTrainer
+import torch
+from trl import GRPOConfig, GRPOTrainer
 
-from ors_gym_trl.generation import ModelSampler
+from ors_gym_trl.backends import check_backend
+from ors_gym_trl.in_process import model_for_generation
 from ors_gym_trl.tokens import TokenRecord
 
-__all__ = ["SamplingMismatchError", "check_sampling", "check_trainer"]
+if TYPE_CHECKING:
+    from ors_gym_trl.source import Source
+
+__all__ = ["SamplingMismatchError", "check_sampling", "check_trainer", "check_whole_groups"]
 
 MAX_MEAN_DIFFERENCE = 0.1
 """Nats. Half-precision rounding stays near 0.01; sampling from other weights or a broken cache is above 1."""
@@ -28,30 +35,76 @@ def check_trainer(trainer: GRPOTrainer) -> None:
             "GRPOTrainer was given tools or environment_factory beside rollout_func; it would run its own tool loop on "
             "top and train on the environment's tokens. Drop them: the tools come from the ORS server."
         )
-    if getattr(trainer, "use_vllm", False):
-        raise NotImplementedError(
-            "use_vllm=True is not supported by ORSRollouts yet; set GRPOConfig(use_vllm=False) to sample in process"
+    check_backend(trainer)
+
+
+def check_whole_groups(source: Source, trainer: GRPOTrainer, num_prompts: int, num_generations: int) -> None:
+    """Refuse groups that straddle processes where something needs them whole.
+
+    Without such a thing they may: the trainer gathers the returns of all processes before it compares them.
+    """
+    reason = source.needs_whole_groups
+    if reason is None or trainer.accelerator.num_processes == 1 or num_prompts % num_generations == 0:
+        return
+    training = cast("torch.nn.Module", trainer.model).training
+    args = cast("GRPOConfig", trainer.args)
+    if training:
+        size = f"per_device_train_batch_size * steps_per_generation = {args.per_device_train_batch_size} * " + (
+            f"{args.steps_per_generation}"
         )
+        wanted = "num_generations"
+    else:
+        size = f"per_device_eval_batch_size = {args.per_device_eval_batch_size}"
+        wanted = "num_generations_eval"
+    raise ValueError(
+        f"{reason} needs all {num_generations} episodes of a group in one process, but each process plays "
+        f"{num_prompts} episodes ({size}), which is no multiple of {wanted} = {num_generations}. Make it one: "
+        f"{-(-num_prompts // num_generations) * num_generations} episodes a process, or a {wanted} that divides "
+        f"{num_prompts}"
+    )
 
 
-def check_sampling(sampler: ModelSampler, rows: Sequence[TokenRecord], num_rows: int = 4) -> None:
+def check_sampling(trainer: GRPOTrainer, rows: Sequence[TokenRecord], num_rows: int = 4) -> None:
     """Compare log-probabilities as sampled with a plain forward pass over the final tokens of a few episodes.
+
+    Every process makes one forward pass, whatever it has to compare, so that sharded models stay in step.
 
     Raises:
         SamplingMismatchError: They differ by more than 0.1 nats on average.
     """
-    for row in [row for row in rows if any(row.mask)][:num_rows]:
-        recomputed = sampler.recompute(row.prompt_ids, row.completion_ids)
-        differences = [
-            abs(sampled - again)
-            for sampled, again, mask in zip(row.logprobs, recomputed, row.mask, strict=True)
-            if mask
-        ]
-        mean = sum(differences) / len(differences)
-        if not mean <= MAX_MEAN_DIFFERENCE:
-            raise SamplingMismatchError(
-                f"sampled log-probabilities differ from the trained model's by {mean:.2f} nats on average (allowed: "
-                f"{MAX_MEAN_DIFFERENCE}). The samples do not come from the weights being trained. Usual causes: "
-                "dropout in the model, a generation setting that changes logits (repetition_penalty, min_p in a custom "
-                "generation_config), or generating with gradient checkpointing on."
-            )
+    shown = [row for row in rows if any(row.mask)][:num_rows] or list(rows[:1])
+    differences = [
+        abs(sampled - again)
+        for row, recomputed in zip(shown, _recompute(trainer, shown), strict=True)
+        for sampled, again, mask in zip(row.logprobs, recomputed, row.mask, strict=True)
+        if mask and not math.isnan(sampled)
+    ]
+    mean = sum(differences) / max(len(differences), 1)
+    if not mean <= MAX_MEAN_DIFFERENCE:
+        where = (
+            "Usual causes: weights that never reached the vLLM server, a server of another model, one that runs "
+            "without --logprobs-mode processed_logprobs at a temperature other than 1, or generation_kwargs that "
+            "change logits"
+            if trainer.use_vllm
+            else "Usual causes: dropout in the model, a generation setting that changes logits (repetition_penalty, "
+            "min_p in a custom generation_config), or generating with gradient checkpointing on"
+        )
+        raise SamplingMismatchError(
+            f"sampled log-probabilities differ from the trained model's by {mean:.2f} nats on average (allowed: "
+            f"{MAX_MEAN_DIFFERENCE}). The samples do not come from the weights being trained. {where}."
+        )
+
+
+def _recompute(trainer: GRPOTrainer, rows: Sequence[TokenRecord]) -> list[list[float]]:
+    """The log-probability of each completion token by one plain forward pass, as the trainer will compute it."""
+    width = max(len(row.ids) for row in rows)
+    with model_for_generation(trainer) as model:
+        ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
+        seen = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
+        logits: Any = model(input_ids=ids, attention_mask=seen).logits
+    scaled = logits.float() / cast("GRPOConfig", trainer.args).temperature
+    chosen = scaled[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2) - scaled[:, :-1].logsumexp(dim=2)
+    return [
+        chosen[i, len(row.prompt_ids) - 1 : len(row.ids) - 1].tolist()  # the logits at a place are the next token's
+        for i, row in enumerate(rows)
+    ]

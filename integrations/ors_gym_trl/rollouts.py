@@ -1,10 +1,9 @@
-"""ORS episodes as what ``GRPOTrainer`` takes: a dataset of tasks, a rollout function, a reward function."""
+"""ORS episodes as what ``GRPOTrainer`` takes: a dataset of tasks, a rollout function, reward functions."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,46 +16,221 @@ import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from ors_gym.actions import ActionParser, action_parser
-from ors_gym.advantages import Reduction, trajectory_return
+from ors_gym.actions import ActionParser
+from ors_gym.advantages import Reduction
 from ors_gym.portal import Portal
-from ors_gym.rollout import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_all, run_group
-from ors_gym.tasks import load_tasks
-from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
-from ors_gym_trl.checks import check_sampling, check_trainer
-from ors_gym_trl.generation import ModelSampler
-from ors_gym_trl.metrics import rollout_metrics
+from ors_gym.rollout import EpisodeHost, FailurePolicy, RolloutLimits, run_all
+from ors_gym.trajectory import TaskRef, TrajectoryGroup
+from ors_gym_trl.backends import make_sampler
+from ors_gym_trl.batch import RolloutBatch
+from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
+from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.sampling import Sampler
+from ors_gym_trl.source import Source, Worth
+from ors_gym_trl.tasks import dataset_of, read_task
 from ors_gym_trl.tokens import ChatTokenizer, TokenRecord
 
-__all__ = ["ORSRollouts", "RolloutBatch"]
-
-TASK_KEY = "ors"
-"""Where a prompt's message carries its task: TRL hands a rollout function prompts only, and keeps unknown keys."""
+__all__ = ["ORSRollouts", "Rollouts"]
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutBatch:
-    """One call of ``rollout_func``: its groups in the trainer's order, what they cost, and at which step."""
+class Rollouts:
+    """Trains a model on the episodes of one or more environments; made by :class:`ORSRollouts` and its ``mix``."""
 
-    step: int
-    training: bool
-    groups: tuple[TrajectoryGroup, ...]
-    returns: tuple[float | None, ...]
-    """One per episode, in the trainer's order; None where it must not be scored."""
-    seconds: float
-    sampling_seconds: float
-    """The part of ``seconds`` in which the model sampled."""
-    sampled_tokens: int
-    """Tokens the model wrote in all episodes."""
+    def __init__(self, sources: Sequence[Source], portal: Portal) -> None:
+        self._portal = portal
+        self._sources = {source.name: source for source in sources}
+        if len(self._sources) < len(sources):
+            names = ", ".join(repr(source.name) for source in sources)
+            raise ValueError(f"the environments of a mix need names of their own, got {names}: give name=…")
+        self.listeners: list[Callable[[RolloutBatch], None]] = []
+        """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
+        self._tokenizers: dict[str, ChatTokenizer] = {}
+        self._num_batches = 0
+        self._metrics: dict[str, float] = {}
+        self._table: dict[str, list[str]] = {}
+
+    @cached_property
+    def train_dataset(self) -> Dataset:
+        """One row per training task, as ``GRPOTrainer(train_dataset=…)`` takes it.
+
+        Raises the client's errors when a server cannot be reached or has no such environment or split.
+        """
+        return dataset_of((s.name, task) for s in self._sources.values() for task in s.train_tasks())
+
+    @cached_property
+    def eval_dataset(self) -> Dataset | None:
+        """One row per task of every ``eval_split``; None where there is none."""
+        tasks = [(s.name, task) for s in self._sources.values() for task in s.eval_tasks()]
+        return dataset_of(tasks) if tasks else None
 
     @property
-    def trajectories(self) -> tuple[Trajectory, ...]:
-        """All members of all groups."""
-        return tuple(member for group in self.groups for member in group.members)
+    def reward_funcs(self) -> list[Any]:
+        """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like.
+
+        With ``score_group=True`` the environment's comparative scores are a second one; weigh them with the trainer's
+        ``reward_weights``.
+        """
+        scores = [self.ors_score] if any(source.score_group for source in self._sources.values()) else []
+        return [self.ors_return, *scores]
+
+    def rollout_func(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, list[Any]]:
+        """Play one episode per prompt, as ``GRPOTrainer(rollout_func=…)`` calls it.
+
+        Prompts come repeated ``num_generations`` times; those of one such group are played as a group.
+        """
+        started = time.monotonic()
+        if not self._tokenizers:
+            check_trainer(trainer)
+            tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+            self._tokenizers = {
+                name: ChatTokenizer(tokenizer, source.template_options) for name, source in self._sources.items()
+            }
+        training = cast("torch.nn.Module", trainer.model).training
+        plan = self._plan(prompts, trainer, training)
+        sampler = make_sampler(trainer)
+        policies = self._policies(trainer, sampler)
+        with sampler.open():
+            played = self._play(plan, policies, sampler, training)
+        groups = [attempts[-1] for attempts in played]
+        self._raise_if_all_failed(groups)
+        returns = [
+            planned.source.worth.of(group, member)
+            for planned, group in zip(plan, groups, strict=True)
+            for member in group.members
+        ]
+        scores = [score for group in groups for score in (group.scores or (None,) * len(group.members))]
+        records = {episode: record for policy in policies.values() for episode, record in policy.records.items()}
+        members = [member for group in groups for member in group.members]
+        rows = [
+            self._row(records.get(member.episode_id), scored=value is not None or score is not None)
+            for member, value, score in zip(members, returns, scores, strict=True)
+        ]
+        self._num_batches += 1
+        if self._num_batches & (self._num_batches - 1) == 0:
+            # The first batch, and ever more rarely later: weights can stop reaching a server at any time.
+            check_sampling(trainer, rows)
+        batch = RolloutBatch(
+            step=trainer.state.global_step,
+            training=training,
+            groups=tuple(groups),
+            returns=tuple(returns),
+            seconds=time.monotonic() - started,
+            sampling_seconds=sampler.seconds,
+            sampled_tokens=sum(sum(row.mask) for row in rows),
+            replaced_groups=tuple(group for attempts in played for group in attempts[:-1]),
+        )
+        self._metrics = rollout_metrics(batch)
+        self._table = episode_table(batch)
+        for listener in self.listeners:
+            listener(batch)
+        return {
+            "prompt_ids": [row.prompt_ids for row in rows],
+            "completion_ids": [row.completion_ids for row in rows],
+            "logprobs": [row.logprobs for row in rows],
+            "env_mask": [row.mask for row in rows],
+            "ors_return": returns,
+            "ors_score": scores,
+        }
+
+    def ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:
+        """The reward function: the returns that :meth:`rollout_func` handed on, None where there is none to score.
+
+        It also hands the rollout's numbers to the trainer's logs, and to its table of completions what each episode
+        did (``GRPOConfig(log_completions=True)``).
+        """
+        log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
+        if log_metric is not None:
+            for name, value in self._metrics.items():
+                log_metric(name, value)
+        if log_extra is not None:
+            for name, values in self._table.items():
+                log_extra(name, values)
+        return ors_return
+
+    def ors_score(self, ors_score: list[float | None], **columns: Any) -> list[float | None]:
+        """The second reward function: what the environments' ``score_group`` gave, None where nothing."""
+        return ors_score
+
+    def close(self) -> None:
+        """Close the clients and the event-loop thread. A host that was passed in stays open."""
+        if self._portal.usable:
+            self._portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _plan(self, prompts: Sequence[Any], trainer: GRPOTrainer, training: bool) -> list[_PlannedGroup]:
+        """The groups, or parts of groups, among the prompts. Their borders are counted over all processes."""
+        num_generations = (
+            cast("Any", trainer).num_generations if training else cast("Any", trainer).num_generations_eval
+        )
+        first = trainer.accelerator.process_index * len(prompts)
+        tasks = [read_task(prompt) for prompt in prompts]
+        plan: list[_PlannedGroup] = []
+        for (_, name, task), places in itertools.groupby(
+            range(len(tasks)), key=lambda i: ((first + i) // num_generations, *tasks[i])
+        ):
+            source = self._sources.get(name)
+            if source is None:
+                raise ValueError(
+                    f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self._sources))}: "
+                    "pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer"
+                )
+            plan.append(_PlannedGroup(source, task, len(list(places))))
+        for source in self._sources.values():
+            check_whole_groups(source, trainer, len(prompts), num_generations)
+        return plan
+
+    def _policies(self, trainer: GRPOTrainer, sampler: Sampler) -> dict[str, TokenPolicy]:
+        return {
+            name: TokenPolicy(
+                self._tokenizers[name],
+                source.parser,
+                sampler.submit,
+                max_completion_tokens=cast("Any", trainer.args).max_completion_length,
+                max_context_tokens=_positions(trainer),
+                max_turn_tokens=source.max_turn_tokens,
+            )
+            for name, source in self._sources.items()
+        }
+
+    def _play(
+        self, plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
+    ) -> list[list[TrajectoryGroup]]:
+        """Play on the event loop while this thread, the trainer's, samples."""
+        playing = self._portal.run(_start(plan, policies, sampler, training))
+        try:
+            sampler.serve()
+            return playing.result()
+        finally:
+            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
+            self._portal.run(_cancel(playing))
+
+    def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
+        """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
+        end_of_sequence = next(iter(self._tokenizers.values())).eos_token_id
+        if record is None or not any(record.mask) or not scored:
+            prompt_ids = record.prompt_ids if record is not None else [end_of_sequence]
+            return TokenRecord(prompt_ids, [end_of_sequence], [0.0], [0])
+        record.drop_trailing_environment()
+        return record
+
+    def _raise_if_all_failed(self, groups: Sequence[TrajectoryGroup]) -> None:
+        failures = [failure for group in groups for failure in group.failures]
+        if failures and all(member.failed for group in groups for member in group.members):
+            raise RuntimeError(
+                f"every episode of this batch failed, {len(failures)} attempts in all; nothing was trained on. "
+                f"The last one: {failures[-1].kind}: {failures[-1].message}"
+            )
 
 
-class ORSRollouts:
+class ORSRollouts(Rollouts):
     """Trains a model on ORS episodes with TRL's own ``GRPOTrainer``.
 
     ::
@@ -74,9 +248,14 @@ class ORSRollouts:
     ready. The tokens trained on are the tokens sampled. An episode that the world broke is played again; if that does
     not help it is left out: its reward is None and its tokens are masked, so it moves neither weights nor baseline.
 
+    Where the model samples is the trainer's choice: in its own process, from a vLLM server, or from a colocated vLLM
+    (:mod:`ors_gym_trl.backends`). With several processes each plays its slice of the batch, and no call is common to
+    them while episodes go on.
+
     Args:
         url: The ORS server.
         env_name: The environment to train on.
+        name: What to call it in a mix; its ``env_name`` when not given.
         split: Where the training tasks come from.
         eval_split: Where ``eval_dataset`` comes from; None for no evaluation.
         tasks: Training tasks instead of a whole split: indices of it, or ``TaskRef``.
@@ -86,6 +265,7 @@ class ORSRollouts:
         reward: How step rewards become an episode's return: ``sum``, ``last``, ``max``, ``min``, ``mean``, a callable.
         truncated_reward: Counts as one more reward of an episode that ran into a limit; None adds nothing.
         stopped_reward: Likewise of an episode that the model ended by a plain message, where there is no terminal tool.
+        score_group: Ask the environment to score each group's episodes against each other: a second reward function.
         host: Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process.
             A host has limits and secrets of its own.
         parser: How the model writes tool calls (see :mod:`ors_gym.actions`).
@@ -100,6 +280,7 @@ class ORSRollouts:
         url: str,
         *,
         env_name: str,
+        name: str | None = None,
         split: str = "train",
         eval_split: str | None = None,
         tasks: Iterable[int | TaskRef] | None = None,
@@ -109,6 +290,7 @@ class ORSRollouts:
         reward: Reduction = "sum",
         truncated_reward: float | None = None,
         stopped_reward: float | None = None,
+        score_group: bool = False,
         host: EpisodeHost | None = None,
         parser: str | ActionParser = "hermes",
         max_turn_tokens: int | None = None,
@@ -116,216 +298,73 @@ class ORSRollouts:
         secrets: Mapping[str, str] | None = None,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if host is not None and (limits is not None or secrets is not None):
-            raise ValueError("limits and secrets belong to the host that plays the episodes: give them to it")
-        self.env_name = env_name
-        self.split = split
-        self.eval_split = eval_split
-        self._tasks = None if tasks is None else [self._task_ref(task) for task in tasks]
-        self._max_tasks = max_tasks
-        self._failures = failures
-        self._reduction: Reduction = reward
-        self._truncated_reward = truncated_reward
-        self._stopped_reward = stopped_reward
-        self._parser = action_parser(parser)
-        self._max_turn_tokens = max_turn_tokens
-        self._template_options = template_options
-        self.listeners: list[Callable[[RolloutBatch], None]] = []
-        """Called with each :class:`RolloutBatch`, for reports and logs."""
-        self._portal = Portal()
-        self._client = self._portal.client(url, **(client_options or {}))
-        self._host: EpisodeHost = host or EpisodeRunner(self._client, limits=limits, secrets=secrets)
-        self._tokenizer: ChatTokenizer | None = None
-        self._sampling_checked = False
-        self._metrics: dict[str, float] = {}
-
-    @cached_property
-    def train_dataset(self) -> Dataset:
-        """One row per training task, as ``GRPOTrainer(train_dataset=…)`` takes it.
-
-        Raises the client's errors when the server cannot be reached or has no such environment or split.
-        """
-        tasks = self._tasks if self._tasks is not None else self._load(self.split)
-        return _dataset(tasks[: self._max_tasks])
-
-    @cached_property
-    def eval_dataset(self) -> Dataset | None:
-        """One row per task of ``eval_split``; None without one."""
-        return None if self.eval_split is None else _dataset(self._load(self.eval_split))
-
-    @property
-    def reward_funcs(self) -> list[Any]:
-        """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like."""
-        return [self.ors_return]
-
-    def rollout_func(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, list[Any]]:
-        """Play one episode per prompt, as ``GRPOTrainer(rollout_func=…)`` calls it.
-
-        Prompts come repeated ``num_generations`` times; neighbours with one task are played as a group.
-        """
-        started = time.monotonic()
-        if self._tokenizer is None:
-            check_trainer(trainer)
-            tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-            self._tokenizer = ChatTokenizer(tokenizer, self._template_options)
-        tasks = [_task_of(prompt) for prompt in prompts]
-        policy = TokenPolicy(
-            self._tokenizer,
-            self._parser,
-            max_completion_tokens=cast("Any", trainer.args).max_completion_length,
-            max_context_tokens=_positions(trainer),
-            max_turn_tokens=self._max_turn_tokens,
+        self._source = Source(
+            url,
+            env_name=env_name,
+            name=name,
+            split=split,
+            eval_split=eval_split,
+            tasks=tasks,
+            max_tasks=max_tasks,
+            limits=limits,
+            failures=failures,
+            worth=Worth(reward, truncated_reward, stopped_reward),
+            score_group=score_group,
+            host=host,
+            parser=parser,
+            max_turn_tokens=max_turn_tokens,
+            template_options=template_options,
+            secrets=secrets,
+            client_options=client_options,
         )
-        with ModelSampler(trainer).open() as sampler:
-            groups = self._play(tasks, policy, sampler)
-            returns = [self._return_of(group, member) for group in groups for member in group.members]
-            self._raise_if_all_failed(groups)
-            rows = [
-                self._row(policy.records.get(member.episode_id), scored=score is not None)
-                for member, score in zip((m for g in groups for m in g.members), returns, strict=True)
-            ]
-            if not self._sampling_checked:
-                check_sampling(sampler, rows)
-                self._sampling_checked = True
-        batch = RolloutBatch(
-            step=trainer.state.global_step,
-            training=cast("torch.nn.Module", trainer.model).training,
-            groups=tuple(groups),
-            returns=tuple(returns),
-            seconds=time.monotonic() - started,
-            sampling_seconds=sampler.seconds,
-            sampled_tokens=sum(sum(row.mask) for row in rows),
-        )
-        self._metrics = rollout_metrics(batch)
-        for listener in self.listeners:
-            listener(batch)
-        return {
-            "prompt_ids": [row.prompt_ids for row in rows],
-            "completion_ids": [row.completion_ids for row in rows],
-            "logprobs": [row.logprobs for row in rows],
-            "env_mask": [row.mask for row in rows],
-            "ors_return": returns,
-        }
+        super().__init__([self._source], self._source.portal)
 
-    def ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:
-        """The reward function: the returns that :meth:`rollout_func` handed on, None where there is none to score."""
-        log_metric = columns.get("log_metric")
-        if log_metric is not None:
-            for name, value in self._metrics.items():
-                log_metric(name, value)
-        return ors_return
+    @staticmethod
+    def mix(*rollouts: ORSRollouts) -> Rollouts:
+        """Several environments in one run, each with its own tools, rewards, limits and parser.
 
-    def close(self) -> None:
-        """Close the client and the event-loop thread. A host that was passed in stays open."""
-        if self._portal.usable:
-            self._portal.close()
+        Their tasks stand in one dataset, which the trainer shuffles; how often each environment comes up is how many
+        tasks it has (``max_tasks``). Closing the mix closes all of them.
 
-    def __enter__(self) -> Self:
-        return self
+        ::
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _play(self, tasks: Sequence[TaskRef], policy: TokenPolicy, sampler: ModelSampler) -> list[TrajectoryGroup]:
-        """Play on the event loop while this thread, the trainer's, samples."""
-        groups = [(task, len(list(same))) for task, same in itertools.groupby(tasks)]
-        playing = self._portal.run(self._start(groups, policy))
-        try:
-            policy.serve(sampler)
-            return playing.result()
-        finally:
-            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
-            self._portal.run(_cancel(playing))
-
-    async def _start(
-        self, groups: Sequence[tuple[TaskRef, int]], policy: TokenPolicy
-    ) -> asyncio.Task[list[TrajectoryGroup]]:
-        playing = asyncio.create_task(
-            run_all(run_group(self._host, task, size, policy=policy, failures=self._failures) for task, size in groups)
-        )
-        playing.add_done_callback(lambda _: policy.stop_serving())
-        return playing
-
-    def _return_of(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
-        if group.dropped:
-            return None
-        return trajectory_return(
-            member,
-            self._reduction,
-            truncated_reward=self._truncated_reward,
-            stopped_reward=self._stopped_reward,
-        )
-
-    def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
-        """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
-        assert self._tokenizer is not None
-        end_of_sequence = self._tokenizer.eos_token_id
-        if record is None or not any(record.mask) or not scored:
-            prompt_ids = record.prompt_ids if record is not None else [end_of_sequence]
-            return TokenRecord(prompt_ids, [end_of_sequence], [0.0], [0])
-        record.drop_trailing_environment()
-        return record
-
-    def _raise_if_all_failed(self, groups: Sequence[TrajectoryGroup]) -> None:
-        failures = [failure for group in groups for failure in group.failures]
-        if failures and all(member.failed for group in groups for member in group.members):
-            raise RuntimeError(
-                f"every episode of this batch failed, {len(failures)} attempts in all; nothing was trained on. "
-                f"The last one: {failures[-1].kind}: {failures[-1].message}"
+            rollouts = ORSRollouts.mix(
+                ORSRollouts(url, env_name="wordle", max_tasks=500),
+                ORSRollouts(url, env_name="sudoku", max_tasks=500, reward="last"),
             )
-
-    def _task_ref(self, task: int | TaskRef) -> TaskRef:
-        return task if isinstance(task, TaskRef) else TaskRef(self.env_name, self.split, task)
-
-    def _load(self, split: str) -> list[TaskRef]:
-        return list(self._portal.run(load_tasks(self._client, self.env_name, split, limit=self._max_tasks)))
-
-
-def _dataset(tasks: Sequence[TaskRef]) -> Dataset:
-    """Rows whose prompt names the task to a reader and carries it to the rollout function."""
-    if not tasks:
-        raise ValueError("there are no tasks to train on: the split is empty, or tasks=[] or max_tasks=0 was given")
-    prompts = [
-        [
-            {
-                "role": "user",
-                "content": str(task),
-                TASK_KEY: {
-                    "env_name": task.env_name,
-                    "split": task.split,
-                    "index": task.index,
-                    "task": None if task.task is None else json.dumps(dict(task.task), sort_keys=True),
-                },
-            }
-        ]
-        for task in tasks
-    ]
-    return Dataset.from_dict({"prompt": prompts})
+        """
+        portal = Portal()
+        for one in rollouts:
+            one.close()
+            one._portal = portal
+            one._source.connect(portal)
+        return Rollouts([one._source for one in rollouts], portal)
 
 
-def _task_of(prompt: Any) -> TaskRef:
-    try:
-        reference = prompt[-1][TASK_KEY]
-        task = reference["task"]
-        return TaskRef(
-            reference["env_name"], reference["split"], reference["index"], None if task is None else json.loads(task)
-        )
-    except (TypeError, KeyError, IndexError):
-        raise ValueError(
-            f"a prompt without an ORS task reached rollout_func: {str(prompt)[:200]!r}. "
-            "Pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer."
-        ) from None
+@dataclass(frozen=True, slots=True)
+class _PlannedGroup:
+    source: Source
+    task: TaskRef
+    size: int
 
 
-def _positions(trainer: GRPOTrainer) -> int:
-    """How many tokens the model has positions for."""
-    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+async def _start(
+    plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
+) -> asyncio.Task[list[list[TrajectoryGroup]]]:
+    playing = asyncio.create_task(
+        run_all(one.source.play(one.task, one.size, policies[one.source.name], training=training) for one in plan)
+    )
+    playing.add_done_callback(lambda _: sampler.stop())
+    return playing
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task, unless it is over, and wait until it has cleaned up."""
     if task.cancel():
         await asyncio.wait([task])
+
+
+def _positions(trainer: GRPOTrainer) -> int:
+    """How many tokens the model has positions for."""
+    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ors_gym.types import Message, ToolCallBlock, ToolList, ToolResultBlock, text_of
+from ors_gym.types import Message, ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock, text_of
 
 __all__ = ["ChatTokenizer", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
 
@@ -78,6 +78,9 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if results and not text:
             continue
         entry: dict[str, Any] = {"role": message.role, "content": text}
+        reasoning = "\n".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
+        if reasoning:
+            entry["reasoning_content"] = reasoning
         if message.tool_calls:
             entry["tool_calls"] = [_chat_tool_call(call) for call in message.tool_calls]
             names |= {call.id: call.name for call in message.tool_calls}

@@ -1,0 +1,32 @@
+"""One call of ``rollout_func``, as listeners and logs see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ors_gym.trajectory import Trajectory, TrajectoryGroup
+
+__all__ = ["RolloutBatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """The groups of one rollout in the trainer's order, what they cost, and at which step."""
+
+    step: int
+    training: bool
+    groups: tuple[TrajectoryGroup, ...]
+    returns: tuple[float | None, ...]
+    """One per episode, in the trainer's order; None where it must not be scored."""
+    seconds: float
+    sampling_seconds: float
+    """The part of ``seconds`` in which the model sampled."""
+    sampled_tokens: int
+    """Tokens the model wrote in all episodes."""
+    replaced_groups: tuple[TrajectoryGroup, ...] = ()
+    """Dropped groups whose place another task's group took; none of their episodes is among the trained ones."""
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """All members of all groups."""
+        return tuple(member for group in self.groups for member in group.members)

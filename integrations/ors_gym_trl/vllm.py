@@ -1,0 +1,273 @@
+"""Sampling from vLLM: a server, tokens in and tokens out, or the engine that shares the trainer's devices.
+
+TRL's own ``vllm_generation.generate`` gathers the prompts of all processes in server mode: with episodes of different
+length one process waits for ever, or reads another's completions. Here each process asks the server for itself, one
+request a turn. The trainer keeps the server's weights up to date before every rollout, in both modes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, cast
+
+from trl import GRPOConfig, GRPOTrainer
+
+from ors_gym.errors import ConnectError, ORSError
+from ors_gym.fastwire import FastWire
+from ors_gym.portal import Portal
+from ors_gym_trl.in_process import stop_tokens
+from ors_gym_trl.sampling import BatchSampler, BusyClock, Sampled, SamplingError
+
+__all__ = ["ColocatedSampler", "ServerSampler", "sampling_parameters", "server_url"]
+
+BUSY = frozenset({429, 503})
+"""What a server answers that has produced nothing yet and can be asked again."""
+
+
+def server_url(args: GRPOConfig) -> str:
+    """Where the vLLM server is, on every process: only the main one has TRL's ``vllm_client``."""
+    url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def sampling_parameters(trainer: GRPOTrainer) -> dict[str, Any]:
+    """What the trainer's configuration says about sampling, in vLLM's words."""
+    args = cast("Any", trainer.args)
+    parameters = {
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "min_p": 0.0 if args.min_p is None else args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+    }
+    if args.vllm_structured_outputs_regex is not None:
+        parameters["structured_outputs"] = {"regex": args.vllm_structured_outputs_regex}
+    return parameters | dict(args.generation_kwargs or {})
+
+
+class ServerSampler:
+    """Asks a vLLM server for each turn with a request of its own: ``POST /v1/completions``.
+
+    Works with ``vllm serve``, ``trl vllm-serve`` and any server that takes token ids as the prompt and returns the
+    sampled ones, as ``token_ids`` (``return_token_ids``) or as ``token_id:…`` (``return_tokens_as_token_ids``), with
+    their log-probabilities. A request is sent again only where nothing was produced: no connection, or 429 or 503.
+
+    Args:
+        url: The server.
+        parameters: Sampling parameters of every request.
+        stops: The tokens that end a turn.
+        model: The model's name there; None asks the server.
+        timeout_seconds: How long a server that cannot be reached, or is busy, is asked again.
+        api_key: Sent as a bearer token.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        parameters: Mapping[str, Any],
+        stops: frozenset[int],
+        *,
+        model: str | None = None,
+        timeout_seconds: float = 240.0,
+        api_key: str | None = None,
+    ) -> None:
+        self.url = url
+        self._parameters = dict(parameters)
+        self._stops = stops
+        self._model = model
+        self._timeout_seconds = timeout_seconds
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._clock = BusyClock()
+        self._stopped = threading.Event()
+        self._portal: Portal | None = None
+        self._wire: FastWire | None = None
+
+    @classmethod
+    def of_trainer(cls, trainer: GRPOTrainer) -> ServerSampler:
+        """The server that the trainer's arguments name."""
+        args = cast("GRPOConfig", trainer.args)
+        return cls(
+            server_url(args),
+            sampling_parameters(trainer),
+            stop_tokens(trainer),
+            timeout_seconds=args.vllm_server_timeout,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in which at least one request was under way."""
+        return self._clock.seconds
+
+    @contextmanager
+    def open(self) -> Iterator[ServerSampler]:
+        """Hold connections for one rollout."""
+        self._stopped.clear()
+        with Portal() as self._portal:
+            self._wire = FastWire(connect_seconds=10.0)
+            try:
+                if self._model is None:
+                    self._model = self._portal.run(self._served_model())
+                yield self
+            finally:
+                self._portal.run(self._wire.aclose())
+                self._wire = None
+
+    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
+        """Send the turn's request."""
+        assert self._portal is not None
+        return self._portal.submit(self.sample(list(prompt), max_new_tokens))
+
+    def serve(self) -> None:
+        """Wait: the requests are sent from a thread of their own."""
+        self._stopped.wait()
+
+    def stop(self) -> None:
+        """End :meth:`serve`."""
+        self._stopped.set()
+
+    async def sample(self, prompt: list[int], max_new_tokens: int) -> Sampled:
+        """Continue ``prompt`` by at most ``max_new_tokens`` tokens.
+
+        Raises:
+            SamplingError: The server cannot be reached, refuses, or does not return tokens.
+        """
+        request = self._parameters | {
+            "model": self._model,
+            "prompt": prompt,
+            "max_tokens": max_new_tokens,
+            "n": 1,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+            "seed": random.getrandbits(31),  # engines of one server draw alike: one seed would repeat an episode
+        }
+        self._clock.begin()
+        try:
+            answer = await self._ask("POST", "/v1/completions", json.dumps(request).encode())
+        finally:
+            self._clock.end()
+        return self._read(answer, max_new_tokens)
+
+    async def _served_model(self) -> str:
+        answer = await self._ask("GET", "/v1/models", None)
+        try:
+            return str(answer["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise SamplingError(f"{self.url}/v1/models names no model") from None
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+        assert self._wire is not None
+        patience = time.monotonic() + self._timeout_seconds
+        delay = 0.1
+        while True:
+            try:
+                async with self._wire.send(method, self.url + path, self._headers, body) as response:
+                    status, content = response.status, await response.read()
+            except ConnectError as error:
+                status, content = None, str(error).encode()
+            except ORSError as error:
+                raise SamplingError(
+                    f"the connection to {self.url} broke while a turn was being sampled ({error}); it was not asked "
+                    "again, as episodes that are sampled anew whenever they take long become too short"
+                ) from error
+            if status == 200:
+                return _decoded(content, self.url + path)
+            text = content.decode(errors="replace")[:500]
+            if status is not None and status not in BUSY:
+                raise SamplingError(f"{self.url}{path} answered {status}: {text}")
+            if time.monotonic() + delay > patience:
+                state = "cannot be reached" if status is None else f"kept answering {status}"
+                raise SamplingError(f"{self.url} {state} for {self._timeout_seconds:g} s: {text}")
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 5.0)
+
+    def _read(self, answer: Any, limit: int) -> Sampled:
+        try:
+            choice = answer["choices"][0]
+            logprobs = choice["logprobs"]
+            ids = choice.get("token_ids")
+            if ids is None:
+                ids = [int(token.removeprefix("token_id:")) for token in logprobs["tokens"]]
+            values = [math.nan if value is None else float(value) for value in logprobs["token_logprobs"]]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise SamplingError(
+                f"{self.url} does not return the sampled tokens and their log-probabilities ({error!r}). Training on "
+                "exact tokens needs a server that does: vllm serve from 0.10.2 on, or one that understands "
+                "return_token_ids or return_tokens_as_token_ids"
+            ) from error
+        if len(ids) != len(values):
+            raise SamplingError(f"{self.url} returned {len(ids)} tokens with {len(values)} log-probabilities")
+        sampled = Sampled.cut(ids, values, limit, self._stops)
+        if not sampled.ids:
+            raise SamplingError(f"{self.url} returned no tokens (finish_reason {choice.get('finish_reason')!r})")
+        return sampled
+
+
+def _decoded(content: bytes, url: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise SamplingError(f"{url} did not answer JSON: {content[:200]!r}") from error
+
+
+class ColocatedSampler(BatchSampler):
+    """Samples with the vLLM engine that shares the trainer's devices, in batches of whatever is waiting.
+
+    The engine belongs to this process alone (``vllm_tensor_parallel_size=1``), so processes need no common calls.
+    With ``vllm_enable_sleep_mode`` TRL would put the engine to sleep after every turn and push all weights again
+    before the next: here it stays awake for the rollout.
+    """
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        super().__init__()
+        self._generation = cast("Any", trainer.vllm_generation)
+        self._stops = stop_tokens(trainer)
+
+    @contextmanager
+    def open(self) -> Iterator[ColocatedSampler]:
+        """Keep the engine awake for one rollout."""
+        generation = self._generation
+        if not generation.enable_sleep_mode:
+            yield self
+            return
+        generation.sync_weights()  # wakes the weights, and fills them: sleeping discarded them
+        generation.llm.wake_up(tags=["kv_cache"])
+        generation.enable_sleep_mode = False
+        try:
+            yield self
+        finally:
+            generation.enable_sleep_mode = True
+            generation.llm.sleep(level=2)
+            generation._llm_weights_sleeping = True
+
+    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[Sampled]:
+        """Continue each prompt by at most its ``max_new_tokens`` tokens."""
+        generation = self._generation
+        configured = generation.max_completion_length
+        generation.max_completion_length = max(max_new_tokens)
+        try:
+            _, completions, logprobs, _ = generation.generate([list(ids) for ids in prompts], None, 1)
+        finally:
+            generation.max_completion_length = configured
+        if logprobs is None:
+            raise SamplingError("the colocated vLLM engine returned no log-probabilities")
+        return [
+            Sampled.cut(ids, [_sampled_logprob(token) for token in values], limit, self._stops)
+            for ids, values, limit in zip(completions, logprobs, max_new_tokens, strict=True)
+        ]
+
+
+def _sampled_logprob(of_token: Sequence[float | None]) -> float:
+    """The log-probability of the sampled token: the first of a list of one. vLLM has none (None) for a NaN."""
+    value = of_token[0]
+    return math.nan if value is None else value

@@ -1,0 +1,181 @@
+"""What vLLM is to a trainer, around the tiny model: the server's HTTP protocol, and the engine in the same process.
+
+Both sample from the very model object that they are given, so a trainer's weights reach them without being sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from trl.generation.vllm_generation import VLLMGeneration
+
+__all__ = ["CompletionsServer", "TinyLLM", "colocated_generation", "in_server_mode"]
+
+_one_at_a_time = threading.Lock()
+
+
+@torch.no_grad()
+def sample_turn(
+    model: Any, prompt: Sequence[int], *, temperature: float, max_tokens: int, seed: int | None = None
+) -> tuple[list[int], list[float]]:
+    """Sample until the end-of-sequence token, which is the last of the ids, or the limit."""
+    draw = torch.Generator()
+    draw.seed() if seed is None else draw.manual_seed(seed)
+    ids, logprobs = list(prompt), []
+    with _one_at_a_time:
+        for _ in range(max_tokens):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float() / temperature
+            distribution = logits.log_softmax(dim=-1)
+            token = int(torch.multinomial(distribution.exp(), 1, generator=draw))
+            ids.append(token)
+            logprobs.append(float(distribution[token]))
+            if token == model.config.eos_token_id:
+                break
+    return ids[len(prompt) :], logprobs
+
+
+@dataclass
+class CompletionsServer:
+    """``/v1/completions`` as ``vllm serve`` answers it, and what it was asked."""
+
+    model: Any = None
+    answers: str = "token_ids"
+    """``token_ids`` as vLLM since 0.10.2; ``tokens`` as others that write ``token_id:…``; ``text`` as those that do
+    neither."""
+    refusals: list[int] = field(default_factory=list)
+    """Statuses of the next answers, before it begins to sample."""
+    cut: bool = False
+    """Break every connection in the middle of the answer."""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    under_way: int = 0
+    most_under_way: int = 0
+
+    @property
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/models", self.models),
+                Route("/v1/completions", self.completions, methods=["POST"]),
+            ]
+        )
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"data": [{"id": "tiny"}]})
+
+    async def completions(self, request: Request) -> Response:
+        body = await request.json()
+        self.requests.append(body)
+        if self.refusals:
+            return JSONResponse({"error": "not now"}, self.refusals.pop(0))
+        if self.cut:
+            return Response(b"{", headers={"Content-Length": "1000"})
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            ids, logprobs = await asyncio.to_thread(
+                sample_turn,
+                self.model,
+                body["prompt"],
+                temperature=body["temperature"],
+                max_tokens=body["max_tokens"],
+                seed=body["seed"],
+            )
+        finally:
+            self.under_way -= 1
+        finish = "stop" if ids[-1] == self.model.config.eos_token_id else "length"
+        tokens = [f"token_id:{token}" for token in ids] if self.answers != "text" else ["look"] * len(ids)
+        choice = {
+            "index": 0,
+            "text": "…",
+            "finish_reason": finish,
+            "logprobs": {"tokens": tokens, "token_logprobs": logprobs},
+        }
+        if self.answers == "token_ids":
+            choice |= {"token_ids": ids, "prompt_token_ids": body["prompt"]}
+        return JSONResponse({"id": "cmpl-1", "object": "text_completion", "model": "tiny", "choices": [choice]})
+
+
+class TinyLLM:
+    """``vllm.LLM`` as far as TRL's colocate mode calls it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.batches: list[int] = []
+        self.asleep: set[str] = set()
+        self.sleeps = 0
+
+    def generate(self, prompts: list[dict[str, Any]], sampling_params: Any, use_tqdm: bool) -> list[Any]:
+        assert not self.asleep, f"asked while {self.asleep} sleep"
+        self.batches.append(len(prompts))
+        return [self._output(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
+
+    def _output(self, prompt: list[int], parameters: Any) -> Any:
+        ids, logprobs = sample_turn(
+            self.model, prompt, temperature=parameters.temperature, max_tokens=parameters.max_tokens
+        )
+        values = [{token: SimpleNamespace(rank=1, logprob=value)} for token, value in zip(ids, logprobs, strict=True)]
+        return SimpleNamespace(
+            prompt_token_ids=prompt, outputs=[SimpleNamespace(token_ids=tuple(ids), logprobs=values)]
+        )
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.asleep -= set(tags)
+
+    def sleep(self, level: int) -> None:
+        self.asleep = {"weights", "kv_cache"}
+        self.sleeps += 1
+
+    def reset_prefix_cache(self) -> None:
+        pass
+
+
+def in_server_mode(trainer: Any, url: str) -> None:
+    """Give the trainer what ``use_vllm=True, vllm_mode="server"`` gives it where vLLM is installed."""
+
+    def generate(*_: Any, **__: Any) -> None:
+        raise AssertionError("TRL's generate is a collective call in server mode")
+
+    trainer.use_vllm = trainer.args.use_vllm = True
+    trainer.vllm_mode = "server"
+    trainer.args.vllm_server_base_url = url
+    trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None, generate=generate)
+    trainer._last_loaded_step = -1
+    trainer.vllm_importance_sampling_correction = True
+
+
+def colocated_generation(trainer: Any, monkeypatch: Any, *, sleep: bool = False) -> TinyLLM:
+    """Give the trainer TRL's own ``VLLMGeneration`` in colocate mode, around the tiny model instead of an engine."""
+    monkeypatch.setattr("trl.generation.vllm_generation.SamplingParams", SimpleNamespace, raising=False)
+    llm = TinyLLM(trainer.model)
+    generation = VLLMGeneration.__new__(VLLMGeneration)
+    vars(generation).update(
+        model=trainer.model, accelerator=trainer.accelerator, processing_class=trainer.processing_class,
+        mode="colocate", structured_outputs_regex=None, tensor_parallel_size=1, enable_sleep_mode=sleep,
+        repetition_penalty=1.0, temperature=1.0, top_p=1.0, top_k=0, min_p=None,
+        max_completion_length=trainer.args.max_completion_length, logprobs=0, generation_kwargs={}, llm=llm,
+        _llm_weights_sleeping=sleep,
+    )  # fmt: skip
+    if sleep:
+        llm.sleep(level=2)
+
+    def sync_weights() -> None:
+        llm.wake_up(["weights"])
+        generation._llm_weights_sleeping = False
+
+    generation.sync_weights = sync_weights
+    trainer.use_vllm = trainer.args.use_vllm = True
+    trainer.vllm_mode = "colocate"
+    trainer.vllm_generation = generation
+    trainer._last_loaded_step = -1
+    trainer.vllm_importance_sampling_correction = True
+    return llm
