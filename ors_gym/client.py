@@ -350,23 +350,31 @@ class ORSClient:
         task.add_done_callback(self._background.discard)
         return task
 
-    async def delete_session(self, env_name: str, session_id: str) -> None:
+    async def delete_session(self, env_name: str, session_id: str) -> bool:
         """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
 
-        A session that the server does not have may be about to come to exist: it is looked for again, for 36 s at most.
-        Never raises: a server that cannot be reached is logged, and drops the session itself after a while.
+        Returns:
+            Whether the server had it. One that was just being created may still come to exist.
+
+        Raises:
+            ORSError: the server could not be asked.
         """
-        try:
-            route = await self.route(env_name)
-        except ORSError as error:
-            logger.warning("session %s was not deleted: %s", session_id, error)
-            return
+        route = await self.route(env_name)
         headers = {**route.headers, "X-Session-ID": session_id}
         ping, *deletions = (
             Request("POST", route.session_base + path, headers, urgent=True)
             for path in ("/ping", "/delete", "/delete_session")
         )
-        await self._bury(session_id, ping, deletions)
+        try:
+            await self.channel.fetch(ping)
+        except StatusError as error:
+            if error.status in (404, 410):
+                return False
+            raise
+        with suppress(NotFoundError):  # deleted meanwhile, or a server without this route
+            for request in deletions:
+                await self.channel.fetch(request, seconds=self.channel.timeouts.close_seconds)
+        return True
 
     async def delete_and_note(self, sid: str, requests: Sequence[Request]) -> None:
         """Send the requests that delete a session, and tell the journal if it is gone."""

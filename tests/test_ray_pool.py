@@ -156,7 +156,7 @@ def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sess
     assert not group.dropped
     assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 6
     assert {failure.kind for failure in group.failures} == {"actor_died"}
-    assert pool.num_actors == 2
+    assert len(pool._workers) == 2
     assert not counter_server.live_sessions
 
 

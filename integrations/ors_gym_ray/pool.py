@@ -5,39 +5,54 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
-from ors_gym.client import ORSClient
-from ors_gym.policy import Policy, Reply, Turn
-from ors_gym.rollout import RolloutLimits, run_groups
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup
-from ors_gym.types import ToolList
-from ors_gym_ray.actor import Asked, Broken, Ended, Event, Job, Opened, RolloutActor
+from ors_gym.episode import RolloutLimits
+from ors_gym.janitor import Janitor
+from ors_gym.policy import Policy
+from ors_gym.rollout import run_groups
+from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.types import GroupCandidate, GroupScore, ToolList
+from ors_gym_ray.actor import RolloutActor
+from ors_gym_ray.events import Job
+from ors_gym_ray.worker import Worker
 
 __all__ = ["RolloutPool"]
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 30.0
+"""How long closing the pool waits for its actors to close their sessions; the janitor closes what they do not."""
 
 
 class RolloutPool:
     """Plays episodes on ``num_actors`` Ray actors, up to ``episodes_per_actor`` at once on each.
 
-    It is an :class:`~ors_gym.rollout.EpisodeHost`: give it to :func:`~ors_gym.rollout.run_groups`, to
+    It is an :class:`~ors_gym.episode.EpisodeHost`: give it to :func:`~ors_gym.rollout.run_groups`, to
     ``ors_gym_trl.ORSRollouts(host=…)``, or use :meth:`run_groups`. The policy lives with the pool
-    (``policy_placement="driver"``: where a trainer's weights are; each turn travels to it and its reply back, many to
-    a message), or is copied to every actor (``"actors"``: a policy that calls an endpoint).
+    (``policy_placement="driver"``: where a trainer's weights are; what is new in each turn travels to it and its reply
+    back, many to a message), or is copied to every actor (``"actors"``: a policy that calls an endpoint).
 
-    When an actor dies, its sessions are deleted, its episodes come back as failed with kind ``actor_died`` (a group
-    then plays them again elsewhere) and another actor takes its place, up to ``max_actor_restarts`` times in all.
+    **Deaths.** When an actor dies, or its process or node does, its episodes come back as failed with kind
+    ``actor_died`` (a group then plays them again elsewhere), its sessions are deleted, and another actor is asked for,
+    ``max_actor_restarts`` times in all. Episodes go to actors that live, so one that waits for resources holds up
+    nobody; if none has lived for ``start_seconds``, waiting ends with an error. When the driver dies, killed without a
+    word or not, a small process beside it (:class:`~ors_gym.janitor.Janitor`) deletes the sessions of all actors: no
+    session is created before that process knows of it. Only the loss of the driver's whole machine leaves sessions to
+    the server's expiry.
 
-    Ray is started on this machine if it is not running; ``address`` joins an existing cluster. Everything runs on the
-    event loop that first uses the pool.
+    Ray is started on this machine if it is not running; ``address`` joins an existing cluster. The pool is used from
+    one event loop at a time.
 
     Args:
-        url: The ORS server, as every actor reaches it.
+        url: The ORS server, as every actor and this process reach it.
         env_name: The environment that :meth:`run_groups` plays when it is given task indices.
         num_actors: Actor processes.
         episodes_per_actor: Sessions each holds at once.
@@ -45,11 +60,14 @@ class RolloutPool:
         policy_placement: Where ``policy`` runs.
         limits: When to cut episodes short.
         secrets: Passed to each session; never logged, never in a trajectory.
-        toolset: The reference SDK's built-in toolset to open sessions with.
+        toolset: The name of a set of tools that the server adds to the environment's.
         tools: The tools, where they are known to be the same for every task: saves one request an episode.
+        parallel_tool_calls: As in :class:`~ors_gym.episode.EpisodeRunner`.
         address: The Ray cluster to join.
-        actor_options: Ray's options for each actor (``num_cpus``, ``resources``, ``scheduling_strategy``, …).
-        max_actor_restarts: How many dead actors are replaced before the pool gives up.
+        actor_options: Ray's options for each actor (``num_cpus``, ``resources``, ``runtime_env``, …). Without a
+            ``scheduling_strategy`` the actors are spread over the nodes.
+        max_actor_restarts: How many dead actors are replaced in all; None is four for each actor.
+        start_seconds: How long episodes wait for an actor to live when none does.
         client_options: Further arguments of every actor's ``ORSClient`` (``api_key``, ``timeouts``, …).
     """
 
@@ -66,49 +84,85 @@ class RolloutPool:
         secrets: Mapping[str, str] | None = None,
         toolset: str | None = None,
         tools: ToolList | None = None,
+        parallel_tool_calls: bool | Collection[str] = False,
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
-        max_actor_restarts: int = 8,
+        max_actor_restarts: int | None = None,
+        start_seconds: float = 180.0,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
         if num_actors < 1 or episodes_per_actor < 1:
             raise ValueError("num_actors and episodes_per_actor must be at least 1")
+        if policy_placement not in ("driver", "actors"):
+            raise ValueError(f"policy_placement must be 'driver' or 'actors', not {policy_placement!r}")
+        if not start_seconds > 0:
+            raise ValueError("start_seconds must be positive")
         self.url = url
         self.env_name = env_name
         self.policy = policy
+        self.num_actors = num_actors
+        self.episodes_per_actor = episodes_per_actor
         self._policy_placement = policy_placement
-        self._actor_options: dict[str, Any] = {"num_cpus": 0.25, "max_concurrency": 1000, **(actor_options or {})}
-        runner_options = {"limits": limits, "secrets": secrets, "toolset": toolset, "tools": tools}
+        self._actor_options = _actor_options(actor_options or {})
+        self._actor_class: Any = ray.remote(RolloutActor).options(**self._actor_options)
+        runner_options = {
+            "limits": limits or RolloutLimits(max_concurrent_sessions=episodes_per_actor),
+            "secrets": secrets,
+            "toolset": toolset,
+            "tools": tools,
+            "parallel_tool_calls": parallel_tool_calls,
+        }
         actor_policy = policy if policy_placement == "actors" else None
-        self._client_options = dict(client_options or {})
-        self._actor_arguments = (url, self._client_options, runner_options, actor_policy)
-        self._restarts_left = max_actor_restarts
-        self._places = asyncio.Semaphore(num_actors * episodes_per_actor)
-        self._started_ray = not ray.is_initialized()
-        if self._started_ray:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        self._workers = [self._new_worker() for _ in range(num_actors)]
+        self._actor_arguments = (url, dict(client_options or {}), runner_options, actor_policy)
+        self._restarts_left = 4 * num_actors if max_actor_restarts is None else max_actor_restarts
+        self._start_seconds = start_seconds
         self._closed = False
+        self._broken: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: set[asyncio.Task[None]] = set()
+        self._waiting: deque[asyncio.Future[Worker]] = deque()
+        self._patience: asyncio.TimerHandle | None = None
+        self._started_ray = _join_ray(address)
+        self._janitor = Janitor(url, client_options)
+        self._workers = [self._new_worker() for _ in range(num_actors)]
 
     @property
-    def num_actors(self) -> int:
-        """How many actors play episodes now."""
-        return len(self._workers)
+    def num_living_actors(self) -> int:
+        """How many actors play episodes now; the others wait for their place on the cluster."""
+        return sum(worker.alive for worker in self._workers)
+
+    # ---------------------------------------------------------------- playing
 
     async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
-        """Play one episode on the least busy actor. A fault of the world comes back as a failed trajectory."""
-        if self._closed:
-            raise RuntimeError("the RolloutPool is closed")
+        """Play one episode on the least busy actor. A fault of the world comes back as a failed trajectory.
+
+        Raises:
+            TimeoutError: no actor came to life within ``start_seconds``.
+            RayError: the actors cannot start, such as for want of a module.
+            RuntimeError: the pool is closed, or every actor died and the restarts are spent.
+        """
         ask_driver = policy is not None or self._policy_placement == "driver"
         asked = policy or self.policy
         if asked is None:
             raise ValueError("no policy: give one to the RolloutPool or to run_episode")
-        async with self._places:
-            if not self._workers:
-                raise RuntimeError("every actor of the RolloutPool died and its max_actor_restarts are spent")
-            worker = min(self._workers, key=lambda worker: len(worker.episodes))
-            job = Job(uuid.uuid4().hex, task, attempt, ask_driver)
-            return await worker.play(job, asked)
+        worker = await self._take_place()
+        try:
+            return await worker.play(Job(uuid.uuid4().hex, task, attempt, ask_driver), asked)
+        finally:
+            self._give_place_back(worker)
+
+    async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
+        """Have the environment score trajectories of ``task`` against each other, from the least busy actor.
+
+        Raises:
+            NotFoundError: the environment does not score groups.
+            ORSError: it could not, this time.
+        """
+        worker = await self._take_place()
+        try:
+            return await worker.score_group(task, candidates)
+        finally:
+            self._give_place_back(worker)
 
     async def run_groups(
         self, tasks: Iterable[TaskRef | int], group_size: int, *, split: str = "train", **options: Any
@@ -116,7 +170,11 @@ class RolloutPool:
         """Play a group of each task, given as a TaskRef or an index of ``split``; yield groups as they complete.
 
         ``options`` are those of :func:`ors_gym.rollout.run_groups` (``policy``, ``failures``, …).
+        ``max_concurrent_groups`` is by default as many as fill the actors, and one more. That bounds the memory: a
+        consumer that is slow, or an endless ``tasks``, stops production there.
         """
+        filling = -(-self.num_actors * self.episodes_per_actor // group_size) + 1
+        options = {"max_concurrent_groups": filling, **options}
         async for group in run_groups(self, (self._task(task, split) for task in tasks), group_size, **options):
             yield group
 
@@ -127,19 +185,150 @@ class RolloutPool:
             raise ValueError("a task index needs RolloutPool(env_name=…)")
         return TaskRef(self.env_name, split, task)
 
+    # ---------------------------------------------------------------- places
+
+    async def _take_place(self) -> Worker:
+        """A living actor with a place free for an episode: the least busy one, when it is this caller's turn."""
+        self._bind()
+        while True:
+            turn: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            self._hand_out()
+            try:
+                worker = await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    self._give_place_back(turn.result())
+                raise
+            if worker.death is None:
+                return worker
+            self._give_place_back(worker)
+
+    def _give_place_back(self, worker: Worker) -> None:
+        worker.places_taken -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free places to those who wait, or an error if there will be none."""
+        living = [worker for worker in self._workers if worker.alive]
+        while self._waiting:
+            if self._waiting[0].done():  # cancelled
+                self._waiting.popleft()
+            elif error := self._hopeless():
+                self._waiting.popleft().set_exception(error)
+            else:
+                worker = min(living, key=lambda worker: worker.places_taken, default=None)
+                if worker is None or worker.places_taken >= self.episodes_per_actor:
+                    break
+                worker.places_taken += 1
+                self._waiting.popleft().set_result(worker)
+        if self._patience is not None and (living or not self._waiting):
+            self._patience.cancel()
+            self._patience = None
+        elif self._patience is None and self._waiting and not living:
+            self._patience = asyncio.get_running_loop().call_later(self._start_seconds, self._lose_patience)
+
+    def _hopeless(self) -> Exception | None:
+        """Why no actor will ever take another episode."""
+        if self._closed:
+            return RuntimeError("the RolloutPool is closed")
+        if self._broken is not None:
+            return self._broken
+        if not self._workers:
+            return RuntimeError("every actor of the RolloutPool died and its max_actor_restarts are spent")
+        return None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        options = self._actor_options
+        wanted = {name: options[name] for name in ("num_cpus", "num_gpus", "memory", "resources") if options.get(name)}
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        error = (
+            f"no actor of the RolloutPool came to life within {self._start_seconds:g} s: {len(self._workers)} wait for "
+            f"{wanted} each; the cluster has {there}, of which {free} is free"
+        )
+        while self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                turn.set_exception(TimeoutError(error))
+
+    # ---------------------------------------------------------------- actors
+
+    def _bind(self) -> None:
+        """Listen to the actors on this event loop."""
+        if error := self._hopeless():
+            raise error
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise RuntimeError("the RolloutPool is being used from another event loop")
+        self._loop = loop
+        self._waiting.clear()
+        self._patience = None
+        self._listeners = set()
+        for worker in self._workers:
+            worker.forget_messages()
+            self._listen(worker)
+
+    def _listen(self, worker: Worker) -> None:
+        listener = asyncio.create_task(self._keep(worker))
+        self._listeners.add(listener)
+        listener.add_done_callback(self._listeners.discard)
+
+    async def _keep(self, worker: Worker) -> None:
+        """Listen to an actor until it dies, and put another in its place while the budget lasts."""
+        try:
+            await worker.listen(self._hand_out)
+        except Exception as bug:  # raised where episodes are awaited, so that nobody waits for ever
+            self._broken = bug
+            worker.fail(bug)
+            self._hand_out()
+            return
+        self._workers.remove(worker)
+        if self._closed:
+            return
+        if worker.cannot_live and not self.num_living_actors:
+            self._broken = worker.death
+        elif self._restarts_left > 0:
+            self._restarts_left -= 1
+            self._workers.append(self._new_worker())
+            self._listen(self._workers[-1])
+        where = f"on node {worker.home.node_id}" if worker.home else "before it came to life"
+        logger.warning("a rollout actor died %s, %d restarts are left: %s", where, self._restarts_left, worker.death)
+        self._hand_out()
+
+    def _new_worker(self) -> Worker:
+        return Worker(self._actor_class.remote(*self._actor_arguments), self._janitor)
+
+    # ---------------------------------------------------------------- closing
+
     def close(self) -> None:
         """End all episodes, close their sessions, stop the actors, and Ray too if the pool started it."""
         if self._closed:
             return
         self._closed = True
-        closing = [worker.actor.close.remote() for worker in self._workers]
-        ray.wait(closing, num_returns=len(closing), timeout=30)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+        closing = {worker.retire(): worker for worker in self._workers if worker.alive}
+        if closing:
+            closed, _ = ray.wait(list(closing), num_returns=len(closing), timeout=CLOSE_SECONDS)
+            for reference in closed:
+                with suppress(RayError):  # it died: the janitor deletes its sessions
+                    closing[reference].hear_deletions(ray.get(reference))
         for worker in self._workers:
-            worker.stop_listening()
             ray.kill(worker.actor)
-        self._workers.clear()
+        self._janitor.close()
         if self._started_ray:
             ray.shutdown()
+
+    def _end(self) -> None:
+        """On the event loop: end what is still awaited."""
+        for listener in self._listeners:
+            listener.cancel()
+        for worker in self._workers:
+            worker.fail(RuntimeError("the RolloutPool was closed"))
+        self._hand_out()
 
     def __enter__(self) -> Self:
         return self
@@ -149,126 +338,22 @@ class RolloutPool:
     ) -> None:
         self.close()
 
-    def _new_worker(self) -> _Worker:
-        actor = ray.remote(RolloutActor).options(**self._actor_options).remote(*self._actor_arguments)
-        return _Worker(actor, self._replace)
 
-    async def _replace(self, worker: _Worker) -> None:
-        """Put a new actor in a dead one's place, while the budget lasts, and delete the sessions it left open."""
-        if self._closed or worker not in self._workers:
-            return
-        self._workers.remove(worker)
-        if self._restarts_left > 0:
-            self._restarts_left -= 1
-            self._workers.append(self._new_worker())
-        async with ORSClient(self.url, **self._client_options) as client:
-            await asyncio.gather(*(client.delete_session(*session) for session in worker.open_sessions()))
+def _actor_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": 0.25, "max_concurrency": 1000, **given}
+    if not options.get("scheduling_strategy") and not options.get("placement_group"):
+        options["scheduling_strategy"] = "SPREAD"
+    return options
 
 
-class _Worker:
-    """The pool's side of one actor: what it plays, and what waits to be sent to it."""
-
-    def __init__(self, actor: Any, on_death: Callable[[_Worker], Awaitable[None]]) -> None:
-        self.actor = actor
-        self.episodes: dict[str, tuple[Job, Policy, asyncio.Future[Trajectory]]] = {}
-        self._sessions: dict[str, str] = {}
-        self._on_death = on_death
-        self._jobs: list[Job] = []
-        self._replies: list[tuple[str, Reply]] = []
-        self._flushing = False
-        self._listener: asyncio.Task[None] | None = None
-        self._answering: set[asyncio.Task[None]] = set()
-
-    async def play(self, job: Job, policy: Policy) -> Trajectory:
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen())
-        future: asyncio.Future[Trajectory] = asyncio.get_running_loop().create_future()
-        self.episodes[job.episode_id] = (job, policy, future)
-        self._jobs.append(job)
-        self._flush_soon()
-        try:
-            return await future
-        finally:
-            if future.cancelled():
-                self.actor.cancel.remote([job.episode_id])
-            del self.episodes[job.episode_id]
-            self._sessions.pop(job.episode_id, None)
-
-    def open_sessions(self) -> list[tuple[str, str]]:
-        """The environment's name and the id of each session that was not closed, as far as the actor told."""
-        return [
-            (self.episodes[episode_id][0].task.env_name, session_id)
-            for episode_id, session_id in self._sessions.items()
-            if episode_id in self.episodes
-        ]
-
-    def stop_listening(self) -> None:
-        """End the long poll; from any thread."""
-        if self._listener is not None and not self._listener.get_loop().is_closed():
-            self._listener.get_loop().call_soon_threadsafe(self._listener.cancel)
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                events: list[Event] = await self.actor.poll.remote()
-            except RayActorError as death:
-                await self._on_death(self)
-                self._bury(death)
-                return
-            for event in events:
-                match event:
-                    case Opened(episode_id, session_id):
-                        self._sessions[episode_id] = session_id
-                    case Asked(turn):
-                        self._start_answer(turn)
-                    case Ended(trajectory):
-                        self._settle(trajectory.episode_id, trajectory)
-                    case Broken(episode_id, error):
-                        self._settle(episode_id, error)
-
-    def _start_answer(self, turn: Turn) -> None:
-        if turn.episode_id in self.episodes:
-            answering = asyncio.create_task(self._answer(turn, self.episodes[turn.episode_id][1]))
-            self._answering.add(answering)
-            answering.add_done_callback(self._answering.discard)
-
-    async def _answer(self, turn: Turn, policy: Policy) -> None:
-        try:
-            reply = await policy.act(turn)
-        except Exception as error:  # raised where the episode is awaited
-            self._settle(turn.episode_id, error)
-            self.actor.cancel.remote([turn.episode_id])
-            return
-        self._replies.append((turn.episode_id, reply))
-        self._flush_soon()
-
-    def _settle(self, episode_id: str, outcome: Trajectory | Exception) -> None:
-        _, _, future = self.episodes.get(episode_id, (None, None, None))
-        if future is None or future.done():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    def _bury(self, death: RayActorError) -> None:
-        """Settle what the dead actor played: failed, unless it never came to life, which trying again will not mend."""
-        failure = Failure("actor_died", f"the Ray actor that played the episode died: {death}")
-        for job, _, _ in list(self.episodes.values()):
-            lost = Trajectory(job.episode_id, job.task, StopReason.FAILED, failure=failure, attempt=job.attempt)
-            self._settle(job.episode_id, death if death.actor_init_failed else lost)
-
-    def _flush_soon(self) -> None:
-        """Send once for everything that piles up in this tick of the loop."""
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._jobs:
-            self.actor.submit.remote(self._jobs)
-            self._jobs = []
-        if self._replies:
-            self.actor.respond.remote(self._replies)
-            self._replies = []
+def _join_ray(address: str | None) -> bool:
+    """Connect this process to Ray where it is not; whether that was needed."""
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        address = address or ""
+        _, colon, port = address.rpartition(":")
+        if colon and "//" not in address and not here.endswith(colon + port):  # hosts have many names, a port has one
+            raise ValueError(f"this process is connected to the Ray cluster at {here}, not to the one at {address}")
+        return False
+    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return True
