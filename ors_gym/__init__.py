@@ -34,6 +34,14 @@ from ors_gym.errors import (
 )
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.portal import Portal, shared_portal
+from ors_gym.records import (
+    TrajectoryWriter,
+    finished_tasks,
+    read_groups,
+    read_records,
+    read_trajectories,
+    to_dataset,
+)
 from ors_gym.registration import register_envs, register_ors
 from ors_gym.rollout import FailurePolicy, run_group, run_groups
 from ors_gym.session import Session, SessionState
@@ -120,19 +128,25 @@ __all__ = [
     "ToolSpec",
     "Trajectory",
     "TrajectoryGroup",
+    "TrajectoryWriter",
     "Transition",
     "TransportError",
     "Turn",
     "action_parser",
     "combine_scores",
+    "finished_tasks",
     "group_advantages",
     "load_tasks",
+    "read_groups",
+    "read_records",
+    "read_trajectories",
     "reduce_rewards",
     "register_envs",
     "register_ors",
     "run_group",
     "run_groups",
     "shared_portal",
+    "to_dataset",
     "trajectory_return",
     "turn_returns",
 ]

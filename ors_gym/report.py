@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ors_gym.advantages import trajectory_return
+from ors_gym.masking import MASK, SecretMask
 from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import ImageBlock, Message, MessageBlock, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
 
@@ -203,14 +204,12 @@ def _render(record: RunRecord, content: _Content) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
-MASK = "••••••"
 SECRET_NAME = re.compile(
     r"(^|[_-])((api|access|private)[_-]?key|secrets?|password|passwd|credentials?|authorization)([_-]|$)"
     r"|(^|auth|access|bearer|hub|hf|refresh|id|api)[_-]?token$",
     re.IGNORECASE,
 )
 URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
@@ -219,15 +218,13 @@ class _Content:
     """Turns what a run left into JSON for the page: masked, cut to size, and finite."""
 
     def __init__(self, secrets: Iterable[str], limits: ReportLimits) -> None:
-        longest_first = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._mask = SecretMask(secrets)
         self._image_bytes_left = limits.image_bytes
         self.limits = limits
 
     def masked(self, text: str) -> str:
         """``text`` without secrets, and as Unicode that every reader of the page takes."""
-        text = LONE_SURROGATE.sub("\ufffd", URL_USER.sub(MASK, text))
-        return self._secrets.sub(MASK, text) if self._secrets else text
+        return self._mask(URL_USER.sub(MASK, text))
 
     def text(self, text: str) -> JSON:
         text = self.masked(text)

@@ -7,6 +7,7 @@ episode has no return. Member i of a group stays at index i.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -62,6 +63,10 @@ class TaskRef:
         by_index = self.split is not None and self.index is not None
         if by_index == (self.task is not None):
             raise ValueError("a TaskRef needs either split and index, or a task object")
+
+    def __hash__(self) -> int:
+        task = None if self.task is None else json.dumps(dict(self.task), sort_keys=True, default=str)
+        return hash((self.env_name, self.split, self.index, task))
 
     def __str__(self) -> str:
         return (
