@@ -41,3 +41,12 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
         return asyncio.run(conversation)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One Ray cluster for the whole run: a head on which no actor fits and a node for two. It is in nobody's way."""
+    from tests.ray_clusters import start_cluster  # Ray takes a second to import
+
+    with start_cluster() as cluster:
+        yield cluster

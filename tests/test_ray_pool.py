@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
 from ors_gym import FailurePolicy, Reply, RolloutLimits, ScriptedPolicy, StopReason, TaskRef, ToolCall, Turn, run_group
 from ors_gym_ray import RolloutPool
 from tests.ors_servers import RunningServer
+from tests.ray_clusters import connected
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +23,10 @@ AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Iterator[None]:
-    """One small Ray for all tests of this file."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+def driver(ray_cluster: Cluster) -> Iterator[None]:
+    """This process is a driver of the cluster."""
+    with connected(ray_cluster):
+        yield
 
 
 @pytest.fixture

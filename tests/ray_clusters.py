@@ -1,0 +1,79 @@
+"""A real Ray cluster of several nodes on this machine, apart from any other Ray that runs here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+__all__ = ["add_node", "connected", "start_cluster", "wait_until"]
+
+SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+QUICK_TO_NOTICE = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 6,
+}
+
+
+@contextlib.contextmanager
+def start_cluster() -> Iterator[Cluster]:
+    """A head on which no actor fits, and one node for two actors that ask for a ``place``."""
+    directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
+    with _temporary_files_in(directory):
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": QUICK_TO_NOTICE, **SMALL}
+        )
+    try:
+        add_node(cluster)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(directory: str) -> Iterator[None]:
+    """Keep the cluster's address out of the file in which every ``ray.init()`` on this machine looks for one."""
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = directory
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
+
+
+def add_node(cluster: Cluster, places: int = 2) -> Any:
+    """Another node, on which so many actors fit that ask for a ``place``."""
+    return cluster.add_node(num_cpus=2, resources={"place": places}, **SMALL)
+
+
+@contextlib.contextmanager
+def connected(cluster: Cluster) -> Iterator[None]:
+    """This process as a driver of the cluster."""
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait until ``condition`` holds; it is an error if it does not come to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {condition}")
+        threading.Event().wait(0.02)
