@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from ors_gym import Message, TextBlock, ToolCall, ToolList, ToolSpec
 from ors_gym.types import ToolCallBlock, ToolResultBlock
 from ors_gym_trl import TemplateError
 from ors_gym_trl.tokens import ChatTokenizer, TokenRecord, chat_messages, chat_tools
+from tests.chat_templates import QWEN, byte_tokenizer
 
-QWEN = (
-    "{%- if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{%- endif %}"
-    "{%- for m in messages %}"
-    "{%- if m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"
-    "{%- else %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{%- for c in m.tool_calls or [] %}<tool_call>\n{{ c.function | tojson }}\n</tool_call>{%- endfor %}<|im_end|>\n"
-    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{%- endif %}"
-)
 LLAMA = (
     "<|begin_of_text|>{%- for m in messages %}"
     "<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>\n\n"
@@ -47,19 +38,6 @@ REWRITING = (
 
 TOOLS = ToolList((ToolSpec("look"), ToolSpec("press", "Press.", {"type": "object", "properties": {"color": {}}})))
 PROMPT = (Message("user", (TextBlock("find the button"),)),)
-
-
-def byte_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    """Bytes, and one merge ("ab") that decoding and encoding again would find where sampling did not use it."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: i for i, character in enumerate(alphabet)} | {"ab": len(alphabet)}
-    model = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<|im_end|>", pad_token="<|pad|>")
-    tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False), AddedToken("</tool_call>", normalized=False)])
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def reply_and_results(calls: list[tuple[str, str]], text: str = "") -> tuple[Message, Message]:

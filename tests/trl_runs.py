@@ -57,6 +57,7 @@ def make_trainer(
     callbacks: Any = None,
     reward_funcs: Any = None,
     tokenizer: Any = None,
+    max_positions: int = 512,
     **settings: Any,
 ) -> GRPOTrainer:
     tokenizer = tokenizer or make_tokenizer()
@@ -81,8 +82,10 @@ def make_trainer(
         dataloader_pin_memory=False,
         **(defaults | settings),
     )
+    model = make_model(tokenizer, seed=0)
+    model.config.max_position_embeddings = max_positions
     return GRPOTrainer(
-        model=make_model(tokenizer, seed=0),
+        model=model,
         processing_class=tokenizer,
         args=config,
         train_dataset=rollouts.train_dataset,

@@ -5,9 +5,10 @@ from ors_gym_trl.callbacks import ReportCallback
 from ors_gym_trl.checks import SamplingMismatchError
 from ors_gym_trl.rollouts import ORSRollouts, Rollouts
 from ors_gym_trl.sampling import Sampled, Sampler, SamplingError
-from ors_gym_trl.tokens import TemplateError
+from ors_gym_trl.tokens import ImagesNotSupportedError, TemplateError
 
 __all__ = [
+    "ImagesNotSupportedError",
     "ORSRollouts",
     "ReportCallback",
     "RolloutBatch",

@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ors_gym.types import Message, ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock, text_of
+from ors_gym.types import ImageBlock, Message, ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock, text_of
 
-__all__ = ["ChatTokenizer", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
+__all__ = ["ChatTokenizer", "ImagesNotSupportedError", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
 
 
 class TemplateError(ValueError):
     """The tokenizer's chat template cannot be used for multi-turn training; the message says why and what to do."""
+
+
+class ImagesNotSupportedError(NotImplementedError):
+    """An environment showed an image to a model that is trained on text."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     chat: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for message in messages:
+        _refuse_images(message)
         results = [block for block in message.blocks if isinstance(block, ToolResultBlock)]
         for result in results:
             chat.append(
@@ -86,6 +91,17 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             names |= {call.id: call.name for call in message.tool_calls}
         chat.append(entry)
     return chat
+
+
+def _refuse_images(message: Message) -> None:
+    """An image that is left out would be a question without its picture, answered and trained on all the same."""
+    blocks = [inner for b in message.blocks for inner in (b.blocks if isinstance(b, ToolResultBlock) else (b,))]
+    if any(isinstance(block, ImageBlock) for block in blocks):
+        raise ImagesNotSupportedError(
+            "the environment sent an image, and images cannot be trained on: GRPOTrainer hands a rollout function's "
+            "images to no model (TRL 1.16). Train on environments that answer in text, or have this one describe what "
+            "it shows"
+        )
 
 
 def _chat_tool_call(call: ToolCallBlock) -> dict[str, Any]:
