@@ -32,6 +32,7 @@ from ors_gym.errors import (
     ToolFailedError,
     TransportError,
 )
+from ors_gym.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.portal import Portal, shared_portal
 from ors_gym.records import (
@@ -98,11 +99,13 @@ __all__ = [
     "Policy",
     "Portal",
     "PortalError",
+    "PrometheusCollector",
     "ProtocolError",
     "RandomPolicy",
     "Reply",
     "RequestTimeoutError",
     "RolloutLimits",
+    "RolloutMetrics",
     "ScriptedPolicy",
     "Secret",
     "Session",
