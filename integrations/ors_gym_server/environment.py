@@ -37,7 +37,7 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import ValidationError
 
 from ors_gym.types import Block, GroupCandidate, GroupScore, Message, Split, Task, ToolList, ToolOutput
-from ors_gym_server.threads import current_worker, run_user
+from ors_gym_server.threads import current_worker
 from ors_gym_server.tools import ToolFinder, as_output, declared_tools, refusal_of, terminal, tool, tool_list
 
 __all__ = ["Environment", "Prompt", "terminal", "tool"]
@@ -183,4 +183,4 @@ async def _call_declared(environment: Environment, name: str, input: Mapping[str
         arguments = found.arguments(input)
     except ValidationError as error:
         return refusal_of(error)
-    return as_output(name, await run_user(run, found.fn, *arguments))
+    return as_output(name, await found.call(run, arguments))

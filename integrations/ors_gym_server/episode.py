@@ -27,7 +27,7 @@ from ors_gym_server.records import (
     tool_list_wire,
 )
 from ors_gym_server.threads import Worker, current_worker, run_user
-from ors_gym_server.tools import BoundTool, ToolFinder, declared_tools, refusal_of
+from ors_gym_server.tools import ToolFinder, declared_tools, refusal_of
 from ors_gym_server.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -159,15 +159,10 @@ class Episode:
             except ValidationError as error:
                 refusal = refusal_of(error)
                 return encode_refusal(refusal.error, refusal.reason)
-            return self._result(name, await self._invoke(tool, arguments))
+            run = self._hosted.workers.run if turn is Turn.CONCURRENT else self._run
+            return self._result(name, await tool.call(run, arguments))
         finally:
             self._turns.give_back(name, turn)
-
-    async def _invoke(self, tool: BoundTool, arguments: Sequence[Any]) -> Any:
-        if tool.declaration.is_async:
-            return await tool.fn(*arguments)
-        run = self._hosted.workers.run if tool.declaration.concurrent else self._run
-        return await run_user(run, tool.fn, *arguments)
 
     def _result(self, name: str, result: Any) -> str:
         text, finished = encode_output(name, result)

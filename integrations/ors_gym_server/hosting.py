@@ -73,7 +73,7 @@ class HostedEnvironment:
         if split not in self._split_names:
             raise HTTPException(400, "Invalid split")
 
-    async def _all_tasks(self, split: str) -> Sequence[Any]:
+    async def all_tasks(self, split: str) -> Sequence[Any]:
         """The tasks of a split, read once.
 
         Raises:
@@ -89,7 +89,7 @@ class HostedEnvironment:
         """All tasks of a split."""
         self._require_split(split)
         try:
-            return await self._all_tasks(split)
+            return await self.all_tasks(split)
         except NotImplementedError as error:
             instead = "Use the index-based API (num_tasks + get_task) instead."
             raise HTTPException(400, f"list_tasks is not supported for this environment. {instead}") from error
@@ -99,7 +99,7 @@ class HostedEnvironment:
         self._require_split(split)
         if self.implements("num_tasks"):
             return int(await self.run(self.cls.num_tasks, split))
-        return len(await self._all_tasks(split))
+        return len(await self.all_tasks(split))
 
     async def get_task(self, split: str, index: int) -> Any:
         """The task at an index."""
@@ -107,7 +107,7 @@ class HostedEnvironment:
         try:
             if self.implements("get_task"):
                 return await self.run(self.cls.get_task, split, index)
-            return (await self._all_tasks(split))[index]
+            return (await self.all_tasks(split))[index]
         except IndexError as error:
             raise HTTPException(400, "Invalid index") from error
 
@@ -118,7 +118,7 @@ class HostedEnvironment:
             if self.implements("get_task_range"):
                 return list(await self.run(self.cls.get_task_range, split, start, stop))
             try:
-                return list((await self._all_tasks(split))[slice(start, stop)])
+                return list((await self.all_tasks(split))[slice(start, stop)])
             except NotImplementedError:
                 indices = range(await self.num_tasks(split))[slice(start, stop)]
                 return [await self.get_task(split, index) for index in indices]

@@ -116,7 +116,7 @@ def read_body(body: bytes, model: type[B]) -> B:
         HTTPException: 422, it is none; the detail says where.
     """
     try:
-        wire = json.loads(body)  # lone surrogates may come; whether a tool takes them is the tool's to say
+        wire = from_json(body)
     except ValueError as error:
         raise HTTPException(422, f"the body is no JSON: {error}") from None
     try:

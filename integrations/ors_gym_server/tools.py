@@ -8,13 +8,14 @@ a function, so classes written for either are read alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
 
 from ors_gym.types import TerminalTool, TextBlock, ToolList, ToolOutput, ToolSpec
+from ors_gym_server.threads import run_user
 from ors_gym_server.turns import Turn
 
 __all__ = [
@@ -85,6 +86,8 @@ class ToolDeclaration:
     concurrent: bool
     exclusive: bool
     terminal: bool
+    returns_text: bool
+    """Whether it returns a ``str`` and not a ``ToolOutput``."""
 
     @property
     def spec(self) -> ToolSpec:
@@ -133,6 +136,7 @@ def read_declaration(name: str, fn: Any) -> ToolDeclaration | None:
         concurrent=bool(getattr(fn, "_env_tool_concurrent", False)) and not exclusive,
         exclusive=exclusive,
         terminal=is_terminal,
+        returns_text=returns is str,
     )
 
 
@@ -188,6 +192,14 @@ class BoundTool:
         if self.declaration.exclusive:
             return Turn.EXCLUSIVE
         return Turn.CONCURRENT if self.declaration.concurrent else Turn.SERIAL
+
+    async def call(self, run: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        """What the tool returns, a text as a record; ``run`` takes synchronous tools off the event loop."""
+        if self.declaration.is_async:
+            result = await self.fn(*arguments)
+        else:
+            result = await run_user(run, self.fn, *arguments)
+        return ToolOutput((TextBlock(result),)) if self.declaration.returns_text else result
 
     def arguments(self, input: Mapping[str, Any]) -> tuple[BaseModel, ...]:
         """The arguments to call ``fn`` with.
@@ -262,13 +274,11 @@ def refusal_of(error: ValidationError) -> ToolOutput:
 
 
 def as_output(name: str, result: Any) -> ToolOutput:
-    """What tool ``name`` returned, as a record: a ``str`` is an observation without a reward.
+    """What tool ``name`` returned, if it is a record.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is none.
     """
     if isinstance(result, ToolOutput):
         return result
-    if isinstance(result, str):
-        return ToolOutput((TextBlock(result),))
-    raise TypeError(f"tool {name!r} returned {type(result).__name__}; expected ToolOutput or str")
+    raise TypeError(f"{name!r} returned {type(result).__name__}; expected ToolOutput")
