@@ -131,8 +131,7 @@ def describe(space: spaces.Space[Any]) -> str:
             nodes = f"a graph whose nodes are each {describe(space.node_space)}"
             if space.edge_space is None:
                 return nodes
-            edges = f"edges from one node to another by their places in the list, their value {describe(space.edge_space)}"
-            return f"{nodes}, with {edges}"
+            return f"{nodes}, with edges from node number to node number, each of value {describe(space.edge_space)}"
         case _:
             raise UnsupportedSpaceError(space)
 

@@ -130,11 +130,6 @@ class ActionTools:
             raise InvalidActionError(f"Not an action: outside of {self.space}. {allowed}.")
         return action
 
-    def named(self, mask: Sequence[bool]) -> tuple[str, ...]:
-        """The names of a Discrete space's values where the mask holds."""
-        names = self.names if isinstance(self.space, spaces.Discrete) else None
-        return tuple(name for name, allowed in zip(names or (), mask, strict=False) if allowed)
-
 
 def names_fit(space: spaces.Space[Any], names: Sequence[str]) -> bool:
     """Whether the space has as many values, components, parts or options as there are names."""

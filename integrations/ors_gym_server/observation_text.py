@@ -1,0 +1,135 @@
+"""What an environment shows, as text and images for a model to read.
+
+The form follows the value itself, so that an environment whose observations stray from its declared space is shown as
+it is. Pictures (arrays of bytes, large and with one to four channels) become PNG images, everything else text.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import GraphInstance
+from numpy.typing import NDArray
+
+from ors_gym.types import Block, ImageBlock, TextBlock
+
+__all__ = ["as_json", "image_block", "observation_blocks", "plain_text"]
+
+_SMALLEST_PICTURE = 32
+"""Pixels of the shorter side; what is smaller is a grid of numbers, as MiniGrid's view of 7 by 7 cells."""
+
+
+def observation_blocks(observation: Any, names: Sequence[str] | None = None, *, digits: int = 5) -> list[Block]:
+    """One text block, unless the observation is nothing but a picture, and the pictures after it.
+
+    Args:
+        observation: An element of any of Gymnasium's spaces, or anything else that has a text.
+        names: Of the components of a list or a tuple.
+        digits: How many significant digits a fraction is written with.
+    """
+    writer = _Writer(digits)
+    text = writer.write(observation, names)
+    images = [image_block(picture) for picture in writer.pictures]
+    return [*images] if _is_picture(observation) else [TextBlock(text), *images]
+
+
+def image_block(picture: NDArray[Any]) -> ImageBlock:
+    """A picture (height, width[, channels]) of bytes as a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    one_channel = picture.ndim == 3 and picture.shape[2] == 1
+    Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if one_channel else picture)).save(file, "PNG")
+    return ImageBlock(base64.b64encode(file.getvalue()).decode(), "image/png")
+
+
+_COLOURED = re.compile(r"\x1b\[([0-9;]*)m(.*?)\x1b\[0?m", re.DOTALL)
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def plain_text(rendered: str) -> str:
+    """Text for a terminal without its control codes; what is on a coloured background is put in brackets.
+
+    >>> plain_text("\N{ESCAPE}[41mS\N{ESCAPE}[0mFFF")
+    '[S]FFF'
+    """
+
+    def marked(run: re.Match[str]) -> str:
+        background = any(re.fullmatch("4[0-8]|10[0-7]", code) for code in run[1].split(";"))
+        return f"[{run[2]}]" if background else run[2]
+
+    lines = _CONTROL.sub("", _COLOURED.sub(marked, rendered)).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON. What is not finite becomes null, and an object of an unknown kind its text."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case np.generic():
+            return as_json(value.item())
+        case float():
+            return value if math.isfinite(value) else None
+        case np.ndarray():
+            return as_json(value.tolist())
+        case Mapping():
+            return {str(key): as_json(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [as_json(item) for item in value]
+        case _:
+            return str(value)
+
+
+class _Writer:
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+        self.pictures: list[NDArray[Any]] = []
+
+    def write(self, value: Any, names: Sequence[str] | None = None) -> str:
+        match value:
+            case str():
+                return value
+            case bool() | np.bool_():
+                return "true" if bool(value) else "false"
+            case float() | np.floating():
+                return f"{float(value):.{self._digits}g}"
+            case np.ndarray():
+                return self._array(value, names)
+            case Mapping():
+                return "\n".join(f"{key}: {self._nested(item)}" for key, item in value.items())
+            case GraphInstance():
+                parts = {"nodes": value.nodes, "edges": value.edges, "edge_links": value.edge_links}
+                return self.write({name: part for name, part in parts.items() if part is not None})
+            case list() | tuple():
+                if names is not None and len(names) == len(value):
+                    return ", ".join(f"{name}: {self.write(item)}" for name, item in zip(names, value, strict=True))
+                return f"[{', '.join(self.write(item) for item in value)}]"
+            case _:
+                return str(value)
+
+    def _nested(self, value: Any) -> str:
+        text = self.write(value)
+        return text if "\n" not in text else "\n" + "\n".join(f"  {line}" for line in text.split("\n"))
+
+    def _array(self, array: NDArray[Any], names: Sequence[str] | None) -> str:
+        if _is_picture(array):
+            self.pictures.append(array)
+            return f"picture {len(self.pictures)}, {array.shape[1]} by {array.shape[0]} pixels"
+        if array.ndim > 1:
+            rows = ",\n".join(self._array(row, None) for row in array)
+            return f"[{rows}]".replace("\n", "\n ")
+        return self.write(list(array) if array.ndim else array[()], names)
+
+
+def _is_picture(value: Any) -> bool:
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
+        return False
+    channels = value.shape[2:] in ((), (1,), (3,), (4,))
+    return value.ndim in (2, 3) and channels and min(value.shape[:2]) >= _SMALLEST_PICTURE
