@@ -1,0 +1,238 @@
+"""A sandbox on this very machine, by what its Linux offers; it says what that is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal, Self
+
+from ors_gym_server.sandbox.base import CommandResult, Sandbox, SandboxError, SandboxLimits, as_bytes, as_text
+from ors_gym_server.sandbox.cgroups import ControlGroup
+from ors_gym_server.sandbox.confinement import METHODS, Confinement, carried, carrying
+from ors_gym_server.sandbox.isolation import (
+    LOOK,
+    USUAL,
+    Isolation,
+    IsolationError,
+    Property,
+    isolation_seen,
+    user_namespace_advice,
+)
+from ors_gym_server.sandbox.process import Ended, execute
+
+__all__ = ["LocalSandbox"]
+
+WRITE = 'case $1 in */*) mkdir -p -- "${1%/*}/" || exit;; esac; rm -f -- "$1" && cat > "$1"'
+READ = '[ -e "$1" ] || exit 66; [ -f "$1" ] || { echo "not a regular file" >&2; exit 1; }; exec cat < "$1"'
+NO_SUCH_FILE = 66
+REMOVE_SECONDS = 2.0
+
+
+class LocalSandbox(Sandbox):
+    """Commands on this machine, apart from the rest of it.
+
+    ``require`` names what must hold (:data:`~ors_gym_server.sandbox.isolation.USUAL` unless given; ``()`` accepts
+    anything): :meth:`start` raises :class:`IsolationError` where the machine cannot hold it, with what to install.
+    :meth:`isolation` says what does hold. ``method`` fixes how (``bubblewrap``, ``unshare``, ``plain``); the best is
+    tried first otherwise. ``mounts`` are files or directories of the host's that are seen, read-only, at a path in the
+    sandbox: ``{"/orwd_data": data_path()}``. ``env`` are variables for every run.
+
+    All limits of :class:`SandboxLimits` are held to. Files last from run to run, in memory; processes do not: what a
+    command leaves running is killed when it ends. Files are written and read by processes in the sandbox, so that a
+    link in it leads nowhere but to what is in it.
+    """
+
+    def __init__(
+        self,
+        limits: SandboxLimits | None = None,
+        *,
+        mounts: Mapping[str, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        require: Collection[Property] | None = None,
+        method: Literal["bubblewrap", "unshare", "plain"] | None = None,
+    ) -> None:
+        self.limits = limits or SandboxLimits()
+        self.require: Collection[Property] = USUAL if require is None else frozenset(require)
+        if unknown := set(self.require) - USUAL - {"total memory", "system calls"}:
+            raise ValueError(f"no such property of a sandbox: {', '.join(sorted(unknown))}")
+        if self.limits.network:
+            self.require = frozenset(self.require) - {"network"}
+        self._mounts = dict(mounts or {})
+        self._env = dict(env or {})
+        self._methods = [kind for kind in METHODS if method in (None, kind.name)]
+        if not self._methods:
+            raise ValueError(f"no such method: {method!r}; there are {', '.join(kind.name for kind in METHODS)}")
+        self._confinement: Confinement | None = None
+        self._isolation: Isolation | None = None
+        self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[Ended]] = set()
+
+    def isolation(self) -> Isolation:
+        """What holds in this sandbox, as a process in it found when it started."""
+        if self._isolation is None:
+            raise SandboxError("the sandbox was not started; what holds in it is seen from inside")
+        return self._isolation
+
+    async def start(self) -> Self:
+        """Try the ways there are, the strongest first; :class:`IsolationError` where none holds what is required."""
+        if self._confinement is not None:
+            raise SandboxError("the sandbox was started before")
+        failures: list[str] = []
+        for kind in self._methods:
+            confinement = kind(self.limits, self._mounts, ControlGroup.create(self.limits))
+            try:
+                isolation = await self._look(confinement)
+            except SandboxError as error:
+                failures.append(f"{kind.name}: {error}")
+                await self._discard(confinement)
+                continue
+            except BaseException:
+                await self._discard(confinement)
+                raise
+            if missing := isolation.missing(self.require):
+                failures.append(f"{kind.name}: works, but does not hold {', '.join(missing)}")
+                await self._discard(confinement)
+                continue
+            self._confinement, self._isolation = confinement, isolation
+            return self
+        raise IsolationError(
+            "this machine has no sandbox with what is required.\n  "
+            + "\n  ".join(failures)
+            + f"\nFor namespaces, {user_namespace_advice()}. To accept less, say so: LocalSandbox(require=…)."
+        )
+
+    async def close(self) -> None:
+        """Kill what runs, and discard the files and the control group."""
+        confinement, self._confinement = self._confinement, None
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if confinement is not None:
+            await self._discard(confinement)
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: str | bytes | None = None,
+        timeout_seconds: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> CommandResult:
+        """Run a command; whatever it leaves running is killed when it ends."""
+        words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        ended = await self._execute(
+            words,
+            stdin=as_bytes(stdin),
+            env=env or {},
+            cwd=cwd or "",
+            timeout_seconds=self.limits.run_seconds(timeout_seconds),
+            keep_bytes=self.limits.output_bytes,
+        )
+        code = ended.returncode
+        if code is not None and code < 0:
+            code = 128 - code
+        return CommandResult(code, as_text(ended.stdout), as_text(ended.stderr), ended.timed_out, ended.truncated)
+
+    async def write(self, path: str, content: bytes) -> None:
+        """Make a file, by a process in the sandbox."""
+        ended = await self._file_command(WRITE, path, content, keep_bytes=4096)
+        if ended.returncode != 0:
+            raise SandboxError(f"could not write {len(content)} bytes to {path}: {self._reason(ended)}")
+
+    async def read(self, path: str) -> bytes:
+        """A file's content, by a process in the sandbox."""
+        ended = await self._file_command(READ, path, None, keep_bytes=self.limits.file_bytes)
+        if ended.returncode == NO_SUCH_FILE:
+            raise FileNotFoundError(f"no such file in the sandbox: {path}")
+        if ended.returncode != 0 or ended.truncated:
+            raise SandboxError(f"could not read {path}: {self._reason(ended)}")
+        return ended.stdout
+
+    async def _file_command(self, script: str, path: str, stdin: bytes | None, *, keep_bytes: int) -> Ended:
+        return await self._execute(
+            ["/bin/sh", "-c", script, "sh", path],
+            stdin=stdin,
+            env={},
+            timeout_seconds=self.limits.wall_seconds,
+            keep_bytes=keep_bytes,
+        )
+
+    def _reason(self, ended: Ended) -> str:
+        if ended.truncated:
+            return f"it is larger than {self.limits.file_bytes} bytes"
+        return as_text(ended.stderr).strip() or ("it took too long" if ended.timed_out else "it was stopped by a limit")
+
+    def _environment(self, confinement: Confinement) -> dict[str, str]:
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": confinement.home,
+            "USER": "sandbox",
+            "LANG": "C.UTF-8",
+            **self._env,
+        }
+
+    async def _execute(
+        self,
+        words: Sequence[str],
+        *,
+        stdin: bytes | None,
+        env: Mapping[str, str],
+        cwd: str = "",
+        timeout_seconds: float,
+        keep_bytes: int,
+        confinement: Confinement | None = None,
+    ) -> Ended:
+        confinement = confinement or self._confinement
+        if confinement is None:
+            raise SandboxError("the sandbox is closed, or was not started")
+        environment = self._environment(confinement) | dict(env)
+        turn = nullcontext() if confinement.namespaces else self._turn
+        async with turn:
+            task = asyncio.ensure_future(
+                execute(
+                    confinement.arguments(carrying(environment, cwd, words)),
+                    environment=carried(environment),
+                    directory="/" if confinement.namespaces else confinement.home,
+                    stdin=stdin,
+                    timeout_seconds=timeout_seconds,
+                    keep_bytes=keep_bytes,
+                    monitor=confinement.namespaces,
+                    kill_leftovers=confinement.kill_leftovers,
+                )
+            )
+            self._running.add(task)
+            try:
+                return await task
+            except OSError as error:
+                raise SandboxError(f"could not start a process: {error}") from error
+            finally:
+                self._running.discard(task)
+
+    async def _look(self, confinement: Confinement) -> Isolation:
+        """Open, run a first process, and see what holds."""
+        await confinement.open()
+        ended = await self._execute(
+            ["/bin/sh", "-c", LOOK],
+            stdin=None,
+            env={},
+            timeout_seconds=max(10.0, self.limits.wall_seconds),
+            keep_bytes=2**16,
+            confinement=confinement,
+        )
+        if ended.returncode != 0:
+            raise SandboxError(as_text(ended.stderr).strip() or f"its first process ended with {ended.returncode}")
+        return isolation_seen(as_text(ended.stdout), confinement, self._environment(confinement).keys())
+
+    async def _discard(self, confinement: Confinement) -> None:
+        await confinement.close()
+        group = confinement.group
+        group.kill()
+        group.remove()
+        for _ in range(20):  # the kernel removes a group only when its last process is dead
+            if group.gone:
+                return
+            await asyncio.sleep(REMOVE_SECONDS / 20)
+            group.remove()

@@ -1,0 +1,132 @@
+"""One process of the host's: its output bounded, its time exact, and nothing of its group left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Ended", "execute"]
+
+FLOOD = 64
+"""A process that writes this many times what is kept of its output is ended: to drop it costs the server time."""
+DRAIN_SECONDS = 2.0
+"""How long pipes may stay open after the process ended and what it left was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended; ``returncode`` is None where we killed it."""
+
+    returncode: int | None
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool
+    truncated: bool
+
+
+class Output(asyncio.SubprocessProtocol):
+    """Keeps the beginning of each stream, counts and drops the rest."""
+
+    def __init__(self, keep_bytes: int) -> None:
+        self.keep_bytes = keep_bytes
+        self.kept = {1: bytearray(), 2: bytearray()}
+        self.written = {1: 0, 2: 0}
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[bool] = loop.create_future()
+        """Set when the process ended (True), or wrote too much (False)."""
+        self.gone = asyncio.Event()
+        """Set when the process ended."""
+        self.drained: asyncio.Future[None] = loop.create_future()
+        """Set when it ended and its pipes were closed."""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        kept = self.kept[fd]
+        kept += data[: max(0, self.keep_bytes - len(kept))]
+        self.written[fd] += len(data)
+        if self.written[fd] > FLOOD * self.keep_bytes and not self.exited.done():
+            self.exited.set_result(False)
+
+    def process_exited(self) -> None:
+        self.gone.set()
+        if not self.exited.done():
+            self.exited.set_result(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.drained.done():
+            self.drained.set_result(None)
+
+
+async def execute(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: str = "/",
+    stdin: bytes | None = None,
+    timeout_seconds: float,
+    keep_bytes: int,
+    monitor: bool,
+    kill_leftovers: Callable[[], Awaitable[None]],
+) -> Ended:
+    """Run a program to its end, or for ``timeout_seconds``; its process group is killed in any case.
+
+    A ``monitor`` is a program that ends when its only child does, the first process of a PID namespace: that one is
+    killed, and the monitor's end then says that the kernel has ended all others. ``kill_leftovers`` is called last,
+    for processes that left the group. Raises :class:`OSError` where the program cannot be started.
+    """
+    loop = asyncio.get_running_loop()
+    transport, output = await loop.subprocess_exec(
+        lambda: Output(keep_bytes),
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+        env=dict(environment),
+        cwd=directory,
+        start_new_session=True,
+    )
+    group = transport.get_pid()
+    timed_out = ended = False
+    try:
+        if stdin is not None and (pipe := transport.get_pipe_transport(0)) is not None:
+            assert isinstance(pipe, asyncio.WriteTransport)
+            pipe.write(stdin)
+            pipe.close()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                ended = await asyncio.shield(output.exited)
+        except TimeoutError:
+            timed_out = True
+    finally:
+        if monitor and not ended and kill_children(group):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await output.gone.wait()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        await kill_leftovers()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await output.drained
+        transport.close()
+    return Ended(
+        transport.get_returncode() if ended else None,
+        bytes(output.kept[1]),
+        bytes(output.kept[2]),
+        timed_out,
+        any(count > keep_bytes for count in output.written.values()),
+    )
+
+
+def kill_children(process: int) -> bool:
+    """Kill the children of a process; whether it had any."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended, or the kernel was built without CONFIG_PROC_CHILDREN
+        return False
+    for child in children:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(int(child), signal.SIGKILL)
+    return bool(children)
