@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import randrange
 
 from ors_gym_server.sandbox.base import SandboxError, SandboxLimits
 from ors_gym_server.sandbox.cgroups import ControlGroup
@@ -182,7 +183,8 @@ class Confinement(ABC):
         if os.geteuid() != 0:
             return
         self.claim = socket.socket(socket.AF_UNIX)
-        for user in range(61184, 65520):  # systemd's range for users that exist for a while
+        first = randrange(len(USERS))  # not the one given back last: its zombies may still count against its limit
+        for user in (*USERS[first:], *USERS[:first]):
             with suppress(OSError):
                 self.claim.bind(f"\0ors-gym-sandbox-{user}")  # an abstract address: the kernel frees it with us
                 self.user = user
@@ -228,7 +230,7 @@ class Namespaced(Confinement):
     keeper: asyncio.subprocess.Process | None = None
     privileged = False
     """Whether the keeper is root with its usual rights: it then mounts without a user namespace of its own."""
-    needs = ("nsenter", "setpriv", "prlimit", "unshare", "mount")
+    needs: tuple[str, ...] = ("nsenter", "setpriv", "prlimit", "unshare", "mount")
 
     async def open(self) -> None:
         """Start the process that keeps the files."""
@@ -416,6 +418,8 @@ def carried(environment: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": SYSTEM_PATH} | {f"ORS_SANDBOX_{number}": pair for number, pair in enumerate(pairs)}
 
 
+USERS = range(61184, 65520)
+"""User ids for sandboxes: systemd's range for users that exist only for a while."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 METHODS: tuple[type[Confinement], ...] = (Bubblewrap, Unshare, Plain)
 
