@@ -7,27 +7,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ors_gym import Message, TextBlock, ToolCall, ToolList, ToolSpec
-from ors_gym.types import ToolCallBlock, ToolResultBlock
+from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
 from ors_gym_trl import TemplateError
 from ors_gym_trl.tokens import ChatTokenizer, TokenRecord, chat_messages, chat_tools
 from tests.chat_templates import QWEN, byte_tokenizer
 
 LLAMA = (
-    "<|begin_of_text|>{%- for m in messages %}"
+    "<|begin_of_text|>{%- if tools %}{{ tools | tojson }}<|im_end|>{%- endif %}{%- for m in messages %}"
     "<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>\n\n"
     "{%- if m.tool_calls %}{%- for c in m.tool_calls %}{{ c.function | tojson }}{%- endfor %}"
     "{%- else %}{{ m.content }}{%- endif %}<|im_end|>"
     "{%- endfor %}{%- if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{%- endif %}"
 )
 MISTRAL = (
-    "<s>{%- for m in messages %}"
+    "<s>{%- if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{%- endif %}{%- for m in messages %}"
     "{%- if m.role == 'user' %}[INST]{{ m.content }}[/INST]"
     "{%- elif m.role == 'tool' %}[TOOL_RESULTS]{{ {'content': m.content, 'call_id': m.tool_call_id} | tojson }}"
     "[/TOOL_RESULTS]"
     "{%- else %}{{ m.content }}{%- for c in m.tool_calls or [] %}[TOOL_CALLS]{{ c.function | tojson }}{%- endfor %}"
     "<|im_end|>{%- endif %}{%- endfor %}"
 )
-APPENDING = {"qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL}
+# Gemma's: the model is called "model", a tool's result is a turn of the user's, and a turn has an end of its own.
+GEMMA = (
+    "<bos>{%- if tools %}{{ tools | tojson }}\n{%- endif %}{%- for m in messages %}"
+    "{%- if m.role == 'tool' %}<start_of_turn>user\n```tool_output\n{{ m.content }}\n```<|im_end|>\n"
+    "{%- else %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}"
+    "{%- for c in m.tool_calls or [] %}```tool_code\n{{ c.function | tojson }}\n```{%- endfor %}<|im_end|>\n"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}<start_of_turn>model\n{%- endif %}"
+)
+# A thinking model's: the reasoning of a turn is dropped once the user speaks again, and kept among tool results.
+THINKING = (
+    "{%- if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{%- endif %}"
+    "{%- set ns = namespace(last=-1) %}{%- for m in messages %}{%- if m.role == 'user' %}"
+    "{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- for m in messages %}"
+    "{%- if m.role == 'tool' %}<|im_start|>tool\n{{ m.content }}<|im_end|>\n"
+    "{%- else %}<|im_start|>{{ m.role }}\n"
+    "{%- if m.reasoning_content and loop.index0 > ns.last %}<think>{{ m.reasoning_content }}</think>{%- endif %}"
+    "{{ m.content }}"
+    "{%- for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{%- endfor %}<|im_end|>\n"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{%- endif %}"
+)
+APPENDING = {"qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL, "gemma": GEMMA, "thinking": THINKING}
 
 # Qwen 3's way: a finished turn loses its reasoning once another message follows it.
 REWRITING = (
@@ -93,13 +114,44 @@ def test_a_prompt_is_rendered_as_the_template_renders_it(template: str):
     assert ChatTokenizer(tokenizer).prompt_ids(PROMPT, TOOLS) == expected
 
 
-def test_a_template_that_rewrites_finished_turns_is_refused_with_what_to_do():
-    tokenizer = ChatTokenizer(byte_tokenizer(REWRITING))
+@pytest.mark.parametrize("following", ["tool results", "a message"])
+@pytest.mark.parametrize("template", APPENDING.values(), ids=APPENDING.keys())
+def test_reasoning_stays_as_it_was_sampled(template: str, following: str):
+    tokenizer = byte_tokenizer(template)
+    chat = ChatTokenizer(tokenizer)
+    thought = ReasoningBlock("look first")
+    calling, results = reply_and_results([("look", "red")])
+    spoken, answer = Message("assistant", (TextBlock("hm"),)), Message("user", (TextBlock("no"),))
+    reply, then = (calling, results) if following == "tool results" else (spoken, answer)
 
+    thinking = chat.between_ids(Message("assistant", (thought, *reply.blocks)), [then], TOOLS)
+
+    assert thinking == chat.between_ids(reply, [then], TOOLS)
+    assert "look first" not in tokenizer.decode(thinking)
+
+
+def test_a_template_that_rewrites_finished_turns_is_refused_with_what_to_do():
     with pytest.raises(TemplateError, match="get_training_chat_template"):
-        tokenizer.between_ids(
-            *reply_and_results([("look", "red")])[:1], [reply_and_results([("look", "red")])[1]], TOOLS
-        )
+        ChatTokenizer(byte_tokenizer(REWRITING))
+
+
+def test_a_template_that_does_not_show_the_tools_is_refused():
+    hiding = byte_tokenizer(QWEN.replace("{{ tools | tojson }}", ""))
+
+    with pytest.raises(TemplateError, match="look, press missing"):
+        ChatTokenizer(hiding).prompt_ids(PROMPT, TOOLS)
+
+
+def test_a_template_without_a_place_for_tool_results_serves_conversations_without_tools():
+    strict = QWEN.replace(
+        "{%- if m.role == 'tool' %}", "{%- if m.role == 'tool' %}{{ raise_exception('no tools here') }}"
+    )
+    chat = ChatTokenizer(byte_tokenizer(strict))
+    reply, results = reply_and_results([("look", "red")])
+
+    assert chat.between_ids(Message("assistant", (TextBlock("hm"),)), [Message("user", (TextBlock("no"),))], ToolList())
+    with pytest.raises(TemplateError, match="no tools here"):
+        chat.between_ids(reply, [results], TOOLS)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused():

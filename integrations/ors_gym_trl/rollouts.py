@@ -24,6 +24,7 @@ from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
+from ors_gym_trl.in_process import stop_tokens
 from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling import Sampler
@@ -84,7 +85,8 @@ class Rollouts:
             check_trainer(trainer)
             tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
             self._tokenizers = {
-                name: ChatTokenizer(tokenizer, source.template_options) for name, source in self._sources.items()
+                name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer))
+                for name, source in self._sources.items()
             }
         training = cast("torch.nn.Module", trainer.model).training
         plan = self._plan(prompts, trainer, training)

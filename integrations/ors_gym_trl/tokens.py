@@ -7,11 +7,26 @@ the chat template: rendered without and with the new messages, the second must c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ors_gym.types import ImageBlock, Message, ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock, text_of
+import jinja2
+from trl import get_training_chat_template
+
+from ors_gym.types import (
+    ImageBlock,
+    Message,
+    ReasoningBlock,
+    TextBlock,
+    ToolCallBlock,
+    ToolList,
+    ToolResultBlock,
+    text_of,
+)
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ChatTokenizer", "ImagesNotSupportedError", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
 
@@ -111,58 +126,111 @@ def _chat_tool_call(call: ToolCallBlock) -> dict[str, Any]:
 class ChatTokenizer:
     """Turns conversations into token ids with a tokenizer's own chat template.
 
+    The template must only append: what was rendered stays as it is when messages follow. One that does not, such as
+    Qwen 3's, is replaced by the training template that TRL has for it. Reasoning stays in the conversation as it was
+    sampled, also where a template would drop it from older turns.
+
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         template_options: Further variables of the template (``enable_thinking=False``, …).
+        stops: The tokens that end a turn, beside the tokenizer's own end-of-sequence token.
 
     Raises:
-        TemplateError: The tokenizer has no chat template, or no end-of-sequence token.
+        TemplateError: There is no chat template, no end-of-sequence token, or a template that rewrites finished turns
+            and has no replacement.
     """
 
-    def __init__(self, tokenizer: Any, template_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, template_options: Mapping[str, Any] | None = None, stops: Iterable[int] = ()
+    ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
             raise TemplateError("the tokenizer has no chat template; set tokenizer.chat_template to your model's")
         if tokenizer.eos_token_id is None:
             raise TemplateError("the tokenizer has no eos_token; a turn must end with one")
         self.tokenizer = tokenizer
         self.eos_token_id: int = tokenizer.eos_token_id
-        self._eos: str = tokenizer.eos_token
+        self._ends = [str(tokenizer.eos_token), *(str(tokenizer.decode([token])) for token in stops)]
         self._options = dict(template_options or {})
         self._encoded: dict[str, list[int]] = {}
+        if self._fault() is not None:
+            self._options |= _training_template(tokenizer)
+            fault = self._fault()
+            if isinstance(fault, TemplateError):
+                raise fault
 
     def prompt_ids(self, messages: Sequence[Message], tools: ToolList) -> list[int]:
-        """The ids of an episode's prompt, up to where the model's first turn begins."""
+        """The ids of an episode's prompt, up to where the model's first turn begins.
+
+        Raises:
+            TemplateError: The template does not show the model its tools.
+        """
         text = self._render(chat_messages(messages), chat_tools(tools), add_generation_prompt=True)
+        missing = [name for name in tools.names if name not in text]
+        if missing:
+            raise TemplateError(
+                f"the chat template does not show the model its tools ({', '.join(missing)} missing in the prompt). "
+                "Set tokenizer.chat_template to one that renders tools"
+            )
         return self._encode(text)
 
     def between_ids(self, reply: Message, following: Sequence[Message], tools: ToolList) -> list[int]:
         """The ids from the end of the model's turn ``reply`` to where its next turn begins.
 
-        They hold what ``following`` says (tool results, or an error) in the template's words.
+        They hold what ``following`` says (tool results, or an error) in the template's words. Of the turn itself only
+        the names and ids of its calls matter here: what it says was sampled, and stays as it was.
 
         Raises:
             TemplateError: The template renders a finished turn differently once something follows it.
         """
-        asked = {"role": "user", "content": "-"}
-        chat = chat_messages([reply, *following])
-        before = self._render([asked, chat[0]], chat_tools(tools), add_generation_prompt=False)
-        after = self._render([asked, *chat], chat_tools(tools), add_generation_prompt=True)
-        # Templates write more after a turn's end ("<|im_end|>\n"): that, too, comes after what the model sampled.
-        end = before.rfind(self._eos)
-        before = before[: end + len(self._eos)] if end >= 0 else before
-        if not after.startswith(before):
-            raise TemplateError(
-                "the chat template changes a finished turn when messages follow it, so the tokens that were sampled "
-                "would not be the tokens that are trained on. Use a training template that only appends: "
-                "tokenizer.chat_template = trl.get_training_chat_template(tokenizer)"
-            )
-        return self._encode(after[len(before) :])
+        calls = [ToolCallBlock(call.id, call.name, {}) for call in reply.tool_calls]
+        spoken = Message("assistant", tuple(calls) or (TextBlock("-"),))
+        chat = chat_messages([spoken, *following])
+        try:
+            return self._encode(self._between(chat, chat_tools(tools)))
+        except CANNOT_RENDER as error:
+            raise TemplateError(f"the chat template cannot render what follows a turn: {error}") from error
 
     def decode_turn(self, ids: Sequence[int]) -> str:
         """What the model wrote in a turn, without the end-of-sequence token. For reading only, never encoded again."""
         if ids and ids[-1] == self.eos_token_id:
             ids = ids[:-1]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _between(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        asked = {"role": "user", "content": "-"}
+        try:
+            before = self._render([asked, chat[0]], tools, add_generation_prompt=False)
+        except CANNOT_RENDER:
+            if len(chat[0].get("tool_calls", ())) < 2:
+                raise
+            # Llama 3's template renders one call a turn, whatever the model does; their results it renders all.
+            chat = [chat[0] | {"tool_calls": chat[0]["tool_calls"][:1]}, *chat[1:]]
+            before = self._render([asked, chat[0]], tools, add_generation_prompt=False)
+        after = self._render([asked, *chat], tools, add_generation_prompt=True)
+        begun = self._render([asked], tools, add_generation_prompt=True)
+        start, common = _common_length(begun, before), _common_length(before, after)
+        for end in self._ends:
+            # Templates write more after a turn's end ("<|im_end|>\n"): that, too, comes after what the model sampled.
+            place = before.rfind(end, start, common)
+            if place >= 0 and end not in before[place + len(end) :]:
+                return after[place + len(end) :]
+            # Or a turn ends with the token that begins what follows (GLM 4, and calls of Gemma 4).
+            if common == len(before) and after.startswith(end, common):
+                return after[common + len(end) :]
+        raise TemplateError(REWRITES)
+
+    def _fault(self) -> Exception | None:
+        """What is wrong with a turn that tool results follow, or a message. A TemplateError rules the template out."""
+        call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": {}}}
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result = {"role": "tool", "name": "look", "tool_call_id": "call00000", "content": "-"}
+        spoken, answer = {"role": "assistant", "content": "-"}, {"role": "user", "content": "-"}
+        try:
+            self._between([spoken, answer], None)
+            self._between([calling, result], None)
+        except (TemplateError, *CANNOT_RENDER) as error:
+            return error
+        return None
 
     def _render(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
         rendered = self.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options, **self._options)
@@ -176,3 +244,30 @@ class ChatTokenizer:
                 self._encoded.clear()
             ids = self._encoded[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(ids)
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
+
+
+REWRITES = (
+    "the chat template changes a finished turn when messages follow it, or does not end it with one of the model's "
+    "stop tokens, so the tokens that were sampled would not be the tokens that are trained on. TRL has no training "
+    "template for it (trl.get_training_chat_template): set tokenizer.chat_template to one that only appends"
+)
+
+
+CANNOT_RENDER = (jinja2.TemplateError, TypeError)
+"""What templates raise for what they have no place for, such as tool results."""
+
+
+def _training_template(tokenizer: Any) -> dict[str, str]:
+    """TRL's training template in place of the tokenizer's own, as an option; none where TRL has none."""
+    try:
+        template = get_training_chat_template(tokenizer)
+    except ValueError:
+        return {}
+    log.info("the tokenizer's chat template rewrites finished turns: TRL's training template is used in its place")
+    return {} if template is None else {"chat_template": template}
