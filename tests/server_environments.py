@@ -242,6 +242,11 @@ class Forge(ors_gym_server.Environment):
         return ors.ToolOutput((ors.TextBlock(params.text),), reward=float(params.reward))
 
     @ors_gym_server.tool
+    def mangle(self) -> str:
+        """Break a character in two."""
+        return "\ud83d"
+
+    @ors_gym_server.tool
     async def quit(self) -> ors.ToolOutput:
         """Raise what it should not."""
         raise asyncio.CancelledError("gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ipaddress
 import socket
@@ -79,7 +80,8 @@ def serve(
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.set_threshold(*GC_THRESHOLDS)
-        _Server(config, lambda: started(url) if started is not None else None).run([listener])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped
+            _Server(config, lambda: started(url) if started is not None else None).run([listener])
     finally:
         sys.setswitchinterval(switch)
         gc.set_threshold(*thresholds)

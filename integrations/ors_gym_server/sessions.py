@@ -135,6 +135,7 @@ class Sessions:
         self.results = Results(limits.max_kept_bytes, limits.max_kept_seconds)
         self._sessions: dict[str, Session] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
+        self._closings: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -271,6 +272,9 @@ class Sessions:
 
     async def close(self, session: Session, reason: str, *, remember: bool = True) -> None:
         """Close a session: end its calls with ``reason``, and tear it down."""
+        await asyncio.shield(self._start_closing(session, reason, remember=remember))
+
+    def _start_closing(self, session: Session, reason: str, *, remember: bool = True) -> asyncio.Task[None]:
         if session.closing is None:
             self._sessions.pop(session.id, None)
             if remember:
@@ -278,7 +282,9 @@ class Sessions:
                 while len(self._ended) > MAX_REMEMBERED:
                     self._ended.popitem(last=False)
             session.closing = asyncio.create_task(self._close(session, reason))
-        await asyncio.shield(session.closing)
+            self._closings.add(session.closing)
+            session.closing.add_done_callback(self._closings.discard)
+        return session.closing
 
     async def _close(self, session: Session, reason: str) -> None:
         tasks = [session.setup] if session.setup is not None and not session.setup.done() else []
@@ -310,9 +316,10 @@ class Sessions:
         self._draining = True
         if self._reaper is not None:
             self._reaper.cancel()
-        await asyncio.gather(
-            *(self.close(session, "the server is shutting down") for session in list(self._sessions.values()))
-        )
+        for session in list(self._sessions.values()):
+            self._start_closing(session, "the server is shutting down")
+        while self._closings:
+            await asyncio.wait(self._closings)
 
     def _watch(self) -> None:
         if self._reaper is None or self._reaper.done():
@@ -323,7 +330,6 @@ class Sessions:
         limits = self.limits
         tick = min(1.0, limits.session_timeout_seconds / 4, limits.tool_timeout_seconds / 4)
         loop = asyncio.get_running_loop()
-        closing: set[asyncio.Task[None]] = set()
         while True:
             await asyncio.sleep(tick)
             now = loop.time()
@@ -331,9 +337,7 @@ class Sessions:
             for session in list(self._sessions.values()):
                 reason = self._overdue(session, now)
                 if reason:
-                    task = asyncio.create_task(self.close(session, reason))
-                    closing.add(task)
-                    task.add_done_callback(closing.discard)
+                    self._start_closing(session, reason)
 
     def _overdue(self, session: Session, now: float) -> str:
         limits = self.limits
