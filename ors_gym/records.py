@@ -65,6 +65,8 @@ __all__ = [
 ]
 
 FORMAT, VERSION = "ors-gym/trajectory", 1
+BEGINNING = f'{{"format": "{FORMAT}"'.encode()
+"""Of every line."""
 BLOCK_BYTES = 1 << 16
 FilePath: TypeAlias = str | os.PathLike[str]
 
@@ -94,6 +96,8 @@ class TrajectoryWriter:
     A torn line that a crash left at the end of the file is cut off first, and said so. ``run`` goes into every line:
     whatever tells one run from another (policy, seed, limits, …). ``secrets`` are blanked out wherever they occur.
     What is no JSON (NaN, objects of the policy's own) is written as null or as text.
+
+    Raises ValueError for a file that holds something else; it is left as it is.
     """
 
     def __init__(self, path: FilePath, *, run: JSONObject | None = None, secrets: Iterable[str] = ()) -> None:
@@ -152,6 +156,7 @@ def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
+        _check_beginning(path, 1, file.read(len(BEGINNING)))
         end = file.seek(0, os.SEEK_END)
         begin, last = end, b""
         while begin > 0 and b"\n" not in last:
@@ -160,6 +165,7 @@ def _cut_torn_line(path: Path) -> None:
         last = last.rpartition(b"\n")[2]
         if not last:
             return
+        _check_beginning(path, None, last)
         try:
             json.loads(last)
         except ValueError:
@@ -168,6 +174,13 @@ def _cut_torn_line(path: Path) -> None:
         else:
             file.seek(end)
             file.write(b"\n")
+
+
+def _check_beginning(path: FilePath, number: int | None, line: bytes) -> None:
+    """Refuse a line that no writer of trajectories has begun."""
+    if not line.startswith(BEGINNING[: len(line)]):
+        where = "the last line" if number is None else f"line {number}"
+        raise ValueError(f"{path}, {where} is no trajectory of ors-gym: it begins with {line[:40]!r}")
 
 
 def _plain(value: Any, mask: SecretMask) -> Any:
@@ -235,6 +248,7 @@ def _read(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TrajectoryGroup]]:
             try:
                 wire = json.loads(line) if line.strip() else None
             except ValueError:
+                _check_beginning(path, number, line)
                 logger.warning("%s: line %d is torn, and skipped", path, number)
                 continue
             if wire is None:

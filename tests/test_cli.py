@@ -1,20 +1,39 @@
 """The command line, against a real server: what it prints, and its exit status."""
 
+import importlib
 import io
+import json
+import os
 import signal
 import subprocess
 import sys
+from typing import ClassVar
 
+import httpx
 import pytest
 from openreward.environments import TextBlock, ToolOutput, tool
 
 from ors_gym.cli import main
-from ors_gym.policy import ScriptedPolicy
+from ors_gym.policy import Reply, ScriptedPolicy
+from ors_gym.records import finished_tasks, read_groups, read_trajectories
 from ors_gym.types import ToolCall
+from tests.chat_server import calls, refuses, serve_chat
 from tests.environments import Counter
+from tests.ors_servers import free_port
 
 add_one = ScriptedPolicy([ToolCall("add", {"amount": 1})] * 9)
 not_a_policy = object()
+
+
+class Scraper:
+    """Adds, and reads the metrics of its own run."""
+
+    read: ClassVar[list[str]] = []
+
+    async def act(self, turn):
+        async with httpx.AsyncClient() as client:
+            self.read.append((await client.get(os.environ["METRICS_URL"])).text)
+        return Reply(tool_calls=(ToolCall("add", {"amount": 9}),))
 
 
 @pytest.fixture
@@ -165,6 +184,124 @@ def test_secrets_reach_the_environment_and_no_page(cli, start_server, tmp_path, 
     assert not any(secret in text for secret in ("open=sesame", "swordfish", "opensesame2"))
 
 
+def test_a_model_at_an_endpoint_plays(cli, counter_server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-swordfish")
+    with serve_chat() as chat:
+        chat.answers = [calls(("add", '{"amount": 2}'), tokens=3)]
+        endpoint = ("--policy", "openai:m", "--base-url", chat.url, "--sampling", "temperature=0.5")
+        options = ("--sampling", "stop=END", "--episodes", 3, "--max-tokens", 50, "--json")
+        status, out, _ = cli("rollout", counter_server.url, *endpoint, *options)
+
+    assert status == 0
+    summary = json.loads(out)
+    assert (summary["episodes"], summary["policy"], summary["tokens"]) == (3, "openai:m", 12)
+    assert summary["mean_return"] == pytest.approx(1 / 3)
+    body, headers = chat.bodies[0], chat.headers[0]
+    assert (body["model"], body["temperature"], body["stop"], body["max_tokens"]) == ("m", 0.5, "END", 50)
+    assert headers["authorization"] == "Bearer sk-swordfish"
+
+
+def test_an_endpoint_that_refuses_is_one_clear_line_and_its_key_is_not_in_it(cli, counter_server):
+    with serve_chat() as chat:
+        chat.answers = [refuses(401, "bad key sk-swordfish")]
+        endpoint = ("--policy", "openai:m", "--base-url", chat.url, "--model-key", "sk-swordfish")
+        status, out, err = cli("rollout", counter_server.url, *endpoint)
+
+    assert status == 1
+    assert "the endpoint answered 401: bad key •••" in err
+    assert "sk-swordfish" not in out + err
+    assert err.count("\n") == 1
+    assert counter_server.live_sessions == {}
+
+
+def test_json_is_all_that_is_printed_where_it_is_asked_for(cli, counter_server):
+    options = ("--episodes", 4, "--group-size", 2, "--policy", "tests.test_cli:add_one", "--json")
+    status, out, _ = cli("rollout", counter_server.url, *options)
+
+    assert status == 0
+    summary = json.loads(out)
+    assert summary.pop("seconds") > 0
+    assert summary == {
+        "ended": "finished",
+        "env": "counter",
+        "split": "train",
+        "policy": "tests.test_cli:add_one",
+        "groups": 2,
+        "dropped_groups": 0,
+        "episodes": 4,
+        "mean_return": 1.0,
+        "return_std": 0.0,
+        "mean_turns": 1.5,
+        "tokens": 0,
+        "stop_reasons": {"finished": 4},
+        "tool_calls": {"add": 6},
+        "failures": {},
+    }
+
+
+def test_a_run_is_written_and_goes_on_where_it_stopped(cli, counter_server, tmp_path):
+    path = tmp_path / "runs" / "train.jsonl"
+    options = ("--group-size", 2, "--policy", "tests.test_cli:add_one", "--out", path)
+    status, out, _ = cli("rollout", counter_server.url, *options, "--episodes", 4)
+    assert status == 0
+    assert f"The episodes are in {path}" in out
+    assert [group.task.index for group in sorted(read_groups(path), key=lambda group: group.task.index)] == [0, 1]
+    with path.open("ab") as file:
+        file.write(b'{"format": "ors-gym/tr')
+
+    _, out, _ = cli("rollout", counter_server.url, *options, "--episodes", 14, "--resume", "--json")
+
+    assert json.loads(out)["episodes"] == 14  # those of the file included
+    played = finished_tasks(path)
+    assert {task.index: count for task, count in played.items()} == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
+
+    _, out, _ = cli("rollout", counter_server.url, *options, "--episodes", 14, "--resume", "--json")
+    assert (json.loads(out)["episodes"], len(list(read_trajectories(path)))) == (14, 14)
+
+
+def test_another_run_does_not_go_on_in_the_same_file(cli, counter_server, tmp_path):
+    path = tmp_path / "train.jsonl"
+    options = ("--policy", "tests.test_cli:add_one", "--out", path, "--episodes", 1)
+    cli("rollout", counter_server.url, *options)
+
+    status, _, err = cli("rollout", counter_server.url, *options, "--max-turns", 3, "--resume")
+
+    assert status == 2
+    assert "was played with max_turns=32, not 3" in err
+
+
+def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, start_server):
+    class Fragile(Counter):
+        def get_prompt(self):
+            if self.target == 1:
+                raise RuntimeError("no prompt for one")
+            return super().get_prompt()
+
+    options = ("--episodes", 4, "--group-size", 2, "--policy", "tests.test_cli:add_one", "--retries", 0)
+    status, out, _ = cli("rollout", start_server(Fragile).url, *options, "--incomplete", "refill")
+
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "stop reasons finished 4, failed 2" in lines
+    assert "dropped groups 1 of 3" in lines
+    assert any(line.startswith("last failure") and "no prompt for one" in line for line in lines)
+
+
+def test_metrics_are_served_while_the_run_goes_on(cli, counter_server, monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("METRICS_URL", f"http://127.0.0.1:{port}/metrics")
+    options = ("--policy", "tests.test_cli:Scraper", "--episodes", 2, "--concurrency", 1, "--metrics-port", port)
+    status, _, err = cli("rollout", counter_server.url, *options)
+
+    assert status == 0
+    assert f"Metrics at http://127.0.0.1:{port}/metrics" in err
+    first, second = importlib.import_module("tests.test_cli").Scraper.read  # as the command line imports it
+    assert "ors_gym_episodes_running 1.0" in first
+    assert 'ors_gym_episodes_total{stop_reason="finished"} 1.0' in second
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(os.environ["METRICS_URL"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -173,7 +310,13 @@ def test_secrets_reach_the_environment_and_no_page(cli, start_server, tmp_path, 
         (["list", "localhost:8080"], "begins with http:// or https://"),
         (["check", "ftp://localhost"], "begins with http:// or https://"),
         (["play", "{url}", "--secret", "NOT_IN_THE_ENVIRONMENT"], "no environment variable of that name"),
-        (["rollout", "{url}", "--policy", "greedy"], "write random, or module:name"),
+        (["rollout", "{url}", "--policy", "greedy"], "write random, openai:MODEL or module:name"),
+        (["rollout", "{url}", "--policy", "openai:m", "--base-url", "localhost"], "begins with http:// or https://"),
+        (["rollout", "{url}", "--policy", "openai:m", "--sampling", "temperature"], "write NAME=VALUE"),
+        (["rollout", "{url}", "--sampling", "temperature=1"], "is for --policy openai:MODEL"),
+        (["rollout", "{url}", "--resume"], "name it with --out"),
+        (["rollout", "{url}", "--out", "README.md"], "is there already: --resume goes on with it"),
+        (["rollout", "{url}", "--out", __file__, "--resume"], "line 1 is no trajectory"),
         (["rollout", "{url}", "--policy", "no.such:policy"], "No module named 'no'"),
         (["rollout", "{url}", "--policy", "tests.test_cli:absent"], "has no attribute 'absent'"),
         (["rollout", "{url}", "--policy", "tests.test_cli:not_a_policy"], "has no method act"),
@@ -227,4 +370,24 @@ def test_ctrl_c_closes_the_sessions(counter_server, command, shown):
         assert counter_server.live_sessions
         player.send_signal(signal.SIGINT)
         assert player.wait(60) == 130
+    assert counter_server.live_sessions == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_ctrl_c_leaves_the_report_and_the_file_with_what_there_is(counter_server, tmp_path):
+    page, path = tmp_path / "report.html", tmp_path / "run.jsonl"
+    script = "import sys; from ors_gym.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--episodes", "100000", "--policy", "tests.test_cli:add_one", "--report", page, "--out", path]
+    command = [sys.executable, "-u", "-c", script, "rollout", counter_server.url, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as player:
+        while not player.stdout.readline().startswith("task 1/100000"):
+            assert player.poll() is None
+        player.send_signal(signal.SIGINT)
+        rest = player.stdout.read()
+        assert player.wait(60) == 130
+
+    assert "stop reasons" in rest
+    assert f"The report is at {page.as_uri()}" in rest
+    assert "interrupted" in page.read_text()
+    assert len(list(read_trajectories(path))) >= 1
     assert counter_server.live_sessions == {}

@@ -274,6 +274,8 @@ def test_what_is_no_json_is_written_all_the_same(path: Path):
         ('{"format": "ors-gym/trajectory", "version": 2}', "version 2"),
         ('{"format": "ors-gym/trajectory", "version": 1}', "line 1 is no trajectory"),
         ("[1]", "line 1 is no trajectory"),
+        ("[project]", "line 1 is no trajectory"),
+        ('{"format": "other", "torn', "line 1 is no trajectory"),
     ],
 )
 def test_another_file_is_refused_with_the_line_and_the_reason(tmp_path: Path, line: str, words: str):
@@ -281,6 +283,16 @@ def test_another_file_is_refused_with_the_line_and_the_reason(tmp_path: Path, li
     path.write_text(line + "\n")
     with pytest.raises(ValueError, match=words):
         list(read_records(path))
+
+
+@pytest.mark.parametrize("text", ["[project]\n", "[project]", '{"format": "other"}\n{"torn', "\x00\x00\n"])
+def test_another_file_is_never_written_to(tmp_path: Path, text: str):
+    path = tmp_path / "pyproject.toml"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match="line 1 is no trajectory"):
+        TrajectoryWriter(path)
+    assert path.read_text() == text
 
 
 def test_keys_that_a_reader_does_not_know_are_ignored(path: Path):
