@@ -18,11 +18,9 @@ from ray.cluster_utils import Cluster
 __all__ = ["add_node", "connected", "start_cluster", "wait_until"]
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-QUICK_TO_NOTICE = {
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 6,
-}
+
+NOTICE_DEAD_NODES = {"health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+"""Sooner than after 15 s, and not so soon that a busy machine seems dead."""
 
 
 @contextlib.contextmanager
@@ -31,7 +29,7 @@ def start_cluster() -> Iterator[Cluster]:
     directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
     with _temporary_files_in(directory):
         cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": QUICK_TO_NOTICE, **SMALL}
+            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": NOTICE_DEAD_NODES, **SMALL}
         )
     try:
         add_node(cluster)

@@ -121,6 +121,7 @@ class RolloutPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[Worker]] = deque()
+        self._changed = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
         self._started_ray = _join_ray(address)
         self._janitor = Janitor(url, client_options)
@@ -130,6 +131,23 @@ class RolloutPool:
     def num_living_actors(self) -> int:
         """How many actors play episodes now; the others wait for their place on the cluster."""
         return sum(worker.alive for worker in self._workers)
+
+    async def ready(self) -> None:
+        """Wait until every actor lives. Without it, the first episodes go to the actors that live first.
+
+        Raises:
+            TimeoutError: that took longer than ``start_seconds``.
+            RayError, RuntimeError: as :meth:`run_episode`.
+        """
+        self._bind()
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while self.num_living_actors < self.num_actors:
+                    if error := self._hopeless():
+                        raise error
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(self._missing()) from None
 
     # ---------------------------------------------------------------- playing
 
@@ -240,17 +258,23 @@ class RolloutPool:
 
     def _lose_patience(self) -> None:
         self._patience = None
+        error = self._missing()
+        while self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                turn.set_exception(TimeoutError(error))
+
+    def _missing(self) -> str:
+        """What actors wait for that did not come to life in time."""
         options = self._actor_options
         wanted = {name: options[name] for name in ("num_cpus", "num_gpus", "memory", "resources") if options.get(name)}
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        error = (
-            f"no actor of the RolloutPool came to life within {self._start_seconds:g} s: {len(self._workers)} wait for "
-            f"{wanted} each; the cluster has {there}, of which {free} is free"
+        living = self.num_living_actors
+        return (
+            f"{living or 'no'} actor{'s' * (living > 1)} of the RolloutPool came to life within "
+            f"{self._start_seconds:g} s: {len(self._workers) - living} wait for {wanted} each; "
+            f"the cluster has {there}, of which {free} is free"
         )
-        while self._waiting:
-            if not (turn := self._waiting.popleft()).done():
-                turn.set_exception(TimeoutError(error))
 
     # ---------------------------------------------------------------- actors
 
@@ -279,11 +303,11 @@ class RolloutPool:
     async def _keep(self, worker: Worker) -> None:
         """Listen to an actor until it dies, and put another in its place while the budget lasts."""
         try:
-            await worker.listen(self._hand_out)
+            await worker.listen(self._life_changed)
         except Exception as bug:  # raised where episodes are awaited, so that nobody waits for ever
             self._broken = bug
             worker.fail(bug)
-            self._hand_out()
+            self._life_changed()
             return
         self._workers.remove(worker)
         if self._closed:
@@ -296,6 +320,12 @@ class RolloutPool:
             self._listen(self._workers[-1])
         where = f"on node {worker.home.node_id}" if worker.home else "before it came to life"
         logger.warning("a rollout actor died %s, %d restarts are left: %s", where, self._restarts_left, worker.death)
+        self._life_changed()
+
+    def _life_changed(self) -> None:
+        """An actor lives, or died: go on with what waits for that."""
+        self._changed.set()
+        self._changed = asyncio.Event()
         self._hand_out()
 
     def _new_worker(self) -> Worker:
