@@ -1,4 +1,4 @@
-"""A server of our own in its own process: ``python -m tests.server_process DRAIN_SECONDS``. It says what it does on standard output."""
+"""A server of our own in its own process: ``python -m tests.server_process DRAIN_SECONDS``. It says what it does."""
 
 from __future__ import annotations
 

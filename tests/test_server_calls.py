@@ -163,11 +163,14 @@ def test_a_result_that_is_no_longer_kept_is_refused_and_the_tool_not_run_again(r
 def test_results_are_dropped_by_bytes_heard_ones_first_and_by_time():
     results = Results(max_bytes=3 * (100 + Results.OVERHEAD), max_seconds=60.0)
     calls: dict[str, Any] = {}
+    table = results.add_table(calls)
     for at, (task_id, heard) in enumerate([("unheard", False), ("a", True), ("b", True), ("c", True)]):
-        results.keep(calls, task_id, b"x" * 100, float(at), heard=heard)
+        results.keep(table, task_id, b"x" * 100, float(at), heard=heard)
     assert [task_id for task_id, kept in calls.items() if kept is None] == ["a"]
     results.expire(60.5)
     assert [task_id for task_id, kept in calls.items() if kept is not None] == ["b", "c"]
+    results.remove_table(table)
+    assert results.num_bytes == 0
     results.expire(1000.0)
     assert results.num_bytes == 0
 

@@ -114,13 +114,14 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 CallTable: TypeAlias = dict[str, Call | bytes | None]
 """The calls of one session by ``task_id``: under way, ended with these events, or ended and no longer kept."""
 
-_Kept: TypeAlias = tuple[float, CallTable, str, int]
+_Kept: TypeAlias = tuple[float, int, str, int]
 
 
 class Results:
     """What the sessions' ended calls keep, bounded by time and by bytes over all sessions.
 
-    Results that somebody was listening to when they came are the first to go.
+    Results that somebody was listening to when they came are the first to go. What is noted of each are a few numbers
+    and a name, which the garbage collector need not look at: a server keeps hundreds of thousands.
     """
 
     OVERHEAD = 400
@@ -130,15 +131,32 @@ class Results:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
         self.num_bytes = 0
+        self._tables: dict[int, CallTable] = {}
+        self._next_table = 0
         self._heard: deque[_Kept] = deque()
         self._unheard: deque[_Kept] = deque()
 
-    def keep(self, calls: CallTable, task_id: str, events: bytes, now: float, *, heard: bool) -> None:
+    def add_table(self, calls: CallTable) -> int:
+        """Keep results in this table from now on; returns its number."""
+        self._next_table += 1
+        self._tables[self._next_table] = calls
+        return self._next_table
+
+    def remove_table(self, table: int) -> None:
+        """Drop all of a table's results."""
+        for events in self._tables.pop(table, {}).values():
+            if isinstance(events, bytes):
+                self.num_bytes -= len(events) + self.OVERHEAD
+
+    def keep(self, table: int, task_id: str, events: bytes, now: float, *, heard: bool) -> None:
         """Keep a result for a client that may come back for it."""
+        calls = self._tables.get(table)
+        if calls is None:
+            return
         size = len(events) + self.OVERHEAD
         calls[task_id] = events
         self.num_bytes += size
-        (self._heard if heard else self._unheard).append((now + self._max_seconds, calls, task_id, size))
+        (self._heard if heard else self._unheard).append((now + self._max_seconds, table, task_id, size))
         while self.num_bytes > self._max_bytes:
             self._drop(self._heard or self._unheard)
 
@@ -149,7 +167,8 @@ class Results:
                 self._drop(kept)
 
     def _drop(self, kept: deque[_Kept]) -> None:
-        _, calls, task_id, size = kept.popleft()
-        self.num_bytes -= size
-        if calls.get(task_id) is not None:
+        _, table, task_id, size = kept.popleft()
+        calls = self._tables.get(table)
+        if calls is not None and calls.get(task_id) is not None:
             calls[task_id] = None
+            self.num_bytes -= size

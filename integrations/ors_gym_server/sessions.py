@@ -96,6 +96,7 @@ class Session:
         self.state = SessionState.CONSTRUCTING
         self.last_used = 0.0
         self.calls: CallTable = {}
+        self._table = results.add_table(self.calls)
         self.running: set[Call] = set()
         self.constructed = asyncio.Event()
         self.set_up = asyncio.Event()
@@ -108,7 +109,11 @@ class Session:
         """Note the end of a call, for a client that comes back for it."""
         self.running.discard(call)
         self.last_used = now = asyncio.get_running_loop().time()
-        self._results.keep(self.calls, call.task_id, events, now, heard=call.listeners > 0)
+        self._results.keep(self._table, call.task_id, events, now, heard=call.listeners > 0)
+
+    def forget_results(self) -> None:
+        """Drop what was kept for clients that come back."""
+        self._results.remove_table(self._table)
 
     def clean(self, text: str) -> str:
         """``text`` without the session's secrets."""
@@ -220,6 +225,7 @@ class Sessions:
         except BaseException as error:
             self._sessions.pop(sid, None)
             session.state = SessionState.CLOSED
+            session.forget_results()
             await self._end(session)
             if not isinstance(error, Exception) or isinstance(error, HTTPException):
                 raise
@@ -299,6 +305,7 @@ class Sessions:
         session.set_up.set()
         if tasks:
             await asyncio.wait(tasks, timeout=self.limits.teardown_seconds)
+        session.forget_results()
         await session.constructed.wait()
         if not failed:
             await self._end(session)
