@@ -100,6 +100,11 @@ class ORSApp:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
+    @property
+    def num_sessions(self) -> int:
+        """How many sessions there are now."""
+        return len(self.sessions)
+
     async def aclose(self) -> None:
         """Close all sessions, with their teardown, and end the threads."""
         await self.sessions.close_all()

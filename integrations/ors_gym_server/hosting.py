@@ -32,7 +32,7 @@ class HostedEnvironment:
     """One environment class. Made once, when the server is: what is wrong with the class is said then."""
 
     def __init__(self, cls: Any, workers: Workers, toolsets: Mapping[str, type] | None = None) -> None:
-        if not all(callable(getattr(cls, name, None)) for name in ("name", "list_splits", "list_tools", "get_prompt")):
+        if not isinstance(cls, type) or not all(callable(getattr(cls, name, None)) for name in ("name", "list_splits", "list_tools", "get_prompt")):
             raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
         self.cls = cls
         self.name: str = self.cls.name().lower()
@@ -57,7 +57,9 @@ class HostedEnvironment:
     def implements(self, method: str) -> bool:
         """Whether the class has the method of its own, rather than the base class's default."""
         owner = next((each for each in self.cls.__mro__ if method in vars(each)), None)
-        return owner is not None and owner is not Environment and owner.__module__ != SDK_BASE
+        if owner is None or owner is Environment or owner.__module__ == SDK_BASE:
+            return False
+        return vars(owner)[method] is not vars(Environment).get(method)
 
     async def run(self, fn: Any, *args: Any) -> Any:
         """Call a method of the class, off the event loop if it is synchronous."""

@@ -9,6 +9,8 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -33,6 +35,7 @@ def serve(
     open_to_all: bool = False,
     limits: Limits | None = None,
     toolsets: Mapping[str, type] | None = None,
+    workers: int = 1,
     drain_seconds: float = 30.0,
     started: Callable[[str], None] | None = None,
 ) -> None:
@@ -49,10 +52,13 @@ def serve(
         open_to_all: other machines may connect without a key.
         limits: how many, how large and how long.
         toolsets: what clients may ask for by name.
+        workers: processes that hold the sessions, each session in one; a process more stands in front of them. One that
+            crashes loses its own sessions and is replaced. ``limits`` hold for each. Needs ``os.fork``.
         drain_seconds: the time running calls get at the end; what then still runs is ended with its session.
         started: called with the server's URL when it answers.
 
     Raises:
+        RuntimeError: a worker process could not start.
         ValueError: ``host`` is open to other machines and there is neither a key nor ``open_to_all``.
         OSError: the address is taken.
     """
@@ -61,7 +67,44 @@ def serve(
             f"{host} can be reached from other machines, and without a key whoever reaches it can run tools: "
             "pass api_key, or open_to_all=True if that is meant"
         )
+    if workers < 1:
+        raise ValueError(f"there must be at least one worker, not {workers}")
     app = create_app(environments, api_key=api_key, limits=limits, toolsets=toolsets)
+    listener = _listen(host, port)
+    address, bound = listener.getsockname()[:2]
+    url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+    run = partial(_run, drain_seconds=drain_seconds)
+    switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
+
+    def announce() -> None:
+        if started is not None:
+            started(url)
+
+    try:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.set_threshold(*GC_THRESHOLDS)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped
+            if workers == 1:
+                run(app, listener, announce)
+            else:
+                from ors_gym_server.prefork import Prefork  # where there is no fork, it cannot even be imported
+
+                Prefork(app, listener, run, workers).run(announce)
+    finally:
+        sys.setswitchinterval(switch)
+        gc.set_threshold(*thresholds)
+        listener.close()
+
+
+def _run(
+    app: Any,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    tick: Callable[[], None] | None = None,
+    *,
+    drain_seconds: float,
+) -> None:
+    """Serve an application until SIGTERM or Ctrl-C."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -73,31 +116,25 @@ def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    listener = _listen(host, port)
-    address, bound = listener.getsockname()[:2]
-    url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-    switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    try:
-        sys.setswitchinterval(SWITCH_SECONDS)
-        gc.set_threshold(*GC_THRESHOLDS)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped
-            _Server(config, lambda: started(url) if started is not None else None).run([listener])
-    finally:
-        sys.setswitchinterval(switch)
-        gc.set_threshold(*thresholds)
-        listener.close()
+    _Server(config, ready, tick).run([listener])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], tick: Callable[[], None] | None) -> None:
         super().__init__(config)
-        self._on_start = started
+        self._ready = ready
+        self._tick = tick
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # modules and classes live as long as the process: not to be looked at again
-        asyncio.get_running_loop().call_soon(self._on_start)
+        asyncio.get_running_loop().call_soon(self._ready)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._tick is not None:
+            self._tick()
+        return await super().on_tick(counter)
 
 
 def _listen(host: str, port: int) -> socket.socket:
