@@ -43,6 +43,7 @@ BEGIN = EVENT_STREAM + event("task_id", "f5b8d9f577fc4ad58123ea085c6070b7")
 END = event("end", json.dumps(RESULT, separators=(",", ":"))) + b"0\r\n\r\n"
 ANSWERS = {
     b"/list_environments": json_answer(["stub"]),
+    b"/messages": json_answer([{"role": "user", "blocks": [{"text": "task", "detail": None, "type": "text"}]}]),
     b"/prompt": json_answer([{"text": "task", "detail": None, "type": "text"}]),
 }
 OK = json_answer({"status": "ok"})

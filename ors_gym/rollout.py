@@ -197,10 +197,14 @@ async def run_groups(
     waiting = iter(tasks)
     wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
     running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
+    ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
 
     def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
         work = run_group(host, task, group_size, policy=policy, failures=failures, score_group=score_group)
-        running[asyncio.create_task(work)] = refills, refilled_for
+        group_task = asyncio.create_task(work)
+        running[group_task] = refills, refilled_for
+        # Not asyncio.wait, which looks at everything that runs each time that something ends.
+        group_task.add_done_callback(ended.put_nowait)
 
     try:
         while True:
@@ -208,15 +212,14 @@ async def run_groups(
                 start(task)
             if not running:
                 return
-            complete, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for ended in complete:
-                group = ended.result()
-                refills, refilled_for = running.pop(ended)
-                if group.dropped and failure_policy.incomplete == "refill" and refills < failure_policy.refills:
-                    next_task = next(waiting, None) if num_groups is not None else None
-                    if next_task is not None:
-                        start(next_task, refills + 1, group.task)
-                yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
+            group_task = await ended.get()
+            refills, refilled_for = running.pop(group_task)
+            group = group_task.result()
+            if group.dropped and failure_policy.incomplete == "refill" and refills < failure_policy.refills:
+                next_task = next(waiting, None) if num_groups is not None else None
+                if next_task is not None:
+                    start(next_task, refills + 1, group.task)
+            yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
     finally:
         for group_task in running:
             group_task.cancel()
