@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
+
 from ors_gym_server.sandbox.base import SandboxError, SandboxLimits
 from ors_gym_server.sandbox.remote import RemoteSandbox, installed
 
@@ -67,5 +69,5 @@ class E2BSandbox(RemoteSandbox):
             yield
         except e2b.FileNotFoundException as error:
             raise FileNotFoundError(f"no such file in the sandbox: {path}") from error
-        except (e2b.SandboxException, e2b.AuthenticationException) as error:
+        except (e2b.SandboxException, e2b.AuthenticationException, httpx.HTTPError) as error:
             raise SandboxError(f"E2B: {error}") from error

@@ -32,10 +32,9 @@ begun=$(date +%s)
     exec timeout -s KILL "$seconds" /bin/sh -c '"$@"; echo $? > "$0"' "$place/code" "$@" \
         < "${input:-/dev/null}" > "$place/out" 2> "$place/err"
 ) 2> /dev/null
-echo "$(($(date +%s) - begun)) $(cat "$place/code" 2> /dev/null)"
+echo "took $(($(date +%s) - begun)) $(cat "$place/code" 2> /dev/null)"
 for stream in out err; do
-    head -c "$((keep + 1))" "$place/$stream" 2> /dev/null | base64 | tr -d '\n'
-    echo
+    echo "$stream $(head -c "$((keep + 1))" "$place/$stream" 2> /dev/null | base64 | tr -d '\n')"
 done
 rm -rf "$place" ${input:+"$input"}
 """
@@ -139,12 +138,12 @@ class RemoteSandbox(Sandbox):
 def read_result(printed: str, seconds: int, keep_bytes: int) -> CommandResult:
     """Read what :data:`SCRIPT` printed."""
     try:
-        status, out, err = printed.rstrip("\n").split("\n")[-3:] if printed.strip() else ("", "", "")
-        took, _, code = status.partition(" ")
-        streams = [base64.b64decode(stream, validate=True) for stream in (out, err)]
+        answers = dict(line.partition(" ")[::2] for line in printed.splitlines()[-3:])
+        took, _, code = answers["took"].strip().partition(" ")
+        streams = [base64.b64decode(answers[name].strip(), validate=True) for name in ("out", "err")]
         timed_out = not code and int(took) >= seconds
         exit_code = int(code) if code else None if timed_out else 128 + 9
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise SandboxError(f"the sandbox's shell answered {printed[:200]!r}") from error
     kept = [as_text(stream[:keep_bytes]) for stream in streams]
     truncated = any(len(stream) > keep_bytes for stream in streams)
