@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OPENREWARD_LOG_LEVEL", "CRITICAL")  # read when the SDK is first imported
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # read when trl.experimental is first imported
 
 from tests.environments import Counter
 from tests.ors_servers import RunningServer, serve

@@ -51,6 +51,16 @@ class Rollouts:
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """The environments, by name."""
+        return self._sources
+
+    @property
+    def portal(self) -> Portal:
+        """The event loop that the episodes live on."""
+        return self._portal
+
     @cached_property
     def train_dataset(self) -> Dataset:
         """One row per training task, as ``GRPOTrainer(train_dataset=…)`` takes it.

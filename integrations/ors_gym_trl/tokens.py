@@ -67,6 +67,14 @@ class TokenRecord:
         self.logprobs.extend([0.0] * len(ids))
         self.mask.extend([0] * len(ids))
 
+    def turns(self) -> list[tuple[int, int]]:
+        """Where each sampled turn begins and ends among the completion's tokens."""
+        edges = [0, *self.mask, 0]
+        places = range(len(self.mask) + 1)
+        begins = [i for i in places if not edges[i] and edges[i + 1]]
+        ends = [i for i in places if edges[i] and not edges[i + 1]]
+        return list(zip(begins, ends, strict=True))
+
     def drop_trailing_environment(self) -> None:
         """Drop what follows the last sampled token: there is nothing to learn from it."""
         end = len(self.mask) - next((i for i, mask in enumerate(reversed(self.mask)) if mask), len(self.mask))

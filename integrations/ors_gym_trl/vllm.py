@@ -38,19 +38,18 @@ def server_url(args: GRPOConfig) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def sampling_parameters(trainer: GRPOTrainer) -> dict[str, Any]:
-    """What the trainer's configuration says about sampling, in vLLM's words."""
-    args = cast("Any", trainer.args)
-    parameters = {
+def sampling_parameters(args: Any) -> dict[str, Any]:
+    """What a trainer's arguments say about sampling, in vLLM's words."""
+    parameters: dict[str, Any] = {
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
         "min_p": 0.0 if args.min_p is None else args.min_p,
         "repetition_penalty": args.repetition_penalty,
     }
-    if args.vllm_structured_outputs_regex is not None:
+    if getattr(args, "vllm_structured_outputs_regex", None) is not None:
         parameters["structured_outputs"] = {"regex": args.vllm_structured_outputs_regex}
-    return parameters | dict(args.generation_kwargs or {})
+    return parameters | dict(getattr(args, "generation_kwargs", None) or {})
 
 
 class ServerSampler:
@@ -98,7 +97,7 @@ class ServerSampler:
         args = cast("GRPOConfig", trainer.args)
         return cls(
             server_url(args),
-            sampling_parameters(trainer),
+            sampling_parameters(args),
             stop_tokens(trainer),
             timeout_seconds=args.vllm_server_timeout,
         )
