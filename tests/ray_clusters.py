@@ -19,7 +19,7 @@ __all__ = ["add_node", "connected", "start_cluster", "wait_until"]
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
-NOTICE_DEAD_NODES = {"health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+NOTICE_DEAD_NODES = {"health_check_period_ms": 500, "health_check_failure_threshold": 8}
 """Sooner than after 15 s, and not so soon that a busy machine seems dead."""
 
 

@@ -10,10 +10,23 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
-from ors_gym import FailurePolicy, Reply, RolloutLimits, ScriptedPolicy, StopReason, TaskRef, ToolCall, Turn, run_group
+from ors_gym import (
+    FailurePolicy,
+    NotFoundError,
+    Reply,
+    RolloutLimits,
+    ScriptedPolicy,
+    StopReason,
+    TaskRef,
+    ToolCall,
+    TrajectoryGroup,
+    Turn,
+    run_group,
+)
 from ors_gym_ray import RolloutPool
+from tests.environments import Mirror
 from tests.ors_servers import RunningServer
-from tests.ray_clusters import connected
+from tests.ray_clusters import connected, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +40,13 @@ def driver(ray_cluster: Cluster) -> Iterator[None]:
     """This process is a driver of the cluster."""
     with connected(ray_cluster):
         yield
+
+
+@pytest.fixture(scope="module")
+def pool(driver: None, counter_server: RunningServer) -> Iterator[RolloutPool]:
+    """A pool for the tests that ask nothing special of it: actors take two seconds to start."""
+    with RolloutPool(counter_server.url, env_name="counter", num_actors=2) as pool:
+        yield pool
 
 
 @pytest.fixture
@@ -47,11 +67,9 @@ async def collect(pool: RolloutPool, *arguments: object, **options: object) -> l
 
 
 def test_groups_come_back_complete_with_a_policy_that_lives_with_the_pool(
-    start_pool: Callable, counter_server: RunningServer, run: Callable
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
 ):
-    pool = start_pool(policy=ScriptedPolicy([ADD] * 5))
-
-    groups = run(collect(pool, range(5), 4))
+    groups = run(collect(pool, range(5), 4, policy=ScriptedPolicy([ADD] * 5)))
 
     assert sorted(group.task.index for group in groups) == [0, 1, 2, 3, 4]
     for group in groups:
@@ -148,17 +166,21 @@ def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sess
             await self.all_here.wait()
             return Reply(tool_calls=(ADD,))
 
+    async def conversation() -> TrajectoryGroup:
+        await pool.ready()
+        policy.victim = pool._workers[0].actor
+        return await run_group(pool, THREE, 6, failures=AT_ONCE)
+
     policy = KillsTheFirstActor()
     pool = start_pool(policy=policy)
-    policy.victim = pool._workers[0].actor
 
-    group = run(run_group(pool, THREE, 6, failures=AT_ONCE))
+    group = run(conversation())
 
     assert not group.dropped
     assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 6
     assert {failure.kind for failure in group.failures} == {"actor_died"}
     assert len(pool._workers) == 2
-    assert not counter_server.live_sessions
+    wait_until(lambda: not counter_server.live_sessions)
 
 
 def test_a_pool_whose_actors_all_died_says_so_instead_of_waiting(start_pool: Callable, run: Callable):
@@ -187,3 +209,144 @@ def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):
 
     with pytest.raises(ValueError, match="env_name"):
         run(collect(pool, [0], 1))
+
+
+def test_an_endless_stream_of_tasks_waits_for_a_slow_consumer(start_pool: Callable, run: Callable):
+    drawn = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            drawn.append(len(drawn) % 5)
+            yield drawn[-1]
+
+    async def conversation() -> None:
+        pool = start_pool(episodes_per_actor=4, policy=ScriptedPolicy([ADD] * 5))
+        groups = pool.run_groups(endless(), 2)
+        async for group in groups:
+            taken.append(group)
+            assert len(drawn) <= len(taken) + 5  # as many as fill two actors of four places, and one more
+            if len(taken) == 20:
+                break
+        await groups.aclose()
+
+    taken: list = []
+    run(conversation())
+
+    assert len(taken) == 20
+    assert len(drawn) <= 25
+
+
+def test_groups_are_scored_by_their_environment_from_an_actor(start_server: Callable, run: Callable):
+    server = start_server(Mirror)
+    task = TaskRef("mirror", "train", 0)
+    with RolloutPool(server.url, policy=ScriptedPolicy(["an answer"])) as pool:
+        group = run(run_group(pool, task, 2, score_group=True))
+
+    assert group.scores == (len("an answer"), len("an answer"))
+    assert not server.live_sessions
+
+
+def test_an_environment_that_scores_no_groups_says_so(pool: RolloutPool, run: Callable):
+    with pytest.raises(NotFoundError, match="does not score"):
+        run(run_group(pool, THREE, 2, policy=ScriptedPolicy([ADD] * 5), score_group=True))
+
+
+def test_a_policy_sees_the_whole_conversation_though_only_what_is_new_travels(pool: RolloutPool, run: Callable):
+    turns: list[Turn] = []
+
+    class Watches:
+        async def act(self, turn: Turn) -> Reply:
+            turns.append(turn)
+            return Reply(tool_calls=(ADD,))
+
+    [group] = run(collect(pool, [2], 1, policy=Watches()))
+
+    whole = group.members[0].messages
+    assert [turn.messages for turn in turns] == [whole[:1], whole[:3], whole[:5]]
+    assert [set(turn.tools.names) for turn in turns] == [{"add", "look", "echo", "crash"}] * 3
+
+
+def test_a_pool_is_used_from_one_event_loop_after_another(pool: RolloutPool, run: Callable):
+    first, second = (run(run_group(pool, THREE, 4, policy=ScriptedPolicy([ADD] * 5))) for _ in range(2))
+
+    assert [member.num_turns for member in first.members + second.members] == [3] * 8
+
+
+def test_a_pool_in_use_refuses_a_second_event_loop(pool: RolloutPool, run: Callable):
+    async def conversation() -> None:
+        await pool.ready()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, pool.ready())
+
+    run(conversation())
+
+
+def test_closing_a_pool_ends_what_is_awaited_of_it(start_pool: Callable, counter_server: RunningServer, run: Callable):
+    class ClosesThePool:
+        asked = 0
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked == 3:
+                pool.close()
+            await asyncio.Event().wait()
+            raise AssertionError("nobody answers")
+
+    pool = start_pool(policy=ClosesThePool())
+
+    with pytest.raises(RuntimeError, match="closed"):
+        run(asyncio.wait_for(run_group(pool, THREE, 3), 60))
+
+    assert not counter_server.live_sessions
+
+
+def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_more(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    cancelled = []
+
+    class OneAnswers:
+        asked = 0
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked == 3:
+                return Reply(text="enough")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(turn.episode_id)
+                raise
+            raise AssertionError("nobody answers")
+
+    async def conversation() -> None:
+        group = await run_group(pool, THREE, 1, policy=OneAnswers(), failures=FailurePolicy(redundancy=2))
+        assert group.members[0].stop_reason is StopReason.POLICY_STOPPED
+        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
+
+    run(conversation())
+
+    assert len(cancelled) == 2
+
+
+def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: Callable, run: Callable):
+    class Breaks:
+        async def act(self, turn: Turn) -> Reply:
+            import threading
+
+            class HoldsALockError(Exception):
+                lock = None
+
+            error = HoldsALockError("the policy broke")
+            error.lock = threading.Lock()
+            raise error
+
+    pool = start_pool(policy=Breaks(), policy_placement="actors")
+
+    with pytest.raises(RuntimeError, match="HoldsALockError: the policy broke"):
+        run(run_group(pool, THREE, 1))
+
+
+def test_a_pool_for_another_cluster_than_this_process_is_connected_to_is_refused(counter_server: RunningServer):
+    with pytest.raises(ValueError, match="is connected to the Ray cluster at"):
+        RolloutPool(counter_server.url, address="127.0.0.1:1")
