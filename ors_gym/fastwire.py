@@ -30,6 +30,9 @@ KEEPALIVE_SECONDS = 4.0
 """How long an idle connection is kept: less than the 5 s after which uvicorn by default closes it. A connection that
 closes while a request is on its way leaves a call that may or may not have run."""
 
+MAX_TARGETS = 4096
+"""How many URLs are kept taken apart: whoever passes on what others ask for does not choose how many there are."""
+
 PAUSE_BYTES = 1 << 20
 """How much of an answer may lie unread before the server is asked, by TCP's own means, to wait."""
 
@@ -61,6 +64,8 @@ class FastWire:
         """Send a request and stream its answer, as an async context manager."""
         target = self._targets.get(url)
         if target is None:
+            if len(self._targets) >= MAX_TARGETS:
+                self._targets.clear()
             target = self._targets[url] = _take_apart(url)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
@@ -183,6 +188,11 @@ class _Connection(asyncio.Protocol):
     def closing(self) -> bool:
         """Whether it can carry no further request."""
         return self._fault is not None or self._transport is None or self._transport.is_closing()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is here to its end."""
+        return self._complete
 
     @property
     def reusable(self) -> bool:
