@@ -32,7 +32,7 @@ class HostedEnvironment:
     """One environment class. Made once, when the server is: what is wrong with the class is said then."""
 
     def __init__(self, cls: Any, workers: Workers, toolsets: Mapping[str, type] | None = None) -> None:
-        if not isinstance(cls, type) or not all(callable(getattr(cls, name, None)) for name in ("name", "list_splits", "list_tools", "get_prompt")):
+        if not _is_environment(cls):
             raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
         self.cls = cls
         self.name: str = self.cls.name().lower()
@@ -142,3 +142,8 @@ class HostedEnvironment:
     def sdk_record(self, name: str) -> Any:
         """A record class of the SDK that this class was written for, such as ``GroupCandidate``."""
         return getattr(sys.modules[SDK_BASE], name)
+
+
+def _is_environment(cls: Any) -> bool:
+    needed = ("name", "list_splits", "list_tools", "get_prompt")
+    return isinstance(cls, type) and all(callable(getattr(cls, name, None)) for name in needed)

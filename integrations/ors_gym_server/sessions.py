@@ -14,58 +14,23 @@ import logging
 import os
 import traceback
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from ors_gym_server.calls import Call, CallTable, Results, error_events, result_events
+from ors_gym_server.episode import Episode
 from ors_gym_server.hosting import HostedEnvironment
 from ors_gym_server.limits import Limits
 
-__all__ = ["EpisodeLike", "Session", "SessionState", "Sessions"]
+__all__ = ["Session", "SessionState", "Sessions"]
 
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 10_000
 """Ended sessions whose end is remembered, to say why they are gone."""
-
-
-class EpisodeLike(Protocol):
-    """An environment instance, in this process or in another."""
-
-    async def begin(self, task_spec: Mapping[str, Any], secrets: Mapping[str, str], toolset: str | None) -> None:
-        """Make the instance."""
-        ...
-
-    async def setup(self) -> None:
-        """Make it ready."""
-        ...
-
-    async def prompt(self) -> bytes:
-        """The prompt's blocks, as JSON."""
-        ...
-
-    async def messages(self) -> bytes:
-        """The conversation, as JSON."""
-        ...
-
-    async def tools(self) -> bytes:
-        """The tools, as JSON."""
-        ...
-
-    async def call(self, name: str, input: Mapping[str, Any]) -> str:
-        """The result of a tool call, as JSON."""
-        ...
-
-    async def score_group(self, candidates: Sequence[Mapping[str, Any]]) -> str:
-        """The scores of a group, as JSON."""
-        ...
-
-    async def end(self, *, patience_seconds: float) -> None:
-        """Tear it down, once."""
-        ...
 
 
 class SessionState(StrEnum):
@@ -87,7 +52,7 @@ class Session:
     """One session: an episode and the calls made of it."""
 
     def __init__(
-        self, id: str, episode: EpisodeLike, hosted: HostedEnvironment, secrets: Mapping[str, str], results: Results
+        self, id: str, episode: Episode, hosted: HostedEnvironment, secrets: Mapping[str, str], results: Results
     ) -> None:
         self.id = id
         self._results = results
@@ -293,15 +258,18 @@ class Sessions:
         return session.closing
 
     async def _close(self, session: Session, reason: str) -> None:
-        tasks = [session.setup] if session.setup is not None and not session.setup.done() else []
+        failed = session.state is SessionState.FAILED  # then it was torn down, or is being
+        session.state = SessionState.CLOSED
+        tasks: list[asyncio.Task[None]] = []
+        if session.setup is not None and not session.setup.done():
+            tasks.append(session.setup)
+            if not failed:
+                session.setup.cancel()
         for call in list(session.running):
             call.finish(error_events(reason))
             if call.task is not None:
                 tasks.append(call.task)
-        failed = session.state is SessionState.FAILED
-        session.state = SessionState.CLOSED
-        for task in tasks:
-            task.cancel()
+                call.task.cancel()
         session.set_up.set()
         if tasks:
             await asyncio.wait(tasks, timeout=self.limits.teardown_seconds)
