@@ -80,7 +80,7 @@ class ChatPolicy:
         send_reasoning: Give the model its earlier thoughts back. Some models want them, some endpoints refuse them.
         stream: Ask for the answer in pieces: a dead endpoint is noticed by its silence.
         max_tokens_field: What the endpoint calls ``max_tokens``; OpenAI's newer models want
-            ``max_completion_tokens``.
+            ``max_completion_tokens``. Either may be given in ``options`` instead.
         retry_seconds: How long a busy endpoint, or one that is not there, is asked again for one message.
         silence_seconds: How long an answer may go without a sign of life, the wait for its beginning included.
         headers: Sent with every request; kept as secret as the key.
@@ -109,8 +109,6 @@ class ChatPolicy:
             raise ValueError(f"an endpoint's base_url begins with http:// or https://, got {base_url!r}")
         if parts.username is not None:
             raise ValueError("an endpoint's base_url holds no credentials: give them as api_key or headers")
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1, or None for no limit")
         path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
         whole = parts._replace(path=f"{path}/chat/completions", fragment="")
         self._target = whole.geturl()
@@ -122,8 +120,13 @@ class ChatPolicy:
             self._headers["Authorization"] = f"Bearer {api_key}"
         of_query = [value for _, value in parse_qsl(parts.query)]
         self._hidden = tuple(filter(None, (api_key, *(headers or {}).values(), *of_query)))
-        self._max_tokens = max_tokens
         self._options = dict(options or {})
+        for name in ("max_tokens", "max_completion_tokens"):  # so that an episode's own limit lowers it here too
+            if name in self._options:
+                max_tokens_field, max_tokens = name, self._options.pop(name)
+        if max_tokens is not None and max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1, or None for no limit")
+        self._max_tokens = max_tokens
         self._parser = action_parser(parser)
         self._send_reasoning = send_reasoning
         self._stream = stream

@@ -71,15 +71,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_task_options(parser)
     option = parser.add_argument
-    option("--episodes", type=at_least(1), default=64, help="how many (default: %(default)s)")
-    option("--group-size", type=at_least(1), default=1, help="episodes of one task (default: %(default)s)")
-    option("--max-turns", type=at_least(1), default=32, help="of an episode (default: %(default)s)")
-    option("--max-tokens", type=at_least(1), help="that the model writes in an episode (default: no limit)")
-    option("--concurrency", type=at_least(1), default=64, help="sessions at once (default: %(default)s)")
+    option("--episodes", metavar="N", type=at_least(1), default=64, help="how many (default: %(default)s)")
+    option("--group-size", metavar="N", type=at_least(1), default=1, help="episodes of one task (default: %(default)s)")
+    option("--max-turns", metavar="N", type=at_least(1), default=32, help="of an episode (default: %(default)s)")
+    option("--max-tokens", metavar="N", type=at_least(1), help="of the model, in an episode (default: no limit)")
+    option("--concurrency", metavar="N", type=at_least(1), default=64, help="sessions at once (default: %(default)s)")
 
     policy = parser.add_argument_group("policy")
     policy.add_argument("--policy", default="random", help="random, openai:MODEL, module:name (default: %(default)s)")
-    policy.add_argument("--seed", type=int, default=0, help="of the random policy (default: %(default)s)")
+    policy.add_argument("--seed", metavar="N", type=int, default=0, help="of the random policy (default: %(default)s)")
     policy.add_argument(
         "--base-url",
         metavar="URL",
@@ -96,7 +96,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     broken = parser.add_argument_group("when the world breaks an episode")
-    broken.add_argument("--retries", type=at_least(0), default=2, help="on fresh sessions (default: %(default)s)")
+    broken.add_argument(
+        "--retries", metavar="N", type=at_least(0), default=2, help="on fresh sessions (default: %(default)s)"
+    )
     broken.add_argument(
         "--incomplete",
         choices=["keep", "drop", "refill"],
@@ -104,7 +106,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="keep an incomplete group while two members are valid, drop it, or play another task in its place",
     )
     broken.add_argument(
-        "--redundancy", type=at_least(0), default=0, help="members started beyond a group's size (default: %(default)s)"
+        "--redundancy",
+        metavar="N",
+        type=at_least(0),
+        default=0,
+        help="members started beyond a group's size; the first to end are taken (default: %(default)s)",
     )
 
     results = parser.add_argument_group("results")

@@ -243,12 +243,15 @@ def test_the_tools_go_out_with_their_schemas_whole_and_options_as_given(chat: Ch
 
     run(ask(chat, turn(max_tokens=50), max_tokens=80, options={"temperature": 0.5, "seed": 7}))
     run(ask(chat, turn(tools=()), max_tokens_field="max_completion_tokens", max_tokens=80))
+    run(ask(chat, turn(max_tokens=50), options={"max_completion_tokens": 80}))
 
-    first, second = chat.bodies
+    first, second, third = chat.bodies
     assert first["tools"] == [GUESS.to_openai()]
     assert (first["model"], first["max_tokens"], first["temperature"], first["seed"]) == ("m", 50, 0.5, 7)
     assert "tools" not in second
     assert second["max_completion_tokens"] == 80
+    assert third["max_completion_tokens"] == 50
+    assert "max_tokens" not in third
 
 
 def test_tools_of_any_name_are_called_by_names_that_the_api_allows(chat: ChatServer, run: Callable):
