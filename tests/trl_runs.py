@@ -70,13 +70,13 @@ def make_trainer(
         "temperature": 1.0,
         "gradient_checkpointing": False,
         "eval_strategy": "no",
+        "save_strategy": "no",
     }
     config = GRPOConfig(
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,
         report_to="none",
-        save_strategy="no",
         logging_steps=1,
         disable_tqdm=True,
         dataloader_pin_memory=False,

@@ -1,7 +1,7 @@
 """GRPO on ORS environments with TRL: exact tokens, concurrent episodes, the trainer's own arguments."""
 
 from ors_gym_trl.batch import RolloutBatch
-from ors_gym_trl.callbacks import ReportCallback
+from ors_gym_trl.callbacks import ReportCallback, TrajectoryCallback
 from ors_gym_trl.checks import SamplingMismatchError
 from ors_gym_trl.rollouts import ORSRollouts, Rollouts
 from ors_gym_trl.sampling import Sampled, Sampler, SamplingError
@@ -18,4 +18,5 @@ __all__ = [
     "SamplingError",
     "SamplingMismatchError",
     "TemplateError",
+    "TrajectoryCallback",
 ]

@@ -1,4 +1,4 @@
-"""What a trainer's user looks at: the run as an HTML page, written while it goes on."""
+"""What is kept of a training: the run as an HTML page, and its trajectories, written while it goes on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from math import ceil, nan
 from pathlib import Path
 from typing import Any, cast
 
+from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ors_gym.advantages import group_advantages
+from ors_gym.records import TrajectoryWriter
 from ors_gym.report import RunRecord, Sample, StepRecord, write_report
 from ors_gym.trajectory import TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.rollouts import Rollouts
 
-__all__ = ["ReportCallback"]
+__all__ = ["ReportCallback", "TrajectoryCallback"]
 
 
 class ReportCallback(TrainerCallback):
@@ -125,5 +127,54 @@ class ReportCallback(TrainerCallback):
         )
 
     def write(self) -> Path | None:
-        """Write the page as the run stands: at its end, or when it was interrupted."""
-        return None if self._path is None else write_report(self._path, self.record, secrets=self._secrets)
+        """Write the page as the run stands: at its end, or when it was interrupted. One process of a run does."""
+        return (
+            None
+            if self._path is None or not PartialState().is_main_process
+            else write_report(self._path, self.record, secrets=self._secrets)
+        )
+
+
+class TrajectoryCallback(TrainerCallback):
+    """Writes every episode that is trained or evaluated on, groups that were replaced included.
+
+    ``ors_gym.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes a file of
+    its own: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
+
+    Args:
+        rollouts: Whose batches to write.
+        path: The file; what it holds already is kept, so a resumed run goes on in it.
+        run: What tells this run from others; stands in every line.
+        secrets: Strings to blank out wherever they occur.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        path: str | os.PathLike[str],
+        *,
+        run: Mapping[str, Any] | None = None,
+        secrets: Iterable[str] = (),
+    ) -> None:
+        self._path = Path(path)
+        self._run = dict(run or {})
+        self._secrets = tuple(secrets)
+        self._writer: TrajectoryWriter | None = None
+        rollouts.listeners.append(self._write)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write(self, batch: RolloutBatch) -> None:
+        if self._writer is None:
+            process = PartialState()
+            number = f".{process.process_index}" if process.num_processes > 1 else ""
+            path = self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
+            self._writer = TrajectoryWriter(path, run=self._run, secrets=self._secrets)
+        for group in (*batch.replaced_groups, *batch.groups):
+            self._writer.write_group(group)
