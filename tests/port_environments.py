@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 
 import gymnasium
@@ -35,17 +34,3 @@ class AdventureEnv(gymnasium.Env):
         said = self.game.do_command(action.split() or ["look"])
         before, (self.score, _) = self.score, self.game.compute_score()
         return said.strip(), self.score - before, self.game.is_finished, False, {"turns": self.game.turns}
-
-
-class Crash(gymnasium.Env):
-    """Kills its process when told to."""
-
-    action_space = observation_space = spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        return 0, {}
-
-    def step(self, action):
-        if action == 1:
-            os._exit(1)
-        return 1, 1.0, False, False, {}

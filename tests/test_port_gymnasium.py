@@ -304,7 +304,6 @@ def test_an_environment_with_nested_spaces_is_played():
         ({"render_mode": "ansi"}, "has no render_mode 'ansi'; it has human, rgb_array"),
         ({"render_mode": "human"}, 'must be "auto", "ansi", "rgb_array" or None'),
         ({"action_names": ["left"]}, "do not fit the action space"),
-        ({"num_processes": -1}, "at least one worker process"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 
 import gymnasium
@@ -15,10 +16,10 @@ from ors_gym import EpisodeRunner, ORSClient, RandomPolicy, RolloutLimits, StopR
 from ors_gym.tasks import load_tasks
 from ors_gym.types import text_of
 from ors_gym_server import create_app
-from ors_gym_server.gymnasium_adapter import as_ors_environment
+from ors_gym_server.gymnasium_adapter import GymnasiumEnvironment, as_ors_environment
 from ors_gym_server.gymnasium_episode import Screen
 from tests.ors_servers import serve_app
-from tests.port_environments import AdventureEnv, Crash
+from tests.port_environments import AdventureEnv
 from tests.ported import call_of
 
 pytestmark = [
@@ -186,35 +187,13 @@ def test_an_environment_that_computes_does_not_hold_up_other_sessions(run):
         run(conversation(running.url))
 
 
-def test_episodes_in_worker_processes_are_those_of_the_environment_itself(run):
-    environment = as_ors_environment("FrozenLake-v1", num_processes=2)
-    episodes = [environment(environment.get_task("train", index)) for index in range(4)]
-    try:
-        for seed, episode in enumerate(episodes):
-            episode.setup()
-            first, steps = bare_episode(environment, seed, 10)
-            assert text_of(episode.get_prompt()).endswith(first)
-            for action, text, reward, terminated, truncated in steps:
-                call = call_of(environment.tools, action)
-                output = episode.call_tool(call.name, call.input)
-                assert (output.text, output.reward, output.finished) == (text, reward, terminated or truncated)
-    finally:
-        for episode in episodes:
-            episode.teardown()
-        environment.processes.close()
-
-
-def test_a_process_that_dies_fails_its_episodes_and_no_others():
-    environment = as_ors_environment(Crash, num_processes=1)
-    try:
-        doomed = environment(environment.get_task("train", 0))
-        doomed.setup()
-        with pytest.raises(RuntimeError, match="the process that the environment lived in died"):
-            doomed.call_tool("step", {"action": 1})
-        doomed.teardown()
-        after = environment(environment.get_task("train", 0))
-        after.setup()
-        assert after.call_tool("step", {"action": 0}).reward == 1.0
-        after.teardown()
-    finally:
-        environment.processes.close()
+def test_a_port_is_pickled_as_the_call_that_made_it():
+    made = as_ors_environment("CartPole-v1", splits={"train": [5]}, instructions="Balance.", action_names=["l", "r"])
+    again = pickle.loads(pickle.dumps(made))
+    assert issubclass(again, GymnasiumEnvironment)
+    assert (again.__name__, again.list_tools(), again.list_tasks("train")) == (
+        made.__name__,
+        made.list_tools(),
+        made.list_tasks("train"),
+    )
+    assert pickle.loads(pickle.dumps(GymnasiumEnvironment)) is GymnasiumEnvironment

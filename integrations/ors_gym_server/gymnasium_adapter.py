@@ -15,6 +15,7 @@ import contextlib
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -22,27 +23,25 @@ from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
 from ors_gym_server.action_tools import ActionTools, InvalidActionError
-from ors_gym_server.environment import Environment
 from ors_gym_server.gymnasium_episode import AnyEnv, Episode, Recipe, about
 from ors_gym_server.known_environments import action_names_of, known_of
+from ors_gym_server.ported import PortedEnvironment
 from ors_gym_server.seed_tasks import SeedTasks, Tasks
-from ors_gym_server.worker_processes import RemoteEpisode, WorkerProcesses
 
 __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
 
 DEFAULT_SPLITS: Mapping[str, Tasks] = {"train": range(1000), "validation": range(1000, 1100), "test": range(1100, 1200)}
 
 
-class GymnasiumEnvironment(Environment):
+class GymnasiumEnvironment(PortedEnvironment):
     """One episode of a Gymnasium environment. Classes of it are made by :func:`as_ors_environment`."""
 
     recipe: ClassVar[Recipe]
     tools: ClassVar[ActionTools]
     tasks: ClassVar[SeedTasks]
     instructions: ClassVar[str]
-    processes: ClassVar[WorkerProcesses | None] = None
 
-    _episode: Episode | RemoteEpisode | None = None
+    _episode: Episode | None = None
     _first: tuple[Block, ...] = ()
     _finished = False
 
@@ -78,7 +77,7 @@ class GymnasiumEnvironment(Environment):
 
     def setup(self) -> None:
         """Make the environment and reset it."""
-        self._episode = Episode(self.recipe) if self.processes is None else self.processes.episode(self.recipe)
+        self._episode = Episode(self.recipe)
         self._first = self._episode.reset(self.task_spec)
 
     def teardown(self) -> None:
@@ -118,12 +117,13 @@ def as_ors_environment(
     render_mode: str | None = "auto",
     instructions: str | None = None,
     digits: int = 5,
-    num_processes: int = 0,
     **arguments: Any,
 ) -> type[GymnasiumEnvironment]:
     """Make a Gymnasium environment an ORS environment, for this package's server or, by ``as_openreward``, the SDK's.
 
-    One environment is made and closed at once, to see its action space.
+    One environment is made and closed at once, to see its action space. Environments that keep a processor busy belong
+    in worker processes, which is the server's to do (``processes`` of :func:`~ors_gym_server.create_app`); a factory or
+    a formatter must be importable for it.
 
     Args:
         env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or what makes an environment.
@@ -141,8 +141,6 @@ def as_ors_environment(
         instructions: What the agent is told first (default: what the environment's documentation tells of the task).
             The empty text leaves it at the first observation.
         digits: How many significant digits fractions are written with.
-        num_processes: How many worker processes the episodes run in; 0 for threads of the server's own process. Take
-            processes for environments that keep a processor busy. What is given here must then be picklable.
         **arguments: For ``gymnasium.make``, or for the factory.
 
     Raises:
@@ -168,6 +166,20 @@ def as_ors_environment(
             instructions = f"You play {env_name}.\n\n{told}".strip()
     finally:
         probe.close()
+    made_by = partial(
+        as_ors_environment,
+        source,
+        name=name,
+        splits=splits,
+        action_names=action_names,
+        tool_per_action=tool_per_action,
+        observation_names=observation_names,
+        formatter=formatter,
+        render_mode=render_mode,
+        instructions=instructions,
+        digits=digits,
+        **arguments,
+    )
     recipe = Recipe(source, arguments, mode, observation_names, formatter, tools.names, digits)
     attributes = {
         "__doc__": f"{env_name} as an ORS environment.",
@@ -175,7 +187,7 @@ def as_ors_environment(
         "tools": tools,
         "tasks": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "instructions": instructions,
-        "processes": WorkerProcesses(num_processes) if num_processes else None,
+        "made_by": made_by,
     }
     return type(name or _class_name(env_name), (GymnasiumEnvironment,), attributes)
 

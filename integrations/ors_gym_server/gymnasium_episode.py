@@ -1,4 +1,4 @@
-"""One episode of a Gymnasium environment, played where the environment lives: on a thread, or in a worker process."""
+"""One episode of a Gymnasium environment, all of it on one thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an environment is made and shown. It is pickled where the environment lives in another process."""
+    """How an environment is made and shown."""
 
     source: EnvSpec | Callable[..., AnyEnv]
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
@@ -37,6 +38,7 @@ from ors_gym_server.openenv_episode import (
     ServerRefusal,
 )
 from ors_gym_server.openenv_source import LocalSource, RemoteSource
+from ors_gym_server.ported import PortedEnvironment
 from ors_gym_server.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["OpenEnvORSEnvironment", "from_openenv"]
@@ -53,7 +55,7 @@ class Telling:
     state: bool
 
 
-class OpenEnvORSEnvironment(Environment):
+class OpenEnvORSEnvironment(PortedEnvironment):
     """One episode of an OpenEnv environment. Classes of it are made by :func:`from_openenv`."""
 
     source: ClassVar[LocalSource | RemoteSource]
@@ -232,7 +234,7 @@ def from_openenv(
 
     Args:
         env: The environment's class, or what makes one; or the URL of a running OpenEnv server, or a client of it (each
-            session then has a connection of its own to the same server, with the client's headers and timeout).
+            session then has a connection of its own to the same server, with the client's headers).
         name: Of the class, and so of the environment (default: what the environment calls itself).
         action: The class of its actions, where ``step`` is not annotated with it.
         splits: Seeds, as for :func:`~ors_gym_server.gymnasium_adapter.as_ors_environment`; not for an environment that
@@ -251,8 +253,9 @@ def from_openenv(
     """
     source: LocalSource | RemoteSource
     if isinstance(env, EnvClient):
-        source = RemoteSource(_server_of(env, headers, message_timeout_seconds))
-    elif isinstance(env, str):
+        headers = headers or env._headers  # pyright: ignore[reportPrivateUsage]
+        env = _url_of(env)
+    if isinstance(env, str):
         source = RemoteSource(RemoteServer(_http_url(env), headers, message_timeout_seconds))
     else:
         make = env
@@ -267,6 +270,19 @@ def from_openenv(
         "seeds": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "telling": Telling(source.description if instructions is None else instructions, formatter, state),
         "open_sessions": WeakSet[Environment](),
+        "made_by": partial(
+            from_openenv,
+            env,
+            name=name,
+            action=action,
+            splits=splits,
+            formatter=formatter,
+            instructions=instructions,
+            state=state,
+            headers=headers,
+            message_timeout_seconds=message_timeout_seconds,
+            **arguments,
+        ),
     }
     class_name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or source.name).strip("_") or "OpenEnv"
     return type(class_name, (OpenEnvORSEnvironment,), attributes)
@@ -281,12 +297,10 @@ def _typed_tool(source: LocalSource | RemoteSource) -> list[ToolSpec]:
     return [ToolSpec("step", f"Act in {source.name}. {schema.pop('description', '')}".strip(), schema)]
 
 
-def _server_of(
-    client: EnvClient[Any, Any, Any], headers: Mapping[str, str] | None, timeout_seconds: float
-) -> RemoteServer:
+def _url_of(client: EnvClient[Any, Any, Any]) -> str:
     if client.base_url is None:
         raise ValueError("the client has no URL yet: connect it first, so that its server is started")
-    return RemoteServer(_http_url(client.base_url), headers or client._headers, timeout_seconds)  # pyright: ignore[reportPrivateUsage]
+    return str(client.base_url)
 
 
 def _http_url(url: str) -> str:
