@@ -12,11 +12,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from ors_gym import ORSClient
+from ors_gym.asgi import ASGITransport
+from ors_gym.types import TextBlock, ToolOutput
+from ors_gym_server import Environment, create_app, tool
 from ors_gym_server.sandbox import (
     IsolationError,
     LocalSandbox,
@@ -262,8 +267,8 @@ def test_files_outside_are_not_seen(method, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("the host's")
     for directory in (tmp_path, *tmp_path.parents):
-        if directory != Path("/tmp") and directory.is_relative_to("/tmp"):
-            directory.chmod(0o755)
+        with suppress(PermissionError):  # another's directory, and open to all then
+            directory.chmod(directory.stat().st_mode | 0o055)
 
     async def conversation():
         async with sandbox_by(method, "files") as sandbox:
@@ -386,7 +391,7 @@ def test_closing_ends_what_runs(method):
                 await asyncio.sleep(0.01)
             await sandbox.close()
             assert not sleeping(seconds)
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(SandboxError, match="closed while"):
                 await running
 
     run(conversation())
@@ -496,6 +501,77 @@ asyncio.run(main())
             victim.wait()
         while sleeping(seconds):
             await asyncio.sleep(0.01)
+
+    run(conversation())
+
+
+# --- in an environment
+
+
+class Bash(BaseModel):
+    command: str
+
+
+class Coding(Environment):
+    """The environment of the package's own description."""
+
+    def __init__(self, task_spec=None, secrets=None):
+        super().__init__(task_spec, secrets)
+        self.sandbox = LocalSandbox(SandboxLimits(wall_seconds=10), require=())
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"answer": 42}]
+
+    def get_prompt(self):
+        return "Write 42 to the file answer."
+
+    async def setup(self):
+        await self.sandbox.start()
+
+    async def teardown(self):
+        await self.sandbox.close()
+
+    @tool
+    async def bash(self, params: Bash) -> ToolOutput:
+        """Run a command."""
+        result = await self.sandbox.run(params.command)
+        return ToolOutput((TextBlock(result.stdout + result.stderr),))
+
+    @tool
+    async def submit(self) -> ToolOutput:
+        """Have the answer checked."""
+        answer = await self.sandbox.download("answer")
+        right = answer.strip() == b"42"
+        return ToolOutput((TextBlock("right" if right else "wrong"),), reward=float(right), finished=True)
+
+
+def test_an_environment_owns_a_sandbox_from_setup_to_teardown(monkeypatch):
+    closed: list[LocalSandbox] = []
+
+    async def close(self):
+        await discard(self)
+        closed.append(self)
+
+    discard = LocalSandbox.close
+    monkeypatch.setattr(LocalSandbox, "close", close)
+
+    async def conversation():
+        app = create_app([Coding])
+        async with ORSClient("http://app", transport=ASGITransport(app)) as client:
+            async with client.session("coding", split="train", index=0) as session:
+                output = await session.call_tool("bash", {"command": "echo $((6 * 7)) | tee answer"})
+                assert output.text == "42\n"
+                output = await session.call_tool("submit", {})
+                assert (output.reward, output.finished) == (1.0, True)
+        await app.aclose()
+        (sandbox,) = closed
+        with pytest.raises(SandboxError, match="closed"):
+            await sandbox.run("true")
 
     run(conversation())
 

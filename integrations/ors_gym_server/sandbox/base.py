@@ -3,15 +3,19 @@
 ::
 
     class Coding(Environment):
+        def __init__(self, task_spec=None, secrets=None) -> None:
+            super().__init__(task_spec, secrets)
+            self.sandbox = LocalSandbox(SandboxLimits(wall_seconds=10))
+
         async def setup(self) -> None:
-            self.sandbox = await LocalSandbox(limits=SandboxLimits(wall_seconds=10)).start()
+            await self.sandbox.start()
 
         async def teardown(self) -> None:
             await self.sandbox.close()
 
         @tool
-        async def bash(self, arguments: Bash) -> ToolOutput:
-            result = await self.sandbox.run(arguments.command)
+        async def bash(self, params: Bash) -> ToolOutput:
+            result = await self.sandbox.run(params.command)
             return ToolOutput((TextBlock(result.stdout + result.stderr),))
 
 A command that fails, is killed or takes too long is a :class:`CommandResult`: the agent's business. A sandbox that
@@ -59,7 +63,7 @@ class SandboxLimits:
     disk_bytes: int = 256 * 2**20
     """The size of all files that the sandbox keeps."""
     network: bool = False
-    """Whether programs reach the network."""
+    """Whether programs reach the network: locally the host's own, with all that listens on its loopback address."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

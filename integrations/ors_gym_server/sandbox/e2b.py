@@ -69,5 +69,5 @@ class E2BSandbox(RemoteSandbox):
             yield
         except e2b.FileNotFoundException as error:
             raise FileNotFoundError(f"no such file in the sandbox: {path}") from error
-        except (e2b.SandboxException, e2b.AuthenticationException, httpx.HTTPError) as error:
+        except (e2b.SandboxException, e2b.AuthenticationException, e2b.ServiceBusyException, httpx.HTTPError) as error:
             raise SandboxError(f"E2B: {error}") from error

@@ -206,6 +206,11 @@ class LocalSandbox(Sandbox):
             self._running.add(task)
             try:
                 return await task
+            except asyncio.CancelledError:
+                caller = asyncio.current_task()
+                if self._confinement is confinement or (caller is not None and caller.cancelling()):
+                    raise
+                raise SandboxError("the sandbox was closed while the command ran") from None
             except OSError as error:
                 raise SandboxError(f"could not start a process: {error}") from error
             finally:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 __all__ = ["Ended", "execute"]
 
@@ -90,8 +91,8 @@ async def execute(
     group = transport.get_pid()
     timed_out = ended = False
     try:
-        if stdin is not None and (pipe := transport.get_pipe_transport(0)) is not None:
-            assert isinstance(pipe, asyncio.WriteTransport)
+        if stdin is not None:
+            pipe = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))  # uvloop's is one only by its methods
             pipe.write(stdin)
             pipe.close()
         try:
