@@ -121,24 +121,21 @@ def _memory_mb(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measure(kind: str, cases: list[tuple[str, dict[str, Any], int]], seconds: float) -> list[dict[str, float]]:
-    """Each case against a fresh server of this kind."""
-    results: list[dict[str, float]] = []
-    for tool, input, connections in cases:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = ["taskset", "-c", "0", sys.executable, str(HERE / "server_host.py"), kind, str(port)]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _await_health(url)
-            result = asyncio.run(drive(url, tool, input, connections, seconds, server.pid))
-        finally:
-            server.send_signal(signal.SIGTERM)
-            output, _ = server.communicate(timeout=60)
-        results.append(result | json.loads(output.splitlines()[-1]))
-    return results
+def measure(kind: str, tool: str, input: dict[str, Any], connections: int, seconds: float) -> dict[str, float]:
+    """One case against a fresh server of this kind."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["taskset", "-c", "0", sys.executable, str(HERE / "server_host.py"), kind, str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await_health(url)
+        result = asyncio.run(drive(url, tool, input, connections, seconds, server.pid))
+    finally:
+        server.send_signal(signal.SIGTERM)
+        output, _ = server.communicate(timeout=60)
+    return result | json.loads(output.splitlines()[-1])
 
 
 def _await_health(url: str) -> None:
@@ -163,13 +160,13 @@ def main() -> None:
     line = {"text": "a short observation of one line"}
     cases = [(tool, line, n) for tool in asked.tools if tool != "big" for n in asked.connections]
     cases += [("big", {}, n) for n in asked.connections[:1] if "big" in asked.tools]
-    table = {kind: measure(kind, cases, asked.seconds) for kind in asked.kinds}
     columns = ["calls/s", "calls/cpu s", "p50 ms", "p99 ms", "MB", "gc max ms", "gc total ms"]
     print(f"{'tool':6} {'conns':>5} {'server':10}" + "".join(f"{column:>13}" for column in columns))
-    for at, (tool, _, connections) in enumerate(cases):
-        for kind, results in table.items():
-            row = "".join(f"{results[at][column]:13,.1f}" for column in columns)
-            print(f"{tool:6} {connections:5} {kind:10}{row}")
+    for tool, input, connections in cases:
+        for kind in asked.kinds:
+            result = measure(kind, tool, input, connections, asked.seconds)
+            row = "".join(f"{result[column]:13,.1f}" for column in columns)
+            print(f"{tool:6} {connections:5} {kind:10}{row}", flush=True)
 
 
 if __name__ == "__main__":
