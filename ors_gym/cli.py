@@ -1,9 +1,10 @@
-"""The command line: ``ors-gym list``, ``check``, ``play`` and ``rollout``, each with a ``--help`` that teaches."""
+"""The command line: ``ors-gym list``, ``check``, ``play``, ``rollout`` and ``serve``; each has a ``--help`` that teaches."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import sys
 from collections import Counter
@@ -45,6 +46,7 @@ Look at, check, play and roll out environments of the Open Reward Standard (ORS)
   ors-gym check http://localhost:8080                   does the server keep to the protocol?
   ors-gym play http://localhost:8080 --env wordle       play an episode yourself
   ors-gym rollout http://localhost:8080 --episodes 100  play a hundred at random, as a baseline
+  ors-gym serve gym:FrozenLake-v1                       serve a Gymnasium or OpenEnv environment
 """
 
 PLAY = """\
@@ -61,7 +63,11 @@ Type a tool's name and its input as JSON, for example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = _parser(given[:1] == ["serve"]).parse_args(given)
+    except InputError as error:
+        return _complain(str(error), BAD_INPUT)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         return cast("int", arguments.command(arguments, console))
@@ -82,7 +88,8 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(with_server: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands; that of ``serve`` is the server's, which has to be installed."""
     parser = argparse.ArgumentParser("ors-gym", description=OVERVIEW, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"ors-gym {metadata.version('ors-gym')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -111,7 +118,22 @@ def _parser() -> argparse.ArgumentParser:
     for added in (check, play):
         add_task_options(added)
         added.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
+    summary = "serve Gymnasium environments, OpenEnv environments and your own"
+    if with_server:
+        _add_serve(commands.add_parser("serve", help=summary, formatter_class=argparse.RawDescriptionHelpFormatter))
+    else:
+        commands.add_parser("serve", help=summary)
     return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    try:
+        serving = importlib.import_module("ors_gym_server.serve_command")  # by name: the core imports no integration
+    except ModuleNotFoundError as error:
+        raise InputError(f"serve needs the package {error.name}: pip install 'ors-gym[server]'") from None
+    parser.description = serving.HELP
+    serving.add_options(parser)
+    parser.set_defaults(command=serving.serve_command)
 
 
 # ------------------------------------------------------------------- list
