@@ -1,6 +1,7 @@
 """An ORS server that costs next to nothing, to measure clients against: the reference server's bytes, no work.
 
-``python benchmarks/stub_server.py`` prints its port and serves until its standard input closes.
+``python benchmarks/stub_server.py [SECONDS]`` prints its port and serves until its standard input closes; a tool call
+takes so many seconds.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ ANSWERS = {
     b"/prompt": json_answer([{"text": "task", "detail": None, "type": "text"}]),
 }
 OK = json_answer({"status": "ok"})
+TOOL_SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -74,7 +76,10 @@ class Connection(asyncio.Protocol):
         """Write as uvicorn does: the head with the first event, then the rest."""
         if path.endswith(b"/call"):
             self.transport.write(BEGIN)
-            self.transport.write(END)
+            if TOOL_SECONDS:
+                asyncio.get_running_loop().call_later(TOOL_SECONDS, self.transport.write, END)
+            else:
+                self.transport.write(END)
         elif path == b"/create_session":
             self.transport.write(EVENT_STREAM + event("task_id", str(uuid.uuid4())) + event("end", "") + b"0\r\n\r\n")
         else:
