@@ -19,8 +19,9 @@ from ors_gym_server.limits import Limits
 
 __all__ = ["serve"]
 
-GC_THRESHOLDS = (50_000, 20, 50)
-"""The server makes next to no cyclic garbage, so the collector need not look for it every 700 objects."""
+GC_THRESHOLDS = (10_000, 50, 50)
+"""The server makes next to no cyclic garbage, so the collector need not look for it every 700 objects; a
+larger number would make each pause longer."""
 
 SWITCH_SECONDS = 0.001
 """How long a synchronous tool may hold the interpreter while the event loop waits for it; Python's own is 0.005."""
