@@ -71,8 +71,7 @@ show() {{  # what lies at $1 is seen, read-only, at $2
     if [ -d "$1" ]; then mkdir -p "root$2"
     elif [ -e "$1" ]; then mkdir -p "root${{2%/*}}"; : > "root$2"
     else return 0; fi
-    mount --rbind -- "$1" "root$2"
-    mount -o remount,bind,ro,nosuid,nodev "root$2"
+    mount --rbind -o ro,nosuid,nodev -- "$1" "root$2"
 }}
 mount -t tmpfs -o mode=755,size=1m tmpfs root
 mkdir -p root/.old root/proc root/dev/shm root/etc root/tmp root{WORK}
@@ -146,6 +145,8 @@ class Confinement(ABC):
     """Where to get them."""
     home: str = WORK
     """The working directory, as programs see it."""
+    noise: bytes = b""
+    """What its monitor says on standard error when we kill its child."""
     namespaces = True
     """Whether processes run in namespaces of their own, so that runs may overlap and all of each ends at once."""
 
@@ -342,6 +343,7 @@ class Unshare(Namespaced):
     """Namespaces by ``unshare``, and a script that mounts what ``bwrap`` would."""
 
     name = "unshare"
+    noise = b"unshare: sigprocmask unblock failed: Invalid argument\n"  # util-linux 2.38
     needs = (*Namespaced.needs, "pivot_root", "umount")
 
     def arguments(self, command: Sequence[str]) -> list[str]:

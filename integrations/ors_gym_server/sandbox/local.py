@@ -205,7 +205,8 @@ class LocalSandbox(Sandbox):
             )
             self._running.add(task)
             try:
-                return await task
+                ended = await task
+                return ended if ended.returncode is not None else ended.without(confinement.noise)
             except asyncio.CancelledError:
                 caller = asyncio.current_task()
                 if self._confinement is confinement or (caller is not None and caller.cancelling()):

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +28,10 @@ class Ended:
     stderr: bytes
     timed_out: bool
     truncated: bool
+
+    def without(self, noise: bytes) -> Ended:
+        """The same without these last words on standard error."""
+        return replace(self, stderr=self.stderr.removesuffix(noise))
 
 
 class Output(asyncio.SubprocessProtocol):
