@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from ors_gym import FailurePolicy, RolloutLimits, TaskRef, ToolCall
-from ors_gym.actions import ParsedText
-from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, RolloutBatch, Rollouts
-from tests.chat_templates import QWEN, byte_tokenizer
+from ors_gym_trl import ImagesNotSupportedError, ORSRollouts
 from tests.environments import Counter, Essay, Mirror
 from tests.ors_servers import RunningServer, serve
 from tests.tiny import Buttons
-from tests.trl_runs import AT_ONCE, FailingHost, make_trainer, one_thread
+from tests.trl_runs import AT_ONCE, FailingHost, make_trainer, one_thread, play
+from tests.trl_says import Says
 
-__all__ = ["one_thread"]  # a fixture
+__all__ = ["one_thread", "play"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +25,6 @@ pytestmark = pytest.mark.slow
 def server() -> Iterator[RunningServer]:
     with serve(Buttons, Counter, Mirror, Essay) as running:
         yield running
-
-
-class Says:
-    """Reads the same calls, or none, in whatever an untrained model writes."""
-
-    def __init__(self, *calls: ToolCall, text: str = "") -> None:
-        self.read = ParsedText(text, calls)
-
-    def parse(self, text: str) -> ParsedText:
-        return self.read
 
 
 @pytest.fixture
@@ -55,30 +44,6 @@ def of(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
     for rollouts in made:
         rollouts.close()
     assert not server.live_sessions, "sessions were left on the server"
-
-
-@pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, list[Any]], RolloutBatch]]:
-    """Play a group of four of each given row of the training dataset; every token a model samples ends its turn."""
-
-    def play(rollouts: Rollouts, *rows: int) -> tuple[dict[str, list[Any]], RolloutBatch]:
-        trainer = make_trainer(
-            rollouts,
-            tmp_path,
-            tokenizer=byte_tokenizer(QWEN),
-            max_positions=8192,
-            max_completion_length=4096,
-        )
-        trainer.generation_config.eos_token_id = list(range(len(trainer.processing_class)))
-        batches: list[RolloutBatch] = []
-        rollouts.listeners.append(batches.append)
-        prompts = [rollouts.train_dataset[row]["prompt"] for row in rows for _ in range(4)]
-        columns = rollouts.rollout_func(prompts, trainer)
-        columns["prompt_text"] = trainer.processing_class.batch_decode(columns["prompt_ids"])
-        columns["completion_text"] = trainer.processing_class.batch_decode(columns["completion_ids"])
-        return columns, batches[0]
-
-    return play
 
 
 LOOK = ToolCall("look")

@@ -9,27 +9,20 @@ from typing import Any
 import pytest
 
 from ors_gym import FailurePolicy, ToolCall, read_trajectories
-from ors_gym.actions import ParsedText
 from ors_gym.records import read_records
 from ors_gym_trl import RolloutBatch, TrajectoryCallback
 from tests.ors_servers import RunningServer
 from tests.trl_runs import AT_ONCE, FailingHost, make_rollouts, make_trainer, one_thread, server
+from tests.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
 
-class AlwaysLook:
-    """Reads ``look`` in whatever an untrained model writes."""
-
-    def parse(self, text: str) -> ParsedText:
-        return ParsedText(text, (ToolCall("look"),))
-
-
 def test_the_logs_say_what_the_rollouts_were_like(make_rollouts: Callable, server: RunningServer, tmp_path: Path):
     host = FailingHost(server, tasks={0, 1, 2, 3})
-    rollouts = make_rollouts(host=host, failures=FailurePolicy(retries=0), max_tasks=8, parser=AlwaysLook())
+    rollouts = make_rollouts(host=host, failures=FailurePolicy(retries=0), max_tasks=8, parser=Says(ToolCall("look")))
     trainer = make_trainer(rollouts, tmp_path, per_device_train_batch_size=32, max_steps=1, num_generations=4)
 
     trainer.train()
@@ -50,7 +43,7 @@ def test_the_logs_say_what_the_rollouts_were_like(make_rollouts: Callable, serve
 def test_the_table_of_completions_shows_the_calls_and_how_each_episode_ended(
     make_rollouts: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    rollouts = make_rollouts(parser=AlwaysLook(), max_turn_tokens=48)
+    rollouts = make_rollouts(parser=Says(ToolCall("look")), max_turn_tokens=48)
     trainer = make_trainer(rollouts, tmp_path, max_steps=1, log_completions=True)
 
     trainer.train()

@@ -17,7 +17,7 @@ from tests.tiny_vllm import CompletionsServer
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # two processes import TRL: long on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         command += ["--master-port", str(free_port()), "-m", "tests.trl_processes", server.url, vllm.url, str(folder)]
         paths = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"}
-        done = subprocess.run(command, env=paths, cwd=ROOT, capture_output=True, text=True, timeout=110)
+        done = subprocess.run(command, env=paths, cwd=ROOT, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr[-4000:]
         assert not server.live_sessions
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]

@@ -14,19 +14,12 @@ import torch
 from accelerate import PartialState
 
 from ors_gym import FailurePolicy, RolloutLimits, ToolCall
-from ors_gym.actions import ParsedText
 from ors_gym_trl import ORSRollouts, RolloutBatch
 from tests.tiny_vllm import in_server_mode
 from tests.trl_runs import brevity, make_trainer, weights
+from tests.trl_says import Says
 
 ORS_URL, VLLM_URL, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-
-
-class AlwaysLook:
-    """Reads a call in whatever an untrained model writes, so that episodes last until their limit."""
-
-    def parse(self, text: str) -> ParsedText:
-        return ParsedText(text, (ToolCall("look"),))
 
 
 def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = None, **settings: Any) -> dict[str, Any]:
@@ -36,7 +29,7 @@ def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = Non
         env_name="buttons",
         max_tasks=16,
         max_turn_tokens=48,
-        parser=AlwaysLook(),
+        parser=Says(ToolCall("look")),
         truncated_reward=0.0,
         stopped_reward=0.0,
         limits=RolloutLimits(max_turns=1 + 3 * rank),

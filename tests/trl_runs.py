@@ -12,7 +12,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, RolloutLimits, TaskRef, Trajectory
 from ors_gym.trajectory import Failure, StopReason
-from ors_gym_trl import ORSRollouts, Rollouts
+from ors_gym_trl import ORSRollouts, RolloutBatch, Rollouts
+from tests.chat_templates import QWEN, byte_tokenizer
 from tests.ors_servers import RunningServer, serve
 from tests.tiny import Buttons, make_model, make_tokenizer
 
@@ -121,3 +122,27 @@ class FailingHost:
 
 
 AT_ONCE = FailurePolicy(retries=1, retry_delay_seconds=0)
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, list[Any]], RolloutBatch]]:
+    """Play a group of four of each given row of the training dataset; every token a model samples ends its turn."""
+
+    def play(rollouts: Rollouts, *rows: int) -> tuple[dict[str, list[Any]], RolloutBatch]:
+        trainer = make_trainer(
+            rollouts,
+            tmp_path,
+            tokenizer=byte_tokenizer(QWEN),
+            max_positions=8192,
+            max_completion_length=4096,
+        )
+        trainer.generation_config.eos_token_id = list(range(len(trainer.processing_class)))
+        batches: list[RolloutBatch] = []
+        rollouts.listeners.append(batches.append)
+        prompts = [rollouts.train_dataset[row]["prompt"] for row in rows for _ in range(4)]
+        columns = rollouts.rollout_func(prompts, trainer)
+        columns["prompt_text"] = trainer.processing_class.batch_decode(columns["prompt_ids"])
+        columns["completion_text"] = trainer.processing_class.batch_decode(columns["completion_ids"])
+        return columns, batches[0]
+
+    return play

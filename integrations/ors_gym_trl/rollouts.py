@@ -79,8 +79,9 @@ class Rollouts:
     def reward_funcs(self) -> list[Any]:
         """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like.
 
-        With ``score_group=True`` the environment's comparative scores are a second one; weigh them with the trainer's
-        ``reward_weights``.
+        Those are given ``ors_trajectory``, a list of :class:`~ors_gym.trajectory.Trajectory`, beside what TRL gives
+        every reward function. With ``score_group=True`` the environment's comparative scores are a second one; weigh
+        them with the trainer's ``reward_weights``.
         """
         scores = [self.ors_score] if any(source.score_group for source in self._sources.values()) else []
         return [self.ors_return, *scores]
@@ -143,6 +144,7 @@ class Rollouts:
             "env_mask": [row.mask for row in rows],
             "ors_return": returns,
             "ors_score": scores,
+            "ors_trajectory": members,
         }
 
     def ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:

@@ -1,0 +1,18 @@
+"""A parser that decides what an untrained model said."""
+
+from __future__ import annotations
+
+from ors_gym import ToolCall
+from ors_gym.actions import ParsedText
+
+__all__ = ["Says"]
+
+
+class Says:
+    """Reads the same calls, or none, in whatever an untrained model writes."""
+
+    def __init__(self, *calls: ToolCall, text: str = "") -> None:
+        self.read = ParsedText(text, calls)
+
+    def parse(self, text: str) -> ParsedText:
+        return self.read
