@@ -1,4 +1,4 @@
-"""The command line: ``ors-gym list``, ``check``, ``play``, ``rollout`` and ``serve``; each has a ``--help`` that teaches."""
+"""The command line: ``ors-gym list``, ``check``, ``play``, ``rollout``, ``serve``, ``new``, ``gates``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,16 @@ Look at, check, play and roll out environments of the Open Reward Standard (ORS)
   ors-gym play http://localhost:8080 --env wordle       play an episode yourself
   ors-gym rollout http://localhost:8080 --episodes 100  play a hundred at random, as a baseline
   ors-gym serve gym:FrozenLake-v1                       serve a Gymnasium or OpenEnv environment
+  ors-gym new code-breaker                              write the folder of a new environment
+  ors-gym gates code-breaker                            does it work? served, listed, played to an end
 """
+
+SERVER_COMMANDS = {
+    "serve": ("ors_gym_server.serve_command", "serve Gymnasium environments, OpenEnv environments and your own"),
+    "new": ("ors_gym_server.scaffold.new_command", "write the folder of a new environment"),
+    "gates": ("ors_gym_server.scaffold.gates_command", "try an environment's folder: served, listed, played to an end"),
+}
+"""Commands of the server's package: the module of each, and what it does."""
 
 PLAY = """\
 Type a tool's name and its input as JSON, for example:
@@ -65,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parser(given[:1] == ["serve"]).parse_args(given)
+        arguments = _parser(given[0] if given else None).parse_args(given)
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -88,8 +97,8 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _parser(with_server: bool = False) -> argparse.ArgumentParser:
-    """The parser of all commands; that of ``serve`` is the server's, which has to be installed."""
+def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; the server's own are known as far as one is wanted, for it has to be installed."""
     parser = argparse.ArgumentParser("ors-gym", description=OVERVIEW, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"ors-gym {metadata.version('ors-gym')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -118,22 +127,21 @@ def _parser(with_server: bool = False) -> argparse.ArgumentParser:
     for added in (check, play):
         add_task_options(added)
         added.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
-    summary = "serve Gymnasium environments, OpenEnv environments and your own"
-    if with_server:
-        _add_serve(commands.add_parser("serve", help=summary, formatter_class=argparse.RawDescriptionHelpFormatter))
-    else:
-        commands.add_parser("serve", help=summary)
+    for name, (module, summary) in SERVER_COMMANDS.items():
+        added = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == wanted:
+            _complete(added, name, module)
     return parser
 
 
-def _add_serve(parser: argparse.ArgumentParser) -> None:
+def _complete(parser: argparse.ArgumentParser, name: str, module: str) -> None:
     try:
-        serving = importlib.import_module("ors_gym_server.serve_command")  # by name: the core imports no integration
+        command = importlib.import_module(module)  # by name: the core imports no integration
     except ModuleNotFoundError as error:
-        raise InputError(f"serve needs the package {error.name}: pip install 'ors-gym[server]'") from None
-    parser.description = serving.HELP
-    serving.add_options(parser)
-    parser.set_defaults(command=serving.serve_command)
+        raise InputError(f"{name} needs the package {error.name}: pip install 'ors-gym[server]'") from None
+    parser.description = command.HELP
+    command.add_options(parser)
+    parser.set_defaults(command=getattr(command, f"{name}_command"))
 
 
 # ------------------------------------------------------------------- list

@@ -15,8 +15,7 @@ from openenv.core.generic_client import GenericEnvClient
 from ors_gym import ORSClient
 from ors_gym.errors import ORSError
 from ors_gym.types import ImageBlock, Split, TextBlock, text_of
-from ors_gym_server import create_app
-from ors_gym_server.openenv_adapter import from_openenv
+from ors_gym_server import create_app, from_openenv
 from tests.openenv_environments import (
     EchoEnvironment,
     QuizAction,

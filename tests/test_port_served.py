@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
+import subprocess
+import sys
 import threading
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -15,8 +17,7 @@ import ors_gym  # noqa: F401  (it registers ors_gym/ORS-v0)
 from ors_gym import EpisodeRunner, ORSClient, RandomPolicy, RolloutLimits, StopReason
 from ors_gym.tasks import load_tasks
 from ors_gym.types import text_of
-from ors_gym_server import create_app
-from ors_gym_server.gymnasium_adapter import GymnasiumEnvironment, as_ors_environment
+from ors_gym_server import as_ors_environment, create_app
 from ors_gym_server.gymnasium_episode import Screen
 from tests.ors_servers import serve_app
 from tests.port_environments import AdventureEnv
@@ -187,13 +188,24 @@ def test_an_environment_that_computes_does_not_hold_up_other_sessions(run):
         run(conversation(running.url))
 
 
-def test_a_port_is_pickled_as_the_call_that_made_it():
+def test_a_port_travels_to_other_processes_by_cloudpickle():
     made = as_ors_environment("CartPole-v1", splits={"train": [5]}, instructions="Balance.", action_names=["l", "r"])
-    again = pickle.loads(pickle.dumps(made))
-    assert issubclass(again, GymnasiumEnvironment)
-    assert (again.__name__, again.list_tools(), again.list_tasks("train")) == (
-        made.__name__,
-        made.list_tools(),
-        made.list_tasks("train"),
+    code = (
+        "import pickle, sys; made = pickle.load(sys.stdin.buffer); episode = made(made.get_task('train', 0));"
+        "episode.setup(); print(made.__name__, made.tools.names, episode.call_tool('step', {'action': 'r'}).reward)"
     )
-    assert pickle.loads(pickle.dumps(GymnasiumEnvironment)) is GymnasiumEnvironment
+    travelled = subprocess.run(
+        [sys.executable, "-c", code], input=cloudpickle.dumps(made), capture_output=True, check=True, timeout=60
+    )
+    assert travelled.stdout.decode().strip() == "CartPole ('l', 'r') 1.0"
+
+
+def test_sessions_that_begin_at_once_find_what_they_draw_with():
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor as Pool; from ors_gym_server import as_ors_environment;"
+        "made = as_ors_environment('LunarLander-v3', render_mode='rgb_array');"
+        "episodes = [made({'seed': seed}) for seed in range(6)];"
+        "print([*Pool(6).map(lambda episode: episode.setup(), episodes)])"
+    )
+    begun = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert "[None, None, None, None, None, None]" in begun.stdout, begun.stderr

@@ -1,9 +1,34 @@
 """Gymnasium and OpenEnv environments served as ORS environments, and the server that hosts them."""
 
+from typing import TYPE_CHECKING, Any
+
 from ors_gym_server.app import create_app
 from ors_gym_server.environment import Environment, terminal, tool
+from ors_gym_server.gymnasium_adapter import as_ors_environment
 from ors_gym_server.limits import Limits
 from ors_gym_server.openreward import as_openreward
 from ors_gym_server.serve import serve
 
-__all__ = ["Environment", "Limits", "as_openreward", "create_app", "serve", "terminal", "tool"]
+if TYPE_CHECKING:
+    from ors_gym_server.openenv_adapter import from_openenv
+
+__all__ = [
+    "Environment",
+    "Limits",
+    "as_openreward",
+    "as_ors_environment",
+    "create_app",
+    "from_openenv",
+    "serve",
+    "terminal",
+    "tool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``from_openenv`` needs the package openenv, and seconds to import it: it is there when it is asked for."""
+    if name == "from_openenv":
+        from ors_gym_server.openenv_adapter import from_openenv
+
+        return from_openenv
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -23,9 +23,9 @@ from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
 from ors_gym_server.action_tools import ActionTools, InvalidActionError
+from ors_gym_server.environment import Environment
 from ors_gym_server.gymnasium_episode import AnyEnv, Episode, Recipe, about
 from ors_gym_server.known_environments import action_names_of, known_of
-from ors_gym_server.ported import PortedEnvironment
 from ors_gym_server.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
@@ -33,7 +33,12 @@ __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
 DEFAULT_SPLITS: Mapping[str, Tasks] = {"train": range(1000), "validation": range(1000, 1100), "test": range(1100, 1200)}
 
 
-class GymnasiumEnvironment(PortedEnvironment):
+_BEGINNING = threading.Lock()
+"""Held while the first episode of a class begins: environments import what they draw with when they first need it, and
+two threads that import pygame at once find it half imported."""
+
+
+class GymnasiumEnvironment(Environment):
     """One episode of a Gymnasium environment. Classes of it are made by :func:`as_ors_environment`."""
 
     recipe: ClassVar[Recipe]
@@ -41,6 +46,7 @@ class GymnasiumEnvironment(PortedEnvironment):
     tasks: ClassVar[SeedTasks]
     instructions: ClassVar[str]
 
+    _has_begun: ClassVar[bool] = False
     _episode: Episode | None = None
     _first: tuple[Block, ...] = ()
     _finished = False
@@ -77,8 +83,11 @@ class GymnasiumEnvironment(PortedEnvironment):
 
     def setup(self) -> None:
         """Make the environment and reset it."""
-        self._episode = Episode(self.recipe)
-        self._first = self._episode.reset(self.task_spec)
+        cls = type(self)
+        with contextlib.nullcontext() if cls._has_begun else _BEGINNING:
+            self._episode = Episode(self.recipe)
+            self._first = self._episode.reset(self.task_spec)
+        cls._has_begun = True
 
     def teardown(self) -> None:
         """Close the environment."""
@@ -122,8 +131,7 @@ def as_ors_environment(
     """Make a Gymnasium environment an ORS environment, for this package's server or, by ``as_openreward``, the SDK's.
 
     One environment is made and closed at once, to see its action space. Environments that keep a processor busy belong
-    in worker processes, which is the server's to do (``processes`` of :func:`~ors_gym_server.create_app`); a factory or
-    a formatter must be importable for it.
+    in worker processes, which is the server's to do (``workers`` of :func:`~ors_gym_server.serve`).
 
     Args:
         env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or what makes an environment.
@@ -166,20 +174,6 @@ def as_ors_environment(
             instructions = f"You play {env_name}.\n\n{told}".strip()
     finally:
         probe.close()
-    made_by = partial(
-        as_ors_environment,
-        source,
-        name=name,
-        splits=splits,
-        action_names=action_names,
-        tool_per_action=tool_per_action,
-        observation_names=observation_names,
-        formatter=formatter,
-        render_mode=render_mode,
-        instructions=instructions,
-        digits=digits,
-        **arguments,
-    )
     recipe = Recipe(source, arguments, mode, observation_names, formatter, tools.names, digits)
     attributes = {
         "__doc__": f"{env_name} as an ORS environment.",
@@ -187,7 +181,6 @@ def as_ors_environment(
         "tools": tools,
         "tasks": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "instructions": instructions,
-        "made_by": made_by,
     }
     return type(name or _class_name(env_name), (GymnasiumEnvironment,), attributes)
 

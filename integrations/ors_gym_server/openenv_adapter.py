@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
@@ -38,7 +37,6 @@ from ors_gym_server.openenv_episode import (
     ServerRefusal,
 )
 from ors_gym_server.openenv_source import LocalSource, RemoteSource
-from ors_gym_server.ported import PortedEnvironment
 from ors_gym_server.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["OpenEnvORSEnvironment", "from_openenv"]
@@ -55,7 +53,7 @@ class Telling:
     state: bool
 
 
-class OpenEnvORSEnvironment(PortedEnvironment):
+class OpenEnvORSEnvironment(Environment):
     """One episode of an OpenEnv environment. Classes of it are made by :func:`from_openenv`."""
 
     source: ClassVar[LocalSource | RemoteSource]
@@ -270,19 +268,6 @@ def from_openenv(
         "seeds": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "telling": Telling(source.description if instructions is None else instructions, formatter, state),
         "open_sessions": WeakSet[Environment](),
-        "made_by": partial(
-            from_openenv,
-            env,
-            name=name,
-            action=action,
-            splits=splits,
-            formatter=formatter,
-            instructions=instructions,
-            state=state,
-            headers=headers,
-            message_timeout_seconds=message_timeout_seconds,
-            **arguments,
-        ),
     }
     class_name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or source.name).strip("_") or "OpenEnv"
     return type(class_name, (OpenEnvORSEnvironment,), attributes)
