@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -179,8 +180,9 @@ async def escalate(sandbox, world):
 
 @attempt("find our API key in the environment", "environment")
 async def steal(sandbox, world):
-    result = await sandbox.run("env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")
-    return "hush-hush" in result.stdout, f"{len(result.stdout.splitlines())} variables seen"
+    result = await sandbox.run("(env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n') | grep ORS_GYM")
+    found = "hush-hush" in result.stdout
+    return found, "found" if found else "not there"
 
 
 @attempt("see the host's shared memory", "ipc")
@@ -211,19 +213,21 @@ def sleeping(duration: str) -> bool:
 
 @contextmanager
 def world():
-    """A server, and a directory that is open to everybody."""
-    before = os.environ.get("ORS_GYM_TEST_KEY")
+    """A server, a directory that is open to everybody, a process with a key in its environment."""
     with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as directory:
-        os.environ["ORS_GYM_TEST_KEY"] = "hush-hush"
         place = Path(directory)
         place.chmod(0o777)
         (place / "secret").write_text("the host's")
         (place / "secret").chmod(0o644)
+        # What the kernel shows of a process's variables are those that it was started with.
+        neighbour = subprocess.Popen(["sleep", "300"], env={**os.environ, "ORS_GYM_TEST_KEY": "hush-hush"})
+        os.environ["ORS_GYM_TEST_KEY"] = "hush-hush"
         try:
             yield World(server.getsockname()[1], place)
         finally:
-            if before is None:
-                del os.environ["ORS_GYM_TEST_KEY"]
+            del os.environ["ORS_GYM_TEST_KEY"]
+            neighbour.kill()
+            neighbour.wait()
 
 
 async def outcomes(method: str) -> dict[str, tuple[bool, bool, str]] | None:

@@ -1,4 +1,4 @@
-"""The local sandbox as programs in it find it: each test is an attempt that must come to nothing.
+"""The local sandbox as its users and the programs in it find it; ``test_sandbox_attempts`` has what it must stop.
 
 A test that needs a property says so by ``needs`` and is skipped where that property does not hold on this machine by
 that method, as :meth:`LocalSandbox.isolation` reports it; that the report tells the truth is what the test then shows.
@@ -156,55 +156,7 @@ def test_data_that_is_not_there_is_named(monkeypatch, tmp_path):
         data_path("train.jsonl")
 
 
-# --- attempts
-
-
-def test_a_processor_hog_is_stopped(method):
-    async def conversation():
-        async with sandbox_by(method, "cpu") as sandbox:
-            result = await sandbox.run("while :; do :; done")
-            assert result.exit_code in (128 + 24, 128 + 9)  # SIGXCPU, SIGKILL
-            assert not result.timed_out
-
-    run(conversation())
-
-
-def test_a_memory_hog_is_stopped(method):
-    async def conversation():
-        async with sandbox_by(method, "memory") as sandbox:
-            hog = "timeout 6 perl -e '$x = \"a\" x (64 << 20); push @a, $x . $_ for 1..6; print length join q(), @a'"
-            result = await sandbox.run(hog)
-            assert not result.ok
-            assert result.stdout == ""
-            fits = await sandbox.run("perl -e '$x = \"a\" x (16 << 20); print length $x'")
-            assert fits.stdout == str(16 << 20)
-
-    run(conversation())
-
-
-def test_many_small_memory_hogs_are_stopped_together(method):
-    async def conversation():
-        async with sandbox_by(method, "total memory") as sandbox:
-            # 20 MiB each, of 128 MiB
-            one = "perl -e '$x = \"a\" x (20 << 20); select undef, undef, undef, 0.4; print qq(.)'"
-            result = await sandbox.run(f"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do {one} & done; wait")
-            assert len(result.stdout) < 12
-
-    run(conversation())
-
-
-def test_a_fork_bomb_is_stopped(method):
-    async def conversation():
-        async with sandbox_by(method, "process count") as sandbox:
-            child = "if (!$p) { sleep 5; exit }"
-            count = f"perl -e 'while ($n < 200) {{ $p = fork; last if !defined $p; {child} $n++ }} print $n'"
-            result = await sandbox.run(count, timeout_seconds=5)
-            assert 0 < int(result.stdout) <= LIMITS.processes
-            bomb = "bomb() { bomb | bomb & }; bomb; sleep 0.5; true"
-            await sandbox.run(bomb, timeout_seconds=1)
-            assert (await sandbox.run("echo alive")).stdout == "alive\n"
-
-    run(conversation())
+# --- limits
 
 
 def test_time_is_up_and_the_output_so_far_is_kept(method):
@@ -218,15 +170,11 @@ def test_time_is_up_and_the_output_so_far_is_kept(method):
     run(conversation())
 
 
-def test_a_flood_of_output_is_bounded_and_ended(method):
+def test_long_output_is_cut_and_its_command_left_alone(method):
     async def conversation():
         async with sandbox_by(method) as sandbox:
             long = await sandbox.run("head -c 50000 /dev/zero | tr '\\0' x")
             assert (long.stdout, long.truncated, long.exit_code) == ("x" * 10_000, True, 0)
-            flood = await sandbox.run("yes")
-            assert flood.truncated
-            assert len(flood.stdout) == 10_000
-            assert not flood.timed_out
 
     run(conversation())
 
@@ -243,15 +191,6 @@ def listening_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
         yield server.getsockname()[1]
-
-
-def test_no_network_is_reached_not_even_the_hosts_own(method, listening_port):
-    async def conversation():
-        async with sandbox_by(method, "network") as sandbox:
-            result = await sandbox.run(f"{CONNECT} {listening_port}")
-            assert (result.exit_code, result.stdout) == (7, ""), result.stderr
-
-    run(conversation())
 
 
 def test_the_network_is_there_where_it_was_asked_for(method, listening_port):
@@ -316,18 +255,11 @@ def test_nothing_outside_is_written(method, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
 
 
-def test_large_files_and_a_full_disk_are_stopped(method):
+def test_what_is_too_large_is_not_uploaded(method):
     async def conversation():
         async with sandbox_by(method, "file size") as sandbox:
-            result = await sandbox.run("head -c 3000000 /dev/zero > big; stat -c %s big")
-            assert int(result.stdout) <= LIMITS.file_bytes
-            with pytest.raises(SandboxError, match="write"):
+            with pytest.raises(SandboxError, match="could not write"):
                 await sandbox.upload(bytes(LIMITS.file_bytes + 1), "too-big")
-        async with sandbox_by(method, "disk") as sandbox:
-            fill = "for i in 1 2 3 4 5 6 7 8; do head -c 1000000 /dev/zero > /tmp/$i; done; du -s -B1 /tmp | cut -f1"
-            result = await sandbox.run(fill)
-            assert int(result.stdout) <= LIMITS.disk_bytes
-            assert "No space left" in result.stderr
 
     run(conversation())
 
@@ -343,9 +275,6 @@ def test_what_is_no_file_is_not_downloaded(method):
     run(conversation())
 
 
-DAEMON = "setsid sh -c '(sleep {seconds}.5 </dev/null >/dev/null 2>&1 &) &' & sleep 0.1; echo parent ends"
-
-
 def sleeping(seconds: int) -> bool:
     """Whether a process of the host's sleeps for that time and a half: the daemon of a test."""
     for entry in Path("/proc").iterdir():
@@ -356,30 +285,6 @@ def sleeping(seconds: int) -> bool:
             except OSError:  # it ended meanwhile
                 continue
     return False
-
-
-def test_daemons_end_with_the_run_that_started_them(method):
-    seconds = 30_000 + os.getpid() % 10_000
-
-    async def conversation():
-        async with sandbox_by(method, "leftovers") as sandbox:
-            result = await sandbox.run(DAEMON.format(seconds=seconds))
-            assert result.stdout == "parent ends\n"
-            assert not sleeping(seconds)
-
-    run(conversation())
-
-
-def test_daemons_end_when_time_is_up(method):
-    seconds = 40_000 + os.getpid() % 10_000
-
-    async def conversation():
-        async with sandbox_by(method, "leftovers") as sandbox:
-            result = await sandbox.run(DAEMON.format(seconds=seconds) + "; sleep 60", timeout_seconds=0.5)
-            assert result.timed_out
-            assert not sleeping(seconds)
-
-    run(conversation())
 
 
 def test_closing_ends_what_runs(method):
@@ -415,18 +320,6 @@ def test_a_cancelled_run_leaves_nothing(method):
     run(conversation())
 
 
-def test_the_hosts_variables_are_not_passed_in(method, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "hush-hush")
-
-    async def conversation():
-        async with sandbox_by(method, "environment") as sandbox:
-            result = await sandbox.run("env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")
-            assert "HOME=" in result.stdout
-            assert "hush" not in result.stdout
-
-    run(conversation())
-
-
 def test_variables_of_a_run_mean_nothing_to_the_programs_that_confine(method, tmp_path):
     """A preloaded library or a path of the agent's choosing would otherwise run outside."""
 
@@ -449,19 +342,8 @@ def test_no_privileges_are_had_or_gained(method):
             assert result.stdout.split()[-1] != "0"
             assert result.stdout.count("0000000000000000") == 3
             assert "NoNewPrivs:\t1" in result.stdout
-            assert not (await sandbox.run("chown 0 . || mount -t tmpfs tmpfs /tmp || nsenter -t 1 -m true")).ok
-        async with sandbox_by(method, "privileges", "files") as sandbox:
-            assert not (await sandbox.run("unshare --user --map-root-user true")).ok
-
-    run(conversation())
-
-
-def test_other_processes_are_not_seen(method):
-    async def conversation():
-        async with sandbox_by(method, "processes") as sandbox:
-            result = await sandbox.run(f"kill -0 {os.getpid()}; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
-            assert "pytest" not in result.stdout
-            assert "No such process" in result.stderr
+            if sandbox.isolation().holds("files"):  # a user namespace in ours would give its maker capabilities there
+                assert not (await sandbox.run("unshare --user --map-root-user true")).ok
 
     run(conversation())
 

@@ -42,7 +42,7 @@ MEANINGS: dict[Property, str] = {
     "processes": "other processes can be neither seen nor signalled",
     "leftovers": "no process outlives the run that started it",
     "privileges": "not root, no capabilities, and no way to gain any",
-    "environment": "no environment variable of ours is passed in",
+    "environment": "no environment variable of ours, an API key say, can be read",
     "ipc": "no shared memory or message queue of the host's",
     "wall time": "a run ends in time",
     "output": "output is bounded",
@@ -195,7 +195,12 @@ def judge(seen: Seen, confinement: Confinement, passed_in: Collection[str]) -> I
     own = "" if confinement.user is None else f", the host's user {confinement.user}"
     yield Guarantee("privileges", powerless, f"no_new_privs, no capabilities{own}" if powerless else "rights are left")
     leaked = sorted(seen.variables - set(passed_in) - {"OLDPWD", "PWD", "SHLVL", "_"})
-    yield Guarantee("environment", not leaked, f"seen: {', '.join(leaked)}" if leaked else "only what is passed in")
+    if leaked:
+        yield Guarantee("environment", False, f"seen: {', '.join(leaked)}")
+    elif seen.apart("pid") or confinement.user is not None:
+        yield Guarantee("environment", True, "only what is passed in")
+    else:
+        yield Guarantee("environment", False, "not passed in, but the same user's processes show theirs in /proc")
     apart = seen.apart("ipc")
     yield Guarantee("ipc", apart, "an IPC namespace" if apart else "the host's")
     yield Guarantee("wall time", True, "killed from outside")
