@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -230,6 +233,18 @@ def test_names_are_unique_and_a_server_hosts_something():
         create_app([])
     with pytest.raises(TypeError, match="is no environment"):
         create_app([Counter({"target": 1})])  # type: ignore[list-item]
+
+
+def test_the_server_needs_nothing_of_the_reference_sdk():
+    code = """
+import sys
+from ors_gym_server import Environment, create_app, serve, tool
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"openreward", "fastapi", "sse_starlette", "torch", "ray", "trl"}
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
 
 
 # -------------------------------------------------------------------- the rest of the library on this server

@@ -71,6 +71,23 @@ def test_a_call_that_does_not_end_is_ended_when_the_time_to_drain_is_over():
     assert said == "teardown 0\n"
 
 
+def test_a_second_ctrl_c_ends_the_calls_at_once_and_still_tears_every_session_down():
+    with kiln(60) as (process, url), httpx.Client(base_url=url, timeout=30) as http:
+        headers = opened(http, 0)
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            with http.stream("POST", "/call", json={"name": "smoulder", "input": {}}, headers=headers) as answer:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "smouldering\n"
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(httpx.ConnectError):
+                    while True:  # until the first signal has closed the door
+                        httpx.get(f"{url}/health")
+                process.send_signal(signal.SIGINT)
+                answer.read()
+        said, _ = process.communicate(timeout=30)
+    assert said == "teardown 0\n"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_other_machines_are_let_in_only_with_a_key_or_by_will(host: str):
     with pytest.raises(ValueError, match="open_to_all=True if that is meant"):

@@ -132,6 +132,11 @@ class _Server(uvicorn.Server):
         gc.freeze()  # modules and classes live as long as the process: not to be looked at again
         asyncio.get_running_loop().call_soon(self._ready)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # a second Ctrl-C, which calls do not survive, and sessions not without a teardown
+            await self.lifespan.shutdown()
+
     async def on_tick(self, counter: int) -> bool:
         if self._tick is not None:
             self._tick()
