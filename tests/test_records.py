@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, run_groups, trajectory_return
+from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, records, run_groups, trajectory_return
 from ors_gym.masking import MASK, SecretMask
 from ors_gym.records import (
     TrajectoryWriter,
@@ -340,3 +340,18 @@ def test_a_file_becomes_a_dataset(counter_server: RunningServer, run: Callable, 
     of_trajectories = to_dataset(trajectories, score=lambda each: 10 * (trajectory_return(each) or 0))
     assert of_trajectories["return"][:] == [10.0] * 4
     assert to_dataset([]).column_names == dataset.column_names
+
+
+def test_every_key_of_a_record_is_in_the_documentation(path: Path):
+    transitions = (Transition(ToolCall("guess", {}), ToolOutput((TextBlock("no"),)), 0, 0.0),)
+    failed = Trajectory("f", TASK, StopReason.FAILED, failure=Failure("connect", "no"), transitions=transitions)
+    with TrajectoryWriter(path) as writer:
+        writer.write_group(TrajectoryGroup(TASK, (failed,), (Failure("connect", "no"),), refilled_for=TASK))
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value) | keys(list(value.values())) if isinstance(value, dict) else set()
+
+    documented = records.__doc__ or ""
+    assert {key for key in keys(json.loads(path.read_text())) if f'"{key}"' not in documented} == set()
