@@ -1,6 +1,6 @@
 """Thousands of calls through every fault at once: how often each ran, how each ended, what was left behind.
 
-``python -m tests.fault_campaign [--calls 4000] [--seed 0] [--named]`` prints the table.
+``python -m tests.fault_campaign [--calls 4000] [--seed 0] [--named | --ours]`` prints the table.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 from ors_gym.client import ORSClient, Session, SessionState, Timeouts
 from ors_gym.errors import ORSError, SessionError
+from ors_gym_server import create_app
+from ors_gym_server.app import ORSApp
 from tests.environments import Ledger
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer
 from tests.named_tasks import NamedTasks
@@ -75,11 +77,15 @@ class Row:
 
 @dataclass
 class Campaign:
-    """One run. ``named``: against a server that lets clients choose the ``task_id``."""
+    """One run against the reference server.
+
+    ``named``: with ``task_id``s that clients may choose; ``ours``: against our server instead, where they may.
+    """
 
     calls: int
     seed: int = 0
     named: bool = False
+    ours: bool = False
     restarts: int = 3
     workers: int = 24
     rows: dict[str, Row] = field(default_factory=lambda: {name: Row() for name in FAULTS})
@@ -98,6 +104,7 @@ class Campaign:
         self._restarting = False
         self._port = free_port()
         self._stack = contextlib.ExitStack()
+        self._app: ORSApp | None = None
         try:
             self._server = await asyncio.to_thread(self._start)
             async with FaultyProxy(self._server.url, self._plan) as proxy:
@@ -108,11 +115,14 @@ class Campaign:
                             await asyncio.sleep(0.02)
                         await self._restart()
                     await asyncio.gather(*workers)
-            self.leaked = len(self._server.live_sessions)
+            self.leaked = len(self._server.live_sessions) if self._app is None else self._app.num_sessions
         finally:
             await asyncio.to_thread(self._stack.close)
 
     def _start(self) -> RunningServer:
+        if self.ours:
+            self._app = create_app([Ledger])
+            return self._stack.enter_context(serve_app(self._app, port=self._port, timeout_graceful_shutdown=0))
         server = Server([Ledger])
         app: Any = NamedTasks(server.app) if self.named else server.app
         return self._stack.enter_context(serve_app(app, server=server, port=self._port, timeout_graceful_shutdown=0))
@@ -191,9 +201,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--named", action="store_true")
+    parser.add_argument("--named", action="store_true", help="the reference server, with ids that clients choose")
+    parser.add_argument("--ours", action="store_true", help="ors_gym_server instead of the reference server")
     options = parser.parse_args()
-    campaign = Campaign(options.calls, options.seed, options.named).run()
+    campaign = Campaign(options.calls, options.seed, options.named, options.ours).run()
     print(campaign.table())
     for row in campaign.rows.values():
         print(*row.wrong, sep="\n", end="\n" if row.wrong else "")

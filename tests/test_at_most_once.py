@@ -27,8 +27,9 @@ def test_no_call_runs_twice_each_has_an_end_and_no_session_is_left():
 
 
 @pytest.mark.slow
-def test_where_the_client_may_name_its_calls_they_run_exactly_once():
-    campaign = Campaign(calls=600, seed=2, named=True).run()
+@pytest.mark.parametrize("server", ["named", "ours"])
+def test_where_the_client_may_name_its_calls_they_run_exactly_once(server: str):
+    campaign = Campaign(calls=500, seed=2, **{server: True}).run()
     hold_what_is_promised(campaign)
     for name in NEVER_BEGAN:
         row = campaign.rows[name]
