@@ -229,6 +229,9 @@ def test_a_task_may_have_options_for_reset_and_a_split_any_name():
     pole = as_ors_environment("CartPole-v1", splits=splits, render_mode=None)
     assert pole.list_splits() == [Split("easy", "train"), Split("even", "train"), Split("odd", "train")]
     assert pole.num_tasks("odd") == 2**39
+    assert pole.get_task_range("odd", 1000, 1002)[1] == {"id": "odd-1001", "seed": 2003}
+    with pytest.raises(NotImplementedError, match="more than 100,000"):
+        pole.list_tasks("odd")
     episode = pole(pole.get_task("easy", 0))
     episode.setup()
     env = gymnasium.make("CartPole-v1")

@@ -17,9 +17,9 @@ import ors_gym  # noqa: F401  (it registers ors_gym/ORS-v0)
 from ors_gym import EpisodeRunner, ORSClient, RandomPolicy, RolloutLimits, StopReason
 from ors_gym.tasks import load_tasks
 from ors_gym.types import text_of
-from ors_gym_server import as_ors_environment, create_app
+from ors_gym_server import as_openreward, as_ors_environment, create_app
 from ors_gym_server.gymnasium_episode import Screen
-from tests.ors_servers import serve_app
+from tests.ors_servers import serve, serve_app
 from tests.port_environments import AdventureEnv
 from tests.ported import call_of
 
@@ -120,6 +120,24 @@ def test_the_random_policy_plays_every_port_to_an_end(ported, url, run):
                 assert all(transition.output.ok for transition in episode.transitions)
 
     run(conversation())
+
+
+def test_a_port_plays_the_same_on_the_reference_server(ported, run):
+    environment = ported["Taxi-v4"]
+    first, steps = bare_episode(environment, 2, 20)
+
+    async def conversation(url):
+        async with ORSClient(url) as client:
+            async with client.session("taxi", split="train", index=2) as session:
+                assert text_of(await session.get_prompt()).endswith(first)
+                for action, text, reward, terminated, truncated in steps:
+                    call = call_of(environment.tools, action)
+                    output = await session.call_tool(call.name, call.input)
+                    assert (output.text, output.reward, output.finished) == (text, reward, terminated or truncated)
+                assert (await session.call_tool("step", {"action": "fly"})).reason == "input_validation"
+
+    with serve(as_openreward(environment)) as running:
+        run(conversation(running.url))
 
 
 def test_a_text_game_is_played_by_its_commands(url, run):

@@ -59,7 +59,7 @@ class GymnasiumEnvironment(Environment):
     @classmethod
     def list_tasks(cls, split: str) -> Sequence[Task]:
         """The split's tasks: ``{"id", "seed"}``, and ``options`` where it has some."""
-        return cls.tasks.between(split, None, None)
+        return cls.tasks.all(split)
 
     @classmethod
     def num_tasks(cls, split: str) -> int:

@@ -88,7 +88,7 @@ class OpenEnvORSEnvironment(Environment):
     @classmethod
     def list_tasks(cls, split: str) -> Sequence[Task]:
         """All tasks of the split."""
-        return cls.get_task_range(split)
+        return cls.seeds.all(split) if cls.source.tasks is None else cls.get_task_range(split)
 
     @classmethod
     def get_task_range(cls, split: str, start: int | None = None, stop: int | None = None) -> Sequence[Task]:

@@ -15,6 +15,9 @@ __all__ = ["SeedTasks", "Tasks"]
 Tasks: TypeAlias = Sequence[int] | Sequence[Mapping[str, Any]]
 """Seeds, or mappings with a ``seed`` and what else the episode is reset with. A long range costs nothing."""
 
+LONGEST_LIST = 100_000
+"""More tasks than this are not listed at once."""
+
 _SPLIT_TYPES = ("train", "validation", "test")
 
 
@@ -54,6 +57,16 @@ class SeedTasks:
         if not -len(tasks) <= index < len(tasks):
             raise IndexError(f"split {split!r} has {len(tasks)} tasks, and none at {index}")
         return _task(split, index % len(tasks), tasks[index])
+
+    def all(self, split: str) -> list[Task]:
+        """All tasks of the split.
+
+        Raises:
+            NotImplementedError: They are more than one answer should hold; ask for them by index, or in parts.
+        """
+        if self.count(split) > LONGEST_LIST:
+            raise NotImplementedError(f"split {split!r} has more than {LONGEST_LIST:,} tasks")
+        return self.between(split, None, None)
 
     def between(self, split: str, start: int | None, stop: int | None) -> list[Task]:
         """The tasks from ``start`` to ``stop``, as Python slices count."""
