@@ -17,6 +17,8 @@ an unknown environment         308, then 404                                404 
 a malformed body               422 with details                             422 with details that differ
 the same id created twice      both 200 while the constructor runs          400
 after an expiry or a timeout   404                                          410 with the reason
+``/delete_session``            nothing                                      the same as ``/delete``
+no key, too many, too large    served                                       401, 429, 413, where so configured
 ``/ping`` while it constructs  404                                          200
 ``/version``                   the SDK's                                    ours
 ``/task_range`` where          500 if ``get_task`` is synchronous           answered

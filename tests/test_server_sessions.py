@@ -338,3 +338,18 @@ def test_concurrent_synchronous_tools_of_one_session_run_at_once(run: Callable):
 
     with forge() as (_, url):
         run(conversation(url))
+
+
+def test_an_asynchronous_tool_that_blocks_the_event_loop_is_reported(run: Callable, caplog: Any):
+    async def conversation(url: str) -> None:
+        async with bare(url) as http:
+            headers = {"X-Session-ID": "a"}
+            await http.post("/create", json={"env_name": "ledger", "task_spec": {}}, headers=headers)
+            body = {"name": "block", "input": {"key": "a", "seconds": 0.8}}
+            await http.post("/call", json=body, headers=headers)
+            while "held up for" not in caplog.text:
+                await asyncio.sleep(0.01)
+            await http.post("/delete", headers=headers)
+
+    with forge(limits=Limits(session_timeout_seconds=0.4)) as (_, url):
+        run(conversation(url))

@@ -29,6 +29,9 @@ __all__ = ["Session", "SessionState", "Sessions"]
 
 logger = logging.getLogger(__name__)
 
+BLOCKED_SECONDS = 0.5
+"""The event loop is late by so much only when something blocks it."""
+
 MAX_REMEMBERED = 10_000
 """Ended sessions whose end is remembered, to say why they are gone."""
 
@@ -306,8 +309,15 @@ class Sessions:
         tick = min(1.0, limits.session_timeout_seconds / 4, limits.tool_timeout_seconds / 4)
         loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + tick
             await asyncio.sleep(tick)
             now = loop.time()
+            if now - due > BLOCKED_SECONDS:
+                logger.warning(
+                    "the event loop, and with it every session, was held up for %.1f s: an asynchronous method does not "
+                    "await what takes long; a synchronous one would run on a thread",
+                    now - due,
+                )
             self.results.expire(now)
             for session in list(self._sessions.values()):
                 reason = self._overdue(session, now)
