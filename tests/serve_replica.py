@@ -1,0 +1,55 @@
+"""The server in each replica of the tests on Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from ors_gym.types import TextBlock, ToolOutput
+from ors_gym_server import Environment, create_app, tool
+from ors_gym_server.app import ORSApp
+
+__all__ = ["app_factory"]
+
+
+class Bench(Environment):
+    """Counts, and can end its process."""
+
+    count = 0
+
+    @classmethod
+    def list_splits(cls) -> list[str]:
+        """One split."""
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split: str) -> list[dict[str, int]]:
+        """Some tasks."""
+        return [{"n": n} for n in range(100)]
+
+    def get_prompt(self) -> str:
+        """The same for every task."""
+        return "Work."
+
+    @tool
+    async def work(self) -> ToolOutput:
+        """One more."""
+        self.count += 1
+        await asyncio.sleep(0.05)
+        return ToolOutput((TextBlock(str(self.count)),), reward=1.0, finished=self.count >= 12)
+
+    @tool
+    async def wait(self) -> str:
+        """Never end."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    @tool
+    async def burst(self) -> str:
+        """Take the process along."""
+        os._exit(3)
+
+
+def app_factory() -> ORSApp:
+    """As an environment author writes it."""
+    return create_app([Bench])
