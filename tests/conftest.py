@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # read when trl.experime
 
 from tests.environments import Counter
 from tests.ors_servers import RunningServer, serve
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -51,3 +56,12 @@ def ray_cluster() -> Iterator[Any]:
 
     with start_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def ors_gym_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project as a package, as an index would hold it."""
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))

@@ -1,0 +1,138 @@
+"""Writing the folder of a new environment.
+
+The templates are folders that run as they are (``templates/game`` over ``templates/shared``, and so on), of an
+environment that is called ``MyEnvironment``. What is written is a copy with these words changed, and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import keyword
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path, PurePosixPath
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from ors_gym_server.gymnasium_adapter import as_ors_environment
+
+__all__ = ["ARCHETYPES", "ScaffoldError", "scaffold"]
+
+ARCHETYPES: Mapping[str, str] = {
+    "game": "a text game of several turns, won or lost",
+    "sandbox": "questions that an agent answers with a shell in a sandbox",
+    "vision": "pictures that an agent looks at, and into",
+}
+"""What environments begin as, each with a sentence."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
+MAX_NAME_LENGTH = 40
+EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}
+"""Packages of Gymnasium's own environments that do not run without one of its extras."""
+
+
+class ScaffoldError(Exception):
+    """The folder cannot be written: its message says why."""
+
+
+def scaffold(folder: Path, archetype: str) -> list[Path]:
+    """Write an environment's folder, named after it.
+
+    Args:
+        folder: Where; it does not exist yet, or is empty. ``code-breaker`` holds the environment ``CodeBreaker``.
+        archetype: One of :data:`ARCHETYPES`, or ``gym:ID`` for a Gymnasium environment.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ScaffoldError: the name is none for an environment, the folder holds something, there is no such archetype or
+            environment. Nothing was written.
+    """
+    name = folder.absolute().name
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        raise ScaffoldError(
+            f"{name!r} is no name for an environment: write letters and digits, and - or _ between them, such as "
+            f"code-breaker; at most {MAX_NAME_LENGTH} characters, the first a letter"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScaffoldError(f"{folder} is there already, and not empty: nothing was written")
+    class_name = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
+    words = {
+        "MyEnvironment": class_name,
+        "my-environment": name.lower().replace("_", "-"),
+        "myenvironment": class_name.lower(),
+    }
+    kind, colon, env_id = archetype.partition(":")
+    if colon and kind == "gym":
+        requirements = _requirements(env_id)
+        words |= {"FrozenLake-v1": env_id, '["ors-gym[server]"]': _toml(["ors-gym[server]", *requirements])}
+    elif archetype not in ARCHETYPES:
+        raise ScaffoldError(f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID")
+    texts = dict(_templates(kind))
+    taken = {word for path, text in texts.items() if path.suffix == ".py" for word in _identifiers(text)}
+    if class_name in taken:
+        raise ScaffoldError(f"{class_name} means something else in the environment's code: take another name")
+    words["ABOUT"] = _with(words, texts.pop(PurePosixPath("about.md")).strip())
+    for path, text in texts.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(_with(words, text), encoding="utf-8")
+    return [folder / path for path in sorted(texts)]
+
+
+def _templates(kind: str) -> Iterator[tuple[PurePosixPath, str]]:
+    """The files of the archetype; those of its own come last, and count."""
+    root = files("ors_gym_server.scaffold") / "templates"
+    for name in ("shared", kind):
+        yield from _texts(root / name, PurePosixPath())
+
+
+def _texts(folder: Traversable, path: PurePosixPath) -> Iterator[tuple[PurePosixPath, str]]:
+    for item in folder.iterdir():
+        if item.is_dir() and item.name != "__pycache__":
+            yield from _texts(item, path / item.name)
+        elif item.is_file():
+            name = ".dockerignore" if item.name == "dockerignore" else item.name
+            yield path / name, item.read_text(encoding="utf-8")
+
+
+def _identifiers(code: str) -> Iterator[str]:
+    yield from keyword.kwlist
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.NAME:
+            yield token.string
+
+
+def _with(words: Mapping[str, str], text: str) -> str:
+    """``text`` with each of the words changed, all at once."""
+    pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words)
+    return re.sub(pattern, lambda found: words[found[0]], text)
+
+
+def _toml(requirements: list[str]) -> str:
+    return "[" + ", ".join(f'"{each}"' for each in requirements) + "]"
+
+
+# ------------------------------------------------------------------- Gymnasium
+
+
+def _requirements(env_id: str) -> list[str]:
+    """What has to be installed for a Gymnasium environment, beside Gymnasium."""
+    try:
+        environment = as_ors_environment(env_id)
+    except (ImportError, gymnasium.error.Error, ValueError) as error:
+        raise ScaffoldError(f"gym:{env_id}: {error}") from None
+    source = environment.recipe.source
+    entry = source.entry_point if isinstance(source, EnvSpec) else None
+    module = str(entry).partition(":")[0] if entry else ""
+    top = module.partition(".")[0]
+    if top == "gymnasium":
+        extras = [extra for package, extra in EXTRAS.items() if module.startswith(package)]
+        return [f"gymnasium[{extra}]" for extra in extras]
+    return importlib.metadata.packages_distributions().get(top, [])

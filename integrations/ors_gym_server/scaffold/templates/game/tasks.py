@@ -1,0 +1,26 @@
+"""The tasks: every code there is, each in one split."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+LETTERS = "ABCDEF"
+LENGTH = 4
+MAX_GUESSES = 10
+
+_CODES = ["".join(letters) for letters in itertools.product(LETTERS, repeat=LENGTH)]
+random.Random(0).shuffle(_CODES)  # always the same way: a task's index is its name, for ever
+
+TASKS = {
+    "train": [{"id": f"train-{index}", "code": code} for index, code in enumerate(_CODES[:1000])],
+    "validation": [{"id": f"validation-{index}", "code": code} for index, code in enumerate(_CODES[1000:1100])],
+    "test": [{"id": f"test-{index}", "code": code} for index, code in enumerate(_CODES[1100:])],
+}
+
+
+def compare(guess: str, code: str) -> tuple[int, int]:
+    """How many letters of the guess are right and in place, and how many more are in the code elsewhere."""
+    in_place = sum(a == b for a, b in zip(guess, code, strict=True))
+    in_code = sum(min(guess.count(letter), code.count(letter)) for letter in LETTERS)
+    return in_place, in_code - in_place

@@ -1,0 +1,5 @@
+"""The tasks: seeds. The episode of a task is the one that ``env.reset(seed=seed)`` begins."""
+
+from __future__ import annotations
+
+SPLITS = {"train": range(1000), "validation": range(1000, 1100), "test": range(1100, 1200)}

@@ -1,0 +1,124 @@
+"""Serve the sandbox: ``python server.py``, and on the reference SDK's server: ``python server.py --sdk``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+
+from ors_gym.types import Task, TextBlock, ToolOutput
+from ors_gym_server import Environment, as_openreward, serve, tool
+from ors_gym_server.sandbox import E2BSandbox, LocalSandbox, Sandbox, SandboxLimits
+from pydantic import BaseModel, Field
+
+from tasks import MONTHS, sales_file, tasks
+
+LIMITS = SandboxLimits(wall_seconds=20, cpu_seconds=10, memory_bytes=256 * 2**20, output_bytes=8_000)
+
+
+class Command(BaseModel):
+    """What the tool ``bash`` takes."""
+
+    command: str = Field(description="one line or a script, for the shell")
+
+
+class Answer(BaseModel):
+    """What the tool ``submit`` takes."""
+
+    revenue: float
+
+
+class MyEnvironment(Environment):
+    """Answer a question about data, with a shell to look at it. One instance is one episode of one task."""
+
+    # ---- what there is: asked of the class, before any episode
+
+    @classmethod
+    def list_splits(cls) -> list[str]:
+        """The parts that the tasks come in."""
+        return list(MONTHS)
+
+    @classmethod
+    def list_tasks(cls, split: str) -> list[Task]:
+        """The tasks of a split, always in the same order."""
+        return tasks(split)
+
+    # ---- an episode
+
+    def __init__(self, task_spec: Task | None = None, secrets: Mapping[str, str] | None = None) -> None:
+        super().__init__(task_spec, secrets)
+        self.sandbox = _sandbox(self.secrets)
+
+    async def setup(self) -> None:
+        """Start the sandbox, and put there what the agent may see: the data, and nothing of the answers."""
+        await self.sandbox.start()
+        await self.sandbox.upload(sales_file(), "sales.csv")
+
+    async def teardown(self) -> None:
+        """Give the sandbox back. This runs however the episode ended, also when ``setup`` failed."""
+        await self.sandbox.close()
+
+    def get_prompt(self) -> str:
+        """What the agent is told first."""
+        return (
+            f"What was the revenue of the store in {self.task_spec['store']} in {self.task_spec['month']}? The orders "
+            "are in sales.csv; some were exported twice and count once, and what was given back has a negative "
+            "quantity. Look at the file with the tool bash, and submit the revenue with two decimals."
+        )
+
+    @tool
+    async def bash(self, params: Command) -> ToolOutput:
+        """Run a shell command. Files stay from command to command, processes do not; there is no network."""
+        result = await self.sandbox.run(params.command)
+        parts = [result.stdout, result.stderr]
+        if result.truncated:
+            parts.append("[more was written, and is not shown]")
+        if result.timed_out:
+            parts.append(f"[stopped after {LIMITS.wall_seconds:g} seconds]")
+        elif not result.ok:
+            parts.append(f"[exit code {result.exit_code}]")
+        return ToolOutput((TextBlock("\n".join(part.rstrip() for part in parts if part) or "[no output]"),))
+
+    @tool(exclusive=True)  # it waits for commands that still run
+    async def submit(self, params: Answer) -> ToolOutput:
+        """Submit the revenue. This ends the episode."""
+        right = abs(params.revenue - float(self.task_spec["answer"])) < 0.005
+        said = "That is right." if right else "That is not right."
+        return ToolOutput((TextBlock(said),), reward=float(right), finished=True)
+
+
+def _sandbox(secrets: Mapping[str, str]) -> Sandbox:
+    """E2B where the session brings a key for it, else this machine, as far as its Linux can hold programs apart.
+
+    Where it cannot, ``setup`` fails and says why: code of agents never runs beside the answers by accident.
+    """
+    if key := secrets.get("E2B_API_KEY"):
+        return E2BSandbox(LIMITS, api_key=key)
+    return LocalSandbox(LIMITS)
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
+    parser.add_argument("--open-to-all", action="store_true", help="let other machines connect without a key")
+    parser.add_argument("--sdk", action="store_true", help="on the reference SDK's server: pip install openreward")
+    arguments = parser.parse_args()
+    if arguments.sdk:
+        from openreward.environments import Server
+
+        Server([as_openreward(MyEnvironment)]).run(arguments.host, arguments.port)
+    else:
+        serve(
+            [MyEnvironment],
+            host=arguments.host,
+            port=arguments.port,
+            api_key=os.environ.get("ORS_API_KEY") or None,
+            open_to_all=arguments.open_to_all,
+            started=lambda url: print(f"Serving at {url}", flush=True),
+        )
+
+
+if __name__ == "__main__":
+    main()
