@@ -49,7 +49,9 @@ class Janitor:
     """
 
     def __init__(self, url: str, client_options: Mapping[str, Any] | None = None) -> None:
-        self._client = base64.b64encode(pickle.dumps((url, dict(client_options or {}))))
+        options = dict(client_options or {})
+        ORSClient(url, **options)  # raises here what it would raise there
+        self._client = base64.b64encode(pickle.dumps((url, options)))
         self._sessions: dict[str, str] = {}
         self._closed = False
         self._process = self._start()

@@ -147,3 +147,10 @@ def test_the_key_is_not_in_its_command_line_or_environment(counter_server: Runni
         for file in ("cmdline", "environ"):
             with open(f"/proc/{janitor.pid}/{file}", "rb") as content:
                 assert b"sesame" not in content.read()
+
+
+def test_options_that_no_client_takes_are_refused_at_once():
+    with pytest.raises(ValueError, match="http"):
+        Janitor("localhost:8080")
+    with pytest.raises(TypeError, match="nonsense"):
+        Janitor("http://localhost:8080", {"nonsense": 1})

@@ -350,3 +350,18 @@ def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: 
 def test_a_pool_for_another_cluster_than_this_process_is_connected_to_is_refused(counter_server: RunningServer):
     with pytest.raises(ValueError, match="is connected to the Ray cluster at"):
         RolloutPool(counter_server.url, address="127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"num_actors": 0}, "at least 1"),
+        ({"start_seconds": 0}, "start_seconds"),
+        ({"policy_placement": "moon"}, "'driver' or 'actors'"),
+        ({"actor_options": {"num_cpus": -1}}, "num_cpus"),
+        ({"client_options": {"ping_seconds": -1}}, "ping_seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(counter_server: RunningServer, options: dict, complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        RolloutPool(counter_server.url, **options)

@@ -8,6 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ from ors_gym.rollout import run_groups
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate, GroupScore, ToolList
 from ors_gym_ray.actor import RolloutActor
+from ors_gym_ray.cluster import join_ray, spread_by_default, wanted_and_free
 from ors_gym_ray.events import Job
 from ors_gym_ray.worker import Worker
 
@@ -58,7 +60,7 @@ class RolloutPool:
         episodes_per_actor: Sessions each holds at once.
         policy: Whom to ask, unless ``run_episode`` names another.
         policy_placement: Where ``policy`` runs.
-        limits: When to cut episodes short.
+        limits: When to cut episodes short; ``max_concurrent_sessions`` is ``episodes_per_actor`` here.
         secrets: Passed to each session; never logged, never in a trajectory.
         toolset: The name of a set of tools that the server adds to the environment's.
         tools: The tools, where they are known to be the same for every task: saves one request an episode.
@@ -103,10 +105,10 @@ class RolloutPool:
         self.num_actors = num_actors
         self.episodes_per_actor = episodes_per_actor
         self._policy_placement = policy_placement
-        self._actor_options = _actor_options(actor_options or {})
+        self._actor_options = spread_by_default(actor_options or {})
         self._actor_class: Any = ray.remote(RolloutActor).options(**self._actor_options)
         runner_options = {
-            "limits": limits or RolloutLimits(max_concurrent_sessions=episodes_per_actor),
+            "limits": replace(limits or RolloutLimits(), max_concurrent_sessions=episodes_per_actor),
             "secrets": secrets,
             "toolset": toolset,
             "tools": tools,
@@ -123,8 +125,12 @@ class RolloutPool:
         self._waiting: deque[asyncio.Future[Worker]] = deque()
         self._changed = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
-        self._started_ray = _join_ray(address)
         self._janitor = Janitor(url, client_options)
+        try:
+            self._started_ray = join_ray(address)
+        except BaseException:
+            self._janitor.close()
+            raise
         self._workers = [self._new_worker() for _ in range(num_actors)]
 
     @property
@@ -265,15 +271,10 @@ class RolloutPool:
 
     def _missing(self) -> str:
         """What actors wait for that did not come to life in time."""
-        options = self._actor_options
-        wanted = {name: options[name] for name in ("num_cpus", "num_gpus", "memory", "resources") if options.get(name)}
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         living = self.num_living_actors
         return (
             f"{living or 'no'} actor{'s' * (living > 1)} of the RolloutPool came to life within "
-            f"{self._start_seconds:g} s: {len(self._workers) - living} wait for {wanted} each; "
-            f"the cluster has {there}, of which {free} is free"
+            f"{self._start_seconds:g} s: {len(self._workers) - living} wait for {wanted_and_free(self._actor_options)}"
         )
 
     # ---------------------------------------------------------------- actors
@@ -319,7 +320,8 @@ class RolloutPool:
             self._workers.append(self._new_worker())
             self._listen(self._workers[-1])
         where = f"on node {worker.home.node_id}" if worker.home else "before it came to life"
-        logger.warning("a rollout actor died %s, %d restarts are left: %s", where, self._restarts_left, worker.death)
+        why = " ".join(str(worker.death).split())[:500]
+        logger.warning("a rollout actor died %s, %d restarts are left: %s", where, self._restarts_left, why)
         self._life_changed()
 
     def _life_changed(self) -> None:
@@ -367,23 +369,3 @@ class RolloutPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _actor_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": 0.25, "max_concurrency": 1000, **given}
-    if not options.get("scheduling_strategy") and not options.get("placement_group"):
-        options["scheduling_strategy"] = "SPREAD"
-    return options
-
-
-def _join_ray(address: str | None) -> bool:
-    """Connect this process to Ray where it is not; whether that was needed."""
-    if ray.is_initialized():
-        here = ray.get_runtime_context().gcs_address
-        address = address or ""
-        _, colon, port = address.rpartition(":")
-        if colon and "//" not in address and not here.endswith(colon + port):  # hosts have many names, a port has one
-            raise ValueError(f"this process is connected to the Ray cluster at {here}, not to the one at {address}")
-        return False
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    return True
