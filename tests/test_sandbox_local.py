@@ -467,6 +467,7 @@ def test_a_property_that_cannot_be_had_is_refused_with_what_to_do(monkeypatch):
         with pytest.raises(IsolationError, match=r"(?s)plain: works, but does not hold files\n.*accept less"):
             await LocalSandbox(method="plain", require=["files", "output"]).start()
         monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.setattr("ors_gym_server.sandbox.confinement.SYSTEM_PATH", "/nowhere")
         with pytest.raises(IsolationError, match=r"not installed: bwrap.*install bubblewrap"):
             await LocalSandbox(method="bubblewrap", require=()).start()
 

@@ -55,10 +55,13 @@ class ControlGroup:
         for directory in self.directories:
             try:
                 (directory / "cgroup.kill").write_text("1")
-            except OSError:  # version 1, or a kernel before 5.14
-                for process in processes(directory):
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.kill(process, signal.SIGKILL)
+            except OSError:  # version 1, or a kernel before 5.14: until none is left that could have forked meanwhile
+                for _ in range(100):
+                    if not (left := processes(directory)):
+                        break
+                    for process in left:
+                        with suppress(ProcessLookupError, PermissionError):
+                            os.kill(process, signal.SIGKILL)
 
     def remove(self) -> None:
         """Remove the group; one whose last processes are still dying is left to the next attempt."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from ors_gym_server.sandbox.base import SandboxError
-from ors_gym_server.sandbox.confinement import SYSTEM, Confinement, Plain
+from ors_gym_server.sandbox.confinement import Confinement, Plain
+from ors_gym_server.sandbox.scripts import SYSTEM
 
 __all__ = ["LOOK", "USUAL", "Guarantee", "Isolation", "IsolationError", "Property", "isolation_seen"]
 

@@ -138,7 +138,7 @@ class RemoteSandbox(Sandbox):
 def read_result(printed: str, seconds: int, keep_bytes: int) -> CommandResult:
     """Read what :data:`SCRIPT` printed."""
     try:
-        answers = dict(line.partition(" ")[::2] for line in printed.splitlines()[-3:])
+        answers = {name: rest for name, _, rest in (line.partition(" ") for line in printed.splitlines()[-3:])}
         took, _, code = answers["took"].strip().partition(" ")
         streams = [base64.b64decode(answers[name].strip(), validate=True) for name in ("out", "err")]
         timed_out = not code and int(took) >= seconds
