@@ -180,6 +180,11 @@ class Completion:
             self._add(_object(delta or {}, "a choice's message"), whole=whole is not None)
             self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
 
+    def end(self) -> None:
+        """The stream says that it is over; some servers do not say why."""
+        if self.begun:
+            self.finish_reason = self.finish_reason or "stop"
+
     def _add(self, message: JSONObject, *, whole: bool) -> None:
         text, thought = _texts(message.get("content"))
         said = (*text, str(message.get("refusal") or ""))

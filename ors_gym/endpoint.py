@@ -21,6 +21,7 @@ it, and what then:
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from ors_gym.actions import ActionParser, action_parser
-from ors_gym.channel import backoff_seconds, encode_json, parse_json, retry_after_seconds
+from ors_gym.channel import backoff_seconds, parse_json, retry_after_seconds
 from ors_gym.chat import Completion, ToolNames, chat_messages
 from ors_gym.errors import EndpointError, ProtocolError, TransportError
 from ors_gym.policy import Reply, Turn
@@ -45,10 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["ChatPolicy", "EndpointRefusedError"]
 
 TOO_LONG = re.compile(
-    r"context.?length|context.?window|context size|maximum.{0,20}(tokens|length)|too (long|many tokens)|max_model_len",
+    r"context.?(length|window|size)|prompt is too long|prompt.{0,40}tokens.{0,40}too (long|large)|max_model_len"
+    r"|token count.{0,40}exceed|too many (input |prompt )?tokens|tokens.{0,40}must be <=",
     re.IGNORECASE,
 )
 """What servers say of a conversation that does not fit: OpenAI, vLLM, SGLang, llama.cpp and hosted ones differ."""
+DONE = "[DONE]"
+"""The end of a stream."""
 
 
 class EndpointRefusedError(RuntimeError):
@@ -166,7 +170,8 @@ class ChatPolicy:
             EndpointRefusedError: it refuses such requests; so is the run.
         """
         names = ToolNames(turn.tools)
-        body = encode_json(self._body(turn, names))
+        # Half a surrogate pair, which an environment may well have sent, is no Unicode and becomes a question mark.
+        body = json.dumps(self._body(turn, names), ensure_ascii=False, allow_nan=False).encode(errors="replace")
         deadline = time.monotonic() + self._retry_seconds
         attempt = 0
         while True:
@@ -235,13 +240,16 @@ class ChatPolicy:
 
     def _take(self, answer: Any, completion: Completion) -> None:
         """Feed a piece of the answer, unless it says that something broke."""
+        if answer == DONE:
+            completion.end()
+            return
         if not isinstance(answer, Mapping) or not cast("JSONObject", answer).get("error"):
             completion.feed(answer)
             return
         error = cast("JSONObject", answer)["error"]
         why = f"the endpoint broke the answer off: {_said(answer)}"
         code = cast("JSONObject", error).get("code") if isinstance(error, Mapping) else None
-        if not completion.begun and isinstance(code, int) and _is_passing(code):
+        if not completion.begun and str(code).isdigit() and _is_passing(int(str(code))):
             raise _AskAgainError(why)
         raise self._failure(why)
 
@@ -288,7 +296,7 @@ async def _answers(response: WireResponse) -> AsyncIterator[list[Any]]:
         return
     events = EventDecoder()
     async for chunk in response.chunks():
-        yield [parse_json(data) for _, data in events.feed(chunk) if data.strip() != "[DONE]"]
+        yield [DONE if data.strip() == DONE else parse_json(data) for _, data in events.feed(chunk)]
 
 
 def _is_passing(status: int) -> bool:

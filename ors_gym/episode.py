@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ors_gym.client import ORSClient, Session
-from ors_gym.errors import NotFoundError, ORSError
+from ors_gym.errors import NotFoundError, ORSError, ProtocolError
 from ors_gym.policy import Policy, Reply, Turn
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import (
@@ -151,7 +151,10 @@ class EpisodeRunner:
             raise NotFoundError(404, f"{task.env_name!r} does not score groups")
         taken = [_with_blocks(candidate, tools.message_block_types) for candidate in candidates]
         async with self._places, self._session(task) as session:
-            return await session.score_group(taken)
+            try:
+                return await session.score_group(taken)
+            except ValueError as error:  # half a surrogate pair, or another thing that JSON cannot carry
+                raise ProtocolError(f"the trajectories of {task} cannot be sent: {error}") from None
 
     def _session(self, task: TaskRef) -> Session:
         return self.client.session(

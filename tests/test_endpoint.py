@@ -341,6 +341,25 @@ def test_an_answer_that_is_whole_counts_even_if_its_connection_is_left_hanging_o
     assert [run(ask(chat, silence_seconds=0.2)).text for _ in range(2)] == ["crane"] * 2
 
 
+def test_a_stream_that_ends_without_a_reason_is_whole(chat: ChatServer, run: Callable):
+    chat.answers = [stream(chunk({"content": "crane"}))]
+
+    assert run(ask(chat)).text == "crane"
+
+
+def test_a_stream_that_says_nothing_at_all_is_asked_again(chat: ChatServer, run: Callable):
+    chat.answers = [stream(), says("crane")]
+
+    assert run(ask(chat)).text == "crane"
+
+
+def test_half_a_character_from_the_environment_does_not_break_the_run(chat: ChatServer, run: Callable):
+    chat.answers = [says("crane")]
+
+    assert run(ask(chat, turn([Message("user", (TextBlock("half \ud83d of it"),))]))).text == "crane"
+    assert chat.bodies[0]["messages"][0]["content"] == "half ? of it"
+
+
 def test_an_endpoint_that_is_not_there_is_waited_for_and_then_fails_the_episode(run: Callable):
     with pytest.raises(EndpointError, match="no connection"):
         run(ask(ChatServer("http://127.0.0.1:9"), retry_seconds=0))
@@ -353,8 +372,11 @@ def test_an_endpoint_that_is_not_there_is_waited_for_and_then_fails_the_episode(
         refuses(400, "Requested token count exceeds the model's maximum context length of 4096 tokens"),
         refuses(400, "the request exceeds the available context size"),
         refuses(413, "prompt is too long: 208310 tokens > 200000 maximum"),
+        refuses(400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."),
+        refuses(400, "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum"),
+        refuses(422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097"),
     ],
-    ids=["vLLM and OpenAI", "SGLang", "llama.cpp", "Anthropic"],
+    ids=["vLLM and OpenAI", "SGLang", "llama.cpp", "Anthropic", "Gemini", "Mistral", "Together"],
 )
 def test_a_conversation_too_long_for_the_model_truncates_the_episode(chat: ChatServer, run: Callable, refusal):
     chat.answers = [refusal]
@@ -363,7 +385,13 @@ def test_a_conversation_too_long_for_the_model_truncates_the_episode(chat: ChatS
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, f"Incorrect API key: {KEY}"), (404, "no model m"), (400, "tools are not enabled")]
+    ("status", "said"),
+    [
+        (401, f"Incorrect API key: {KEY}"),
+        (404, "no model m"),
+        (400, "tools are not enabled"),
+        (400, "description: string too long, maximum length 1024"),
+    ],
 )
 def test_an_endpoint_that_refuses_the_first_request_ends_the_run_and_never_tells_the_key(
     chat: ChatServer, run: Callable, status: int, said: str

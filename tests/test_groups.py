@@ -295,6 +295,19 @@ def test_scoring_that_fails_for_good_leaves_no_score(judged, run: Callable):
     assert not server.live_sessions
 
 
+def test_trajectories_that_cannot_be_sent_are_not_scored_and_end_no_run(judged, run: Callable):
+    class Mumbles:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(text="half \ud83d of it", tool_calls=(ADD,))
+
+    server, _ = judged
+    group = run(play_one(server, Mumbles(), 2, FRESH, failures=failing(), score_group=True))
+
+    assert group.scores == (None, None)
+    assert "cannot be sent" in group.failures[0].message
+    assert not server.live_sessions
+
+
 def test_an_environment_that_does_not_score_is_left_in_peace_or_an_error_as_one_asks(
     counter_server: RunningServer, run: Callable
 ):
