@@ -314,8 +314,8 @@ class Sessions:
             now = loop.time()
             if now - due > BLOCKED_SECONDS:
                 logger.warning(
-                    "the event loop, and with it every session, was held up for %.1f s: an asynchronous method does not "
-                    "await what takes long; a synchronous one would run on a thread",
+                    "the event loop, and with it every session, was held up for %.1f s: an asynchronous method does "
+                    "not await what takes long; a synchronous one would run on a thread",
                     now - due,
                 )
             self.results.expire(now)
