@@ -164,10 +164,12 @@ def main() -> None:
     ideal = CALLS * TOOL_SECONDS
     with running_server() as url:
         asyncio.run(floor(url))  # warms up
-        floors, seconds = [], []
+        floors, seconds, plain_cpu, our_cpu = [], [], [], []
         for _ in range(ROUNDS):  # in turn, so that the machine's noise meets both
-            floors.append(asyncio.run(floor(url)))
-            seconds.append(asyncio.run(ours(url)))
+            for work, taken, cpu in ((floor, floors, plain_cpu), (ours, seconds, our_cpu)):
+                began = time.process_time()
+                taken.append(asyncio.run(work(url)))
+                cpu.append(time.process_time() - began)
         measured, lowest = statistics.median(seconds), statistics.median(floors)
         load = os.getloadavg()[0]
         print(f"{EPISODES} episodes x {CALLS} calls x {TOOL_SECONDS} s, medians of {ROUNDS}", end="; ")
@@ -176,6 +178,7 @@ def main() -> None:
         print(f"  server's floor   {lowest:7.2f} s   (from {min(floors):.2f} to {max(floors):.2f})")
         print(f"  run_groups       {measured:7.2f} s   (from {min(seconds):.2f} to {max(seconds):.2f})")
         print(f"  allowed          {1.3 * ideal + lowest:7.2f} s   (1.3 x {ideal} s + floor)")
+        print(f"  CPU of this process: plain sockets {min(plain_cpu):.2f} s, run_groups {min(our_cpu):.2f} s")
         resets, tools = adapter(url)
         serial = EPISODES * (resets + tools)
         print(

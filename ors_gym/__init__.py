@@ -47,7 +47,7 @@ from ors_gym.registration import register_envs, register_ors
 from ors_gym.rollout import FailurePolicy, run_group, run_groups
 from ors_gym.session import Session, SessionState
 from ors_gym.spaces import TextSpace, ToolCallSpace
-from ors_gym.tasks import TaskSampler, load_tasks
+from ors_gym.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.timeouts import Timeouts
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
@@ -146,6 +146,7 @@ __all__ = [
     "reduce_rewards",
     "register_envs",
     "register_ors",
+    "remaining_tasks",
     "run_group",
     "run_groups",
     "shared_portal",

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -38,7 +38,7 @@ from ors_gym.progress import RunProgress
 from ors_gym.records import TrajectoryWriter, read_groups, read_records
 from ors_gym.report import RunRecord, Sample, StepRecord, write_report
 from ors_gym.rollout import EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
-from ors_gym.tasks import TaskSampler, load_tasks
+from ors_gym.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 
 __all__ = ["HELP", "add_options", "rollout"]
@@ -187,7 +187,7 @@ class _Rollout:
         num_groups = max(0, self.num_groups - len(self.groups))
         playing = run_groups(
             self.metrics.watch(runner),
-            _without(TaskSampler(tasks, order="sequential"), finished),
+            remaining_tasks(TaskSampler(tasks, order="sequential"), finished),
             arguments.group_size,
             num_groups=num_groups,
             failures=FailurePolicy(
@@ -288,15 +288,6 @@ class _Rollout:
             "failures": whole.failures,
             "seconds": round(whole.seconds, 3),
         }
-
-
-def _without(tasks: Iterator[TaskRef], finished: Counter[TaskRef]) -> Iterator[TaskRef]:
-    """``tasks`` without those that are finished, each as often as it is."""
-    for task in tasks:
-        if finished[task]:
-            finished[task] -= 1
-        else:
-            yield task
 
 
 def _policy(arguments: argparse.Namespace) -> Policy:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import Split
 
-__all__ = ["TaskSampler", "load_tasks"]
+__all__ = ["TaskSampler", "load_tasks", "remaining_tasks"]
 
 
 class TaskSampler(Iterator[TaskRef]):
@@ -112,3 +113,16 @@ async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int |
         raise ValueError(f"{env_name!r} has no split {split!r}; it has {', '.join(map(repr, splits)) or 'none'}")
     count = await client.num_tasks(env_name, split)
     return tuple(TaskRef(env_name, split, index) for index in range(count if limit is None else min(limit, count)))
+
+
+def remaining_tasks(tasks: Iterable[TaskRef], finished: Mapping[TaskRef, int]) -> Iterator[TaskRef]:
+    """``tasks`` without the finished ones, each left out as often as it was finished; ``tasks`` may be endless.
+
+    A run goes on with ``remaining_tasks(sampler, finished_tasks("run.jsonl"))`` (see :mod:`ors_gym.records`).
+    """
+    left = Counter(finished)
+    for task in tasks:
+        if left[task] > 0:
+            left[task] -= 1
+        else:
+            yield task

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.client import ORSClient
-from ors_gym.tasks import TaskSampler, load_tasks
+from ors_gym.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.trajectory import TaskRef
 
 
@@ -100,3 +100,13 @@ def test_a_split_is_loaded_by_index(counter_server, run):
             assert await load_tasks(client, env_name, split, limit=10**9) == everything
 
     run(conversation())
+
+
+def test_what_is_finished_is_left_out_as_often_as_it_is():
+    one, two, three = (TaskRef("env", "train", index) for index in range(3))
+    finished = {one: 1, three: 2}
+
+    assert list(remaining_tasks([one, two, three, one, two, three], finished)) == [two, one, two]
+    endless = remaining_tasks(TaskSampler([one, two], order="sequential"), finished)
+    assert [next(endless) for _ in range(3)] == [two, one, two]
+    assert finished == {one: 1, three: 2}
