@@ -105,21 +105,25 @@ def _signature(tool: ToolSpec) -> str:
     schema = tool.input_schema or {}
     required = schema.get("required") or ()
     properties = cast("Mapping[str, Any]", schema.get("properties") or {})
-    arguments = [f"{name}{'' if name in required else '?'}: {_kind(kind)}" for name, kind in properties.items()]
+    shared = cast("Mapping[str, Any]", schema.get("$defs") or {})
+    arguments = [f"{name}{'' if name in required else '?'}: {_kind(kind, shared)}" for name, kind in properties.items()]
     return f"{tool.name}({', '.join(arguments)})"
 
 
-def _kind(schema: Any) -> str:
-    """A few words for a JSON Schema: enough to type an input by."""
+def _kind(schema: Any, shared: Mapping[str, Any]) -> str:
+    """A few words for a JSON Schema, which may refer to ``shared`` ones: enough to type an input by."""
     if not isinstance(schema, dict):
         return "any"
     kinds = cast("dict[str, Any]", schema)
+    referred = str(kinds.get("$ref", "")).removeprefix("#/$defs/")
+    if referred in shared:  # once: a schema may refer to itself
+        return _kind(shared[referred], {name: each for name, each in shared.items() if name != referred})
     if "enum" in kinds:
         return "|".join(json.dumps(value) for value in kinds["enum"])
     if "anyOf" in kinds:
-        return "|".join(_kind(option) for option in kinds["anyOf"])
+        return "|".join(_kind(option, shared) for option in kinds["anyOf"])
     if kinds.get("type") == "array":
-        return f"[{_kind(kinds.get('items'))}]"
+        return f"[{_kind(kinds.get('items'), shared)}]"
     return str(kinds.get("type", "object" if "$ref" in kinds else "any"))
 
 

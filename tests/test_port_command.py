@@ -11,7 +11,7 @@ import pytest
 
 from ors_gym import ORSClient
 from ors_gym.cli import main
-from ors_gym.types import text_of
+from ors_gym.types import ToolSpec, text_of
 from tests.ors_servers import serve_app
 
 
@@ -156,3 +156,19 @@ def test_the_help_teaches(capsys):
     assert "gym:FrozenLake-v1" in out
     assert "openenv:http://localhost:8000" in out
     assert "my_module:MyEnvironment" in out
+
+
+def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(capsys):
+    from rich.console import Console
+
+    from ors_gym.play import print_tools
+
+    nested = {"type": "array", "items": {"$ref": "#/$defs/Nested"}}
+    schema = {
+        "$defs": {"Move": {"enum": ["UP", "DOWN"]}, "Nested": nested},
+        "properties": {"move": {"$ref": "#/$defs/Move"}, "path": nested, "other": {"$ref": "#/$defs/Other"}},
+        "required": ["move"],
+    }
+    print_tools(Console(width=120), [ToolSpec("step", "", schema)])
+    out = capsys.readouterr().out.strip()
+    assert out == 'step(move: "UP"|"DOWN", path?: [[object]], other?: object)'

@@ -59,6 +59,11 @@ def _tool_spec(tool: Mapping[str, Any]) -> ToolSpec:
     return ToolSpec(str(tool["name"]), str(tool.get("description") or ""), schema or None)
 
 
+def _short(name: str) -> str:
+    """``GridWorldEnvironment`` → ``GridWorld``: what it is called on a command line."""
+    return name.removesuffix("Environment").removesuffix("Env") or name
+
+
 def _split(split: Any) -> Split:
     plain = split.model_dump() if hasattr(split, "model_dump") else split
     return Split.from_wire(plain if isinstance(plain, Mapping) else str(plain))
@@ -76,7 +81,7 @@ class LocalSource:
         env = make()
         try:
             self.concurrent = env.SUPPORTS_CONCURRENT_SESSIONS
-            self.name = type(env).__name__.removesuffix("Environment").removesuffix("Env") or type(env).__name__
+            self.name = _short(type(env).__name__)
             self.description = inspect.getdoc(type(env)) or ""
             listed: Any = env.step(ListToolsAction()) if isinstance(env, MCPEnvironment) else None
             self.mcp_tools = [] if listed is None else [_tool_spec(tool.model_dump()) for tool in listed.tools]
@@ -134,7 +139,7 @@ class RemoteSource:
         self._server = server
         self.schema: Mapping[str, Any] | None = self._get("/schema")["action"]
         metadata = self._get("/metadata")
-        self.name, self.description = str(metadata["name"]), str(metadata.get("description") or "")
+        self.name, self.description = _short(str(metadata["name"])), str(metadata.get("description") or "")
         self.mcp_tools: Sequence[ToolSpec] = []
         if _is_mcp(self.schema or {}):
             self.schema = None
