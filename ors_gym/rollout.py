@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -185,7 +185,7 @@ async def run_groups(
     failures: FailurePolicy | None = None,
     score_group: bool | None = False,
     max_concurrent_groups: int = 64,
-) -> AsyncIterator[TrajectoryGroup]:
+) -> AsyncGenerator[TrajectoryGroup, None]:
     """Play a group of each task and yield each group as it completes, dropped ones too.
 
     At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -200,7 +200,7 @@ class _Rollout:
         with RunProgress(self.title, console=shown) as progress:
             progress.steps(num_groups, name="Playing", unit="task", running=lambda: self.metrics.running)
             # Ctrl-C ends the episodes under way before the client goes.
-            async with aclosing(cast("AsyncGenerator[TrajectoryGroup]", playing)) as results:
+            async with aclosing(playing) as results:
                 async for group in results:
                     if writer is not None:
                         writer.write_group(group)

@@ -211,7 +211,9 @@ def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):
         run(collect(pool, [0], 1))
 
 
-def test_an_endless_stream_of_tasks_waits_for_a_slow_consumer(start_pool: Callable, run: Callable):
+def test_an_endless_stream_of_tasks_waits_for_a_slow_consumer(
+    start_pool: Callable, counter_server: RunningServer, run: Callable
+):
     drawn = []
 
     def endless() -> Iterator[int]:
@@ -228,6 +230,7 @@ def test_an_endless_stream_of_tasks_waits_for_a_slow_consumer(start_pool: Callab
             if len(taken) == 20:
                 break
         await groups.aclose()
+        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
 
     taken: list = []
     run(conversation())
@@ -327,6 +330,19 @@ def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_mo
     run(conversation())
 
     assert len(cancelled) == 2
+
+
+def test_a_policy_that_is_cancelled_by_itself_is_no_hang(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    class GivesUp:
+        async def act(self, turn: Turn) -> Reply:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(asyncio.wait_for(pool.run_episode(THREE, policy=GivesUp()), 60))
+
+    wait_until(lambda: not counter_server.live_sessions)
 
 
 def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: Callable, run: Callable):

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -190,7 +190,7 @@ class RolloutPool:
 
     async def run_groups(
         self, tasks: Iterable[TaskRef | int], group_size: int, *, split: str = "train", **options: Any
-    ) -> AsyncIterator[TrajectoryGroup]:
+    ) -> AsyncGenerator[TrajectoryGroup, None]:
         """Play a group of each task, given as a TaskRef or an index of ``split``; yield groups as they complete.
 
         ``options`` are those of :func:`ors_gym.rollout.run_groups` (``policy``, ``failures``, …).
@@ -199,8 +199,11 @@ class RolloutPool:
         """
         filling = -(-self.num_actors * self.episodes_per_actor // group_size) + 1
         options = {"max_concurrent_groups": filling, **options}
-        async for group in run_groups(self, (self._task(task, split) for task in tasks), group_size, **options):
-            yield group
+        async with aclosing(
+            run_groups(self, (self._task(task, split) for task in tasks), group_size, **options)
+        ) as groups:
+            async for group in groups:
+                yield group
 
     def _task(self, task: TaskRef | int, split: str) -> TaskRef:
         if isinstance(task, TaskRef):

@@ -157,11 +157,14 @@ class Worker:
             playing.messages = playing.messages[:known] + turn.messages
             playing.tools = playing.tools if known else turn.tools
             whole = replace(turn, messages=playing.messages, tools=playing.tools)
-            playing.answering = asyncio.create_task(self._answer(whole, playing.policy))
+            playing.answering = asyncio.create_task(self._answer(whole, playing))
 
-    async def _answer(self, turn: Turn, policy: Policy) -> None:
+    async def _answer(self, turn: Turn, playing: _Playing) -> None:
         try:
-            reply = await policy.act(turn)
+            reply = await playing.policy.act(turn)
+        except asyncio.CancelledError:
+            playing.outcome.cancel()  # unless it is what ended: then this is the cancellation
+            raise
         except Exception as error:  # raised where the episode is awaited
             self._settle(turn.episode_id, error)
             if not self._mute:
