@@ -237,4 +237,7 @@ def user_namespace_advice() -> str:
         if file.exists() and file.read_text().strip() == value:
             setting = path.removeprefix("/proc/sys/").replace("/", ".")
             return f"allow processes to make user namespaces ({setting} is {value} here)"
-    return "a container must be allowed to make them (by a seccomp profile that lets unshare and mount pass)"
+    return (
+        "a container must be allowed to make them and to mount /proc (docker run --security-opt seccomp=unconfined "
+        "--security-opt systempaths=unconfined; podman run --security-opt unmask=ALL)"
+    )

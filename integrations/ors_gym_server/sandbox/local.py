@@ -39,9 +39,11 @@ class LocalSandbox(Sandbox):
     tried first otherwise. ``mounts`` are files or directories of the host's that are seen, read-only, at a path in the
     sandbox: ``{"/orwd_data": data_path()}``. ``env`` are variables for every run.
 
-    All limits of :class:`SandboxLimits` are held to. Files last from run to run, in memory; processes do not: what a
-    command leaves running is killed when it ends. Files are written and read by processes in the sandbox, so that a
-    link in it leads nowhere but to what is in it.
+    The limits of :class:`SandboxLimits` are held to as far as :meth:`isolation` says. The kernel is shared with the
+    host: against those who look for holes in it, a virtual machine is the better sandbox.
+
+    Files last from run to run, in memory; processes do not: what a command leaves running is killed when it ends. Files
+    are written and read by processes in the sandbox, so that a link in it leads nowhere but to what is in it.
     """
 
     def __init__(
