@@ -62,6 +62,26 @@ class Bench(Toolset):
         return ToolOutput(blocks=[TextBlock(text=f"{params.text} on {self.sandbox}")])
 
 
+class Extras(Toolset):
+    """A toolset that a client asks for by name. One of its tools takes the place of the environment's."""
+
+    @tool
+    async def saw(self, params: Note) -> ToolOutput:
+        """Saw by hand."""
+        return ToolOutput(blocks=[TextBlock(text=f"{params.text} by hand, on {self.sandbox}")])
+
+    @tool
+    def varnish(self) -> ToolOutput:
+        """Varnish."""
+        return ToolOutput(blocks=[], finished=True)
+
+    @terminal
+    @tool
+    def sign(self) -> ToolOutput:
+        """Sign it."""
+        return ToolOutput(blocks=[], reward=1.0, finished=True)
+
+
 class Workshop(Environment):
     """Everything that the reference SDK has, in one class."""
 
@@ -121,6 +141,15 @@ class Workshop(Environment):
     def wrong(self) -> ToolOutput:
         """Return something else."""
         return "text"  # type: ignore[return-value]
+
+    @tool
+    def no_tool(self, a: Note, b: Note) -> ToolOutput:
+        """Have too many arguments for a tool."""
+        raise AssertionError
+
+    @property
+    def price(self) -> float:
+        raise AssertionError("an agent made a property run")
 
     @tool(shared=False)
     def polish(self, params: Note) -> ToolOutput:

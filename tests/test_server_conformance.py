@@ -10,6 +10,9 @@ of                             the reference server                         ours
 ``task_id``                                                                 it was made and is no longer kept
 a tool or ``setup`` raised     the message                                  the exception's name before it, secrets
                                                                             blanked, at most 16,384 characters
+a toolset cannot be made       its tools are not found                      each call is an ``error`` that says why
+a property of the class is     it runs                                      it does not
+called as a tool
 a reward of NaN or infinity    ``null``                                     ``error`` that names the tool
 ``CancelledError`` in a tool   no answer                                    ``error``
 a path without an environment  308 to the first environment                 answered as the first environment
@@ -47,7 +50,7 @@ from ors_gym.testing import check_server
 from ors_gym_server import create_app
 from tests.environments import Counter, Essay, Ledger, Mirror
 from tests.ors_servers import serve_app
-from tests.server_environments import Large, Workshop
+from tests.server_environments import Extras, Large, Workshop
 from tests.server_recorder import Exchange, Recorder
 
 CLASSES = (Workshop, Large, Counter, Mirror, Essay, Ledger)
@@ -197,6 +200,7 @@ SESSION: list[tuple[str, str, Any]] = [
             ("saw_badly", {}),
             ("wrong", {}),
             ("setup", {}),
+            ("no_tool", {}),
             ("", {}),
             ("no such", {"a": [1]}),
         )
@@ -242,6 +246,34 @@ def test_a_session_and_its_refusals_are_answered_the_same(peers: tuple[Peer, Pee
             request(client, "POST", "/ping")
             request(client, "POST", "/create", {"task_spec": {}})
     assert_same(peers, at_least=len(SESSION) + len(CREATIONS))
+
+
+def test_a_toolset_that_is_asked_for_by_name_is_answered_the_same(
+    peers: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
+):
+    from openreward.toolsets import BUILTIN_TOOLSETS
+
+    monkeypatch.setitem(BUILTIN_TOOLSETS, "Extras", Extras)
+    for peer in peers:
+        with httpx.Client(base_url=peer.url) as client:
+            headers = {"X-Session-ID": "with-extras"}
+            for env_name in ("mirror", "workshop"):  # the first has not what the toolset works on
+                body = {"env_name": env_name, "split": "train", "index": 0, "toolset_name": "Extras"}
+                request(client, "POST", "/create", body, **headers)
+            request(client, "GET", "/workshop/task_tools", **headers)
+            for name, input in (("saw", {"text": "a"}), ("saw", {"length": 1}), ("clamp", {"text": "a"}), ("sign", {})):
+                request(client, "POST", "/workshop/call", {"name": name, "input": input}, **headers)
+            request(client, "POST", "/workshop/call", {"name": "varnish", "input": {}}, **headers)
+            request(client, "POST", "/delete", **headers)
+    assert_same(peers, at_least=9)
+
+
+def test_a_property_is_no_tool(peers: tuple[Peer, Peer], run: Callable):
+    async def conversation(url: str) -> Any:
+        async with ORSClient(url) as client, client.session("workshop", split="train", index=0) as session:
+            return (await session.call_tool("price")).reason
+
+    assert run(conversation(peers[1].url)) == "not_found"
 
 
 def reference_conversation(url: str) -> list[Any]:

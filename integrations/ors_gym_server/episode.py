@@ -27,7 +27,7 @@ from ors_gym_server.records import (
     tool_list_wire,
 )
 from ors_gym_server.threads import Worker, current_worker, run_user
-from ors_gym_server.tools import ToolFinder, declared_tools, refusal_of
+from ors_gym_server.tools import ToolFinder, declared_tools, refusal_of, tool_list
 from ors_gym_server.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -125,13 +125,10 @@ class Episode:
         if self._hosted.implements("list_task_tools"):
             specs += tool_list_wire(await self._user("list_task_tools"))["tools"]
         if self._toolset is not None:
-            declared = declared_tools(type(self._toolset))
-            extra = [each.spec for each in declared.values() if each.shared and not each.terminal]
-            names = {each.name for each in extra}
-            specs = [spec for spec in specs if spec["name"] not in names]
-            specs += [{"name": e.name, "description": e.description, "input_schema": e.input_schema} for e in extra]
-            for last in (each.terminal_tool for each in declared.values() if each.terminal):
-                listed["terminal_tool"] = {"name": last.name, "arg": last.arg, "description": last.description}
+            extra = tool_list_wire(tool_list(declared_tools(type(self._toolset))))
+            names = {spec["name"] for spec in extra["tools"]}
+            specs = [spec for spec in specs if spec["name"] not in names] + extra["tools"]
+            listed["terminal_tool"] = extra["terminal_tool"] or listed["terminal_tool"]
         hidden = listed["terminal_tool"] and listed["terminal_tool"]["name"]
         return encode(listed | {"tools": [spec for spec in specs if spec["name"] != hidden]})
 

@@ -19,6 +19,7 @@ from ors_gym_server.environment import Environment
 from ors_gym_server.episode import Episode
 from ors_gym_server.records import encode, split_wire, tool_list_wire
 from ors_gym_server.threads import Workers, run_user
+from ors_gym_server.tools import misdeclared_tools
 
 __all__ = ["HostedEnvironment"]
 
@@ -39,6 +40,8 @@ class HostedEnvironment:
         self.workers = workers
         self.of_sdk = not issubclass(cls, Environment)
         """Whether the class is the reference SDK's kind."""
+        for fault in misdeclared_tools(cls) if self.of_sdk else ():
+            logger.warning("environment %r: %s; as on the reference server, it is not served", self.name, fault)
         self._toolsets = toolsets
         self.tools = tool_list_wire(self.cls.list_tools())
         self.tools["supports_score_group"] = self.implements("score_group")

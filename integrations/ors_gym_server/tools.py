@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +26,7 @@ __all__ = [
     "ToolFinder",
     "as_output",
     "declared_tools",
+    "misdeclared_tools",
     "read_declaration",
     "refusal_of",
     "terminal",
@@ -149,6 +151,17 @@ def _declarations(owner: Any) -> Iterator[ToolDeclaration]:
             yield declaration
 
 
+def misdeclared_tools(owner: Any) -> list[str]:
+    """What is wrong with the methods of a class that are marked as tools and are none."""
+    faults: list[str] = []
+    for name in dir(owner):
+        try:
+            read_declaration(name, getattr(owner, name, None))
+        except TypeError as error:
+            faults.append(str(error))
+    return faults
+
+
 def declared_tools(*owners: type) -> dict[str, ToolDeclaration]:
     """The tools of a class and of its toolsets by name, the terminal one and those not shared among them.
 
@@ -262,10 +275,14 @@ def _make_toolset(toolset: Callable[..., Any], environment: Any) -> Any:
 
 
 def _bind(owner: Any, name: str) -> BoundTool | None:
-    fn = getattr(owner, name, None)
-    if fn is None or (declaration := read_declaration(name, fn)) is None:
+    if isinstance(inspect.getattr_static(type(owner), name, None), property | cached_property):
+        return None  # an agent that names one must not make it run
+    fn: Any = getattr(owner, name, None)
+    try:
+        declaration = read_declaration(name, fn)
+    except TypeError:  # said when the class was hosted
         return None
-    return BoundTool(declaration, fn)
+    return None if declaration is None else BoundTool(declaration, fn)
 
 
 def refusal_of(error: ValidationError) -> ToolOutput:
