@@ -8,7 +8,7 @@ import os
 import re
 
 import gymnasium
-import minigrid  # noqa: F401  (it registers its environments)
+import minigrid.wrappers
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -145,6 +145,27 @@ def test_minigrid_is_drawn_as_a_map_with_the_things_in_view():
     assert "yellow key (you carry it)" in step(episode, action="pickup").text
 
 
+def test_observations_that_a_wrapper_has_changed_are_shown_as_they_are():
+    def seen_whole():
+        return minigrid.wrappers.ImgObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0"))
+
+    def pixels():
+        return minigrid.wrappers.RGBImgPartialObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0"))
+
+    def scaled():
+        space = spaces.Box(-1, 1, (1,), np.float64)
+        return gymnasium.wrappers.TransformObservation(
+            gymnasium.make("Taxi-v4"), lambda at: np.array([at / 500]), space
+        )
+
+    assert text_of(begun(as_ors_environment(seen_whole, instructions="")).get_prompt()).startswith("[[[2, 5, 0],\n")
+    _, image = begun(as_ors_environment(pixels, instructions="")).get_prompt()
+    assert Image.open(io.BytesIO(base64.b64decode(image.data))).size == (56, 56)
+    assert re.match(
+        r"\[0\.\d+\]\nactions of use now", text_of(begun(as_ors_environment(scaled, instructions="")).get_prompt())
+    )
+
+
 def test_a_formatter_and_instructions_of_ones_own_are_used():
     lake = as_ors_environment("FrozenLake-v1", render_mode=None, instructions="Walk.", formatter=lambda at: f"at {at}")
     assert text_of(begun(lake).get_prompt()) == "Walk.\n\nat 0"
@@ -273,6 +294,16 @@ def test_a_factory_is_ported_with_its_wrappers():
     ported = as_ors_environment(half, size=0.5)
     assert ported.__name__ == "CartPole"
     assert step(begun(ported), action="left").reward == 0.5
+
+
+def test_a_factory_chooses_how_it_is_drawn():
+    def drawn(render_mode: str | None = None) -> gymnasium.Env:
+        return gymnasium.make("FrozenLake-v1", render_mode=render_mode)
+
+    for mode, kinds in [("ansi", ["text", "text"]), ("rgb_array", ["text", "image"]), (None, ["text"])]:
+        lake = as_ors_environment(lambda mode=mode: drawn(mode), instructions="")
+        assert [block.type for block in begun(lake).get_prompt()] == kinds
+    assert len(begun(as_ors_environment(drawn, render_mode="ansi", instructions="")).get_prompt()) == 2
 
 
 def test_an_environment_with_nested_spaces_is_played():

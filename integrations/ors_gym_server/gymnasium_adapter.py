@@ -145,7 +145,7 @@ def as_ors_environment(
         observation_names: What the components of the observation are called.
         formatter: Writes an observation as text, instead of :mod:`ors_gym_server.observation_text`.
         render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
-            ``"auto"`` is ``"ansi"`` where the environment has it.
+            ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
         instructions: What the agent is told first (default: what the environment's documentation tells of the task).
             The empty text leaves it at the first observation.
         digits: How many significant digits fractions are written with.
@@ -167,13 +167,15 @@ def as_ors_environment(
             description=f"Take one step in {env_name}.",
             tool_per_action=tool_per_action,
         )
-        mode = _render_mode(render_mode, probe)
+        mode = _render_mode(render_mode, source, probe)
         if instructions is None:
             shown = formatter is not None or known_of(probe).formatter is not None
             told = about(probe, actions=tools.names is None, observations=not shown)
             instructions = f"You play {env_name}.\n\n{told}".strip()
     finally:
         probe.close()
+    if mode is not None and mode != probe.render_mode:
+        arguments["render_mode"] = mode
     recipe = Recipe(source, arguments, mode, observation_names, formatter, tools.names, digits)
     attributes = {
         "__doc__": f"{env_name} as an ORS environment.",
@@ -206,10 +208,12 @@ def _class_name(env_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", env_name).strip("_") or "Environment"
 
 
-def _render_mode(wanted: str | None, env: AnyEnv) -> str | None:
+def _render_mode(wanted: str | None, source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str | None:
     offered: Sequence[str] = env.metadata.get("render_modes") or ()
+    if wanted == "auto" and env.render_mode is not None:  # a factory's choice
+        return env.render_mode if env.render_mode in ("ansi", "rgb_array") else None
     if wanted == "auto":
-        return "ansi" if "ansi" in offered else None
+        return "ansi" if "ansi" in offered and isinstance(source, EnvSpec) else None
     if wanted not in (None, "ansi", "rgb_array"):
         raise ValueError(f'render_mode must be "auto", "ansi", "rgb_array" or None, not {wanted!r}')
     if wanted is not None and wanted not in offered:

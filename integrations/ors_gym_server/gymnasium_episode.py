@@ -28,6 +28,7 @@ class Recipe:
     source: EnvSpec | Callable[..., AnyEnv]
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     render_mode: str | None = None
+    """What :meth:`make` makes it with, so what its drawings are."""
     observation_names: Sequence[str] | None = None
     formatter: Callable[[Any], str] | None = None
     action_names: Sequence[str] | None = None
@@ -35,12 +36,9 @@ class Recipe:
 
     def make(self) -> AnyEnv:
         """A new environment."""
-        arguments = dict(self.arguments)
-        if self.render_mode is not None:
-            arguments["render_mode"] = self.render_mode
         if isinstance(self.source, EnvSpec):
-            return gymnasium.make(self.source, **{"disable_env_checker": True} | arguments)
-        return self.source(**arguments)
+            return gymnasium.make(self.source, **{"disable_env_checker": True} | dict(self.arguments))
+        return self.source(**self.arguments)
 
 
 class Screen:

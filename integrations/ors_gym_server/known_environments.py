@@ -28,11 +28,14 @@ class Known:
 
 
 def known_of(env: gymnasium.Env[Any, Any]) -> Known:
-    """What is known of the environment, by the name of its class or of one that it is derived from."""
-    for cls in type(env.unwrapped).__mro__:
-        if cls.__module__.split(".")[0] in ("gymnasium", "minigrid") and cls.__name__ in KNOWN:
-            return KNOWN[cls.__name__]
-    return Known()
+    """What is known of the environment, by the name of its class or of one that it is derived from.
+
+    Of observations that a wrapper has changed nothing is known.
+    """
+    names = [cls.__name__ for cls in type(env.unwrapped).__mro__ if cls.__module__.split(".")[0] in SOURCES]
+    known = next((KNOWN[name] for name in names if name in KNOWN), Known())
+    unchanged = env.observation_space == env.unwrapped.observation_space
+    return known if unchanged else Known(known.actions)
 
 
 def action_names_of(env: gymnasium.Env[Any, Any]) -> tuple[str, ...] | None:
@@ -102,6 +105,9 @@ def _place(right: int, ahead: int) -> str:
     sideways = f"{abs(right)} to the {'right' if right > 0 else 'left'}" if right else ""
     return ", ".join(part for part in (f"{ahead} ahead" if ahead else "", sideways) if part)
 
+
+SOURCES = ("gymnasium", "minigrid")
+"""The packages whose classes the table is of."""
 
 _PUSH = ("left", "none", "right")
 _LEGS = ("hip_1", "knee_1", "hip_2", "knee_2")
