@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -75,10 +74,14 @@ async def num_taking() -> int:
     return sum(not draining for _, draining in (await replicas()).values())
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(90):
-        while not await condition():
-            await asyncio.sleep(0.1)
+async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
+    try:
+        async with asyncio.timeout(60):
+            while not await condition():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        status = serve.status().applications["default"].deployments["Replica"]
+        raise AssertionError(f"{condition.__name__} never came true: {await replicas()}, {status}") from None
 
 
 @asynccontextmanager
@@ -137,6 +140,7 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
                 assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 2
                 assert [len(member.transitions) for member in group.members] == [12, 12]
             assert max(seen) > 1
+            await until(one_runs)
 
             async with opened(client, MAX_SESSIONS * MAX_REPLICAS) as sessions:
                 await until(all_started)

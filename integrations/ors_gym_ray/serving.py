@@ -135,7 +135,9 @@ class SessionPolicy:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """How many replicas there should be."""
         counts = (context.raw_metrics or {}).get("sessions", {})
-        running = set(context.running_replicas)
-        # Each replica's latest count. Those that are being drained end with their sessions, whatever is decided here.
-        sessions = sum(series[-1].value for replica, series in counts.items() if replica in running and series)
-        return max(1, math.ceil(sessions / self._target)), {}
+        # Replicas that are being drained are not among the running ones: they end with their sessions, come what may.
+        latest = [series[-1].value for replica in context.running_replicas if (series := counts.get(replica))]
+        wanted = max(1, math.ceil(sum(latest) / self._target))
+        if len(latest) < len(context.running_replicas):  # one has not said yet how many it has: it may have many
+            wanted = max(wanted, context.target_num_replicas)
+        return wanted, {}
