@@ -149,6 +149,18 @@ def test_a_group_is_tagged_with_the_version_that_was_live_when_it_began(make_rol
     assert later[-1].model_version == 3
 
 
+def test_an_adapter_is_asked_for_by_the_name_of_its_version(
+    make_rollouts: Callable, make_worker: Callable, completions: CompletionsServer
+):
+    worker = make_worker(make_rollouts(), max_groups_ahead=1, model=lambda version: f"adapter-v{version}")
+    take(worker, 1)
+    worker.update_model_version(1)
+    for _ in range(3 + 8):
+        worker.rollout_buffer.get(timeout=30)
+
+    assert {request["model"] for request in completions.requests} == {"adapter-v0", "adapter-v1"}
+
+
 def test_a_group_that_has_become_too_old_is_left_out_whole(make_rollouts: Callable, make_worker: Callable):
     rollouts = make_rollouts()
     worker = make_worker(rollouts, max_staleness=0, max_groups_ahead=1)

@@ -250,6 +250,15 @@ def test_a_sleeping_engine_wakes_once_a_rollout_not_once_a_turn(
     assert llm.asleep == {"weights", "kv_cache"}
 
 
+def test_importance_sampling_over_whole_episodes_is_warned_of(
+    make_rollouts: Callable, trainer_with: Callable, caplog: pytest.LogCaptureFixture
+):
+    rollouts = make_rollouts()
+    rollouts.rollout_func(prompts_of(rollouts, [0] * 4), trainer_with("server", rollouts))
+
+    assert "token_truncate" in caplog.text
+
+
 def test_a_colocated_engine_across_processes_is_refused(
     make_rollouts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

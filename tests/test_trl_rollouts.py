@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ors_gym import RolloutLimits, TaskRef
+from ors_gym import RolloutLimits, StopReason, TaskRef, ToolCall
 from ors_gym.errors import NotFoundError
 from ors_gym.report import RunRecord
 from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, SamplingMismatchError
@@ -29,6 +29,7 @@ from tests.trl_runs import (
     server,
     weights,
 )
+from tests.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
@@ -138,6 +139,20 @@ def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
         trainer.train()
     assert torch.equal(before, weights(trainer))
     rollouts._portal.run(host.client.aclose())
+
+
+def test_only_episodes_that_ran_out_of_tokens_count_as_clipped(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(max_turn_tokens=48, parser=Says(ToolCall("look")))
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
+    trainer = make_trainer(rollouts, tmp_path, max_steps=1)
+
+    trainer.train()
+
+    logs = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    clipped = [t.stop_reason is StopReason.MAX_TOKENS for t in batches[0].trajectories]
+    assert logs["completions/clipped_ratio"] == pytest.approx(sum(clipped) / len(clipped))
+    assert not all(clipped)
 
 
 def test_an_episode_never_grows_beyond_the_completion_length(make_rollouts: Callable, tmp_path: Path):

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import nan
 from typing import Any, Literal
@@ -54,7 +54,8 @@ class ORSRolloutWorker:
         rollouts: The environments; its limits, rewards and failure policies hold here too.
         args: The trainer's ``AsyncGRPOConfig``: server, sampling, ``num_generations``, ``max_staleness``.
         processing_class: The model's tokenizer.
-        model: The model's name on the server; None asks the server.
+        model: The model's name on the server, or what it is called as of a version: with adapters the trainer
+            publishes each version under a name of its own. None asks the server.
         credit: What an advantage belongs to: the ``"episode"``, or each ``"turn"``.
         discount: Of later turns' rewards in a turn's return.
         advantages: How a group's returns are compared.
@@ -69,7 +70,7 @@ class ORSRolloutWorker:
         args: Any,
         processing_class: Any,
         *,
-        model: str | None = None,
+        model: str | Callable[[int], str] | None = None,
         credit: Literal["episode", "turn"] = "episode",
         discount: float = 1.0,
         advantages: AdvantageMethod = "group",
@@ -85,6 +86,7 @@ class ORSRolloutWorker:
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()
         self.model_version = 0
         self._rollouts = rollouts
+        self._model = model
         self._credit = credit
         self._discount = discount
         self._method: AdvantageMethod = advantages
@@ -97,7 +99,7 @@ class ORSRolloutWorker:
             args.vllm_server_base_url.rstrip("/").removesuffix("/v1"),
             sampling_parameters(args),
             frozenset(stops),
-            model=model,
+            model=model(0) if callable(model) else model,
             timeout_seconds=args.vllm_server_timeout,
         )
         sources = rollouts.sources
@@ -142,6 +144,8 @@ class ORSRolloutWorker:
     def update_model_version(self, model_version: int) -> None:
         """Tag the groups that begin from now on with ``model_version``."""
         self.model_version = model_version
+        if callable(self._model):
+            self._sampler.model = self._model(model_version)
 
     def check_health(self, stale_after_s: float) -> None:
         """Raise if playing has ended by a fault, or its event loop hangs."""

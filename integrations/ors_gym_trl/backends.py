@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from ors_gym_trl.sampling import Sampler
 from ors_gym_trl.vllm import ColocatedSampler, ServerSampler, server_url
 
 __all__ = ["check_backend", "make_sampler"]
+
+log = logging.getLogger(__name__)
 
 
 def make_sampler(trainer: GRPOTrainer) -> Sampler:
@@ -40,6 +43,12 @@ def check_backend(trainer: GRPOTrainer) -> None:
     args = cast("GRPOConfig", trainer.args)
     several = trainer.accelerator.num_processes > 1
     if trainer.use_vllm:
+        if args.vllm_importance_sampling_correction and args.vllm_importance_sampling_mode.startswith("sequence"):
+            log.warning(
+                "vllm_importance_sampling_mode=%r multiplies the small differences between vLLM and the trained model "
+                "over all turns of an episode, so long episodes count for nothing; 'token_truncate' does not",
+                args.vllm_importance_sampling_mode,
+            )
         if trainer.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
             raise ValueError(
                 f"vllm_tensor_parallel_size={args.vllm_tensor_parallel_size} in colocate mode makes processes generate "

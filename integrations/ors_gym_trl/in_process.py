@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -119,9 +118,12 @@ class PaddedSampler(BatchSampler):
         return [Sampled.cut(ids, lps, limit, self._stops) for ids, lps, limit in rows]
 
 
-CPU_CACHE_SHARE = 0.05
-"""Of the machine's memory, for the cache of keys and values. Left to itself on a CPU, the manager asks for nearly all
-of it and does not come up."""
+CPU_CACHE_BLOCKS = 64
+"""Of keys and values, 256 tokens each. TRL's default is half of the memory: on a CPU, half of the machine's."""
+
+CPU_BATCH_TOKENS = 512
+"""Of one forward pass. The manager fills an attention mask of so many rows, as wide as its cache, before it begins: at
+its own sizes that is a gigabyte, and takes from seconds to a minute."""
 
 
 class ContinuousSampler:
@@ -150,12 +152,13 @@ class ContinuousSampler:
     def open(self) -> Iterator[ContinuousSampler]:
         """Start the manager's thread, and stop it."""
         trainer = self._trainer
-        settings: Any = trainer.continuous_batching_config or ContinuousBatchingConfig()
-        settings = copy.copy(settings)
+        settings: Any = copy.copy(trainer.continuous_batching_config)
         settings.return_logprobs = True
-        model_device = cast("Any", trainer.accelerator).device
-        if model_device.type == "cpu" and settings.max_memory_percent is None and settings.num_blocks is None:
-            settings.max_memory_percent = CPU_CACHE_SHARE
+        if cast("Any", trainer.accelerator).device.type == "cpu":
+            chosen: Any = cast("Any", trainer.args).transformers_continuous_batching_config or {}
+            if not {"num_blocks", "max_memory_percent"} & set(chosen):
+                settings.num_blocks = CPU_CACHE_BLOCKS
+            settings.max_batch_tokens = settings.max_batch_tokens or CPU_BATCH_TOKENS
         config = trainer.generation_config
         training = cast("torch.nn.Module", trainer.model).training
         with Portal() as self._loop, model_for_generation(trainer) as model:

@@ -81,7 +81,8 @@ class ServerSampler:
         self.url = url
         self._parameters = dict(parameters)
         self._stops = stops
-        self._model = model
+        self.model = model
+        """The name that the next requests ask for."""
         self._timeout_seconds = timeout_seconds
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
@@ -114,8 +115,8 @@ class ServerSampler:
         with Portal() as self._portal:
             self._wire = FastWire(connect_seconds=10.0)
             try:
-                if self._model is None:
-                    self._model = self._portal.run(self._served_model())
+                if self.model is None:
+                    self.model = self._portal.run(self._served_model())
                 yield self
             finally:
                 self._portal.run(self._wire.aclose())
@@ -141,7 +142,7 @@ class ServerSampler:
             SamplingError: The server cannot be reached, refuses, or does not return tokens.
         """
         request = self._parameters | {
-            "model": self._model,
+            "model": self.model,
             "prompt": prompt,
             "max_tokens": max_new_tokens,
             "n": 1,
