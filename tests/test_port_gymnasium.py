@@ -167,8 +167,11 @@ def test_observations_that_a_wrapper_has_changed_are_shown_as_they_are():
 
 
 def test_a_formatter_and_instructions_of_ones_own_are_used():
-    lake = as_ors_environment("FrozenLake-v1", render_mode=None, instructions="Walk.", formatter=lambda at: f"at {at}")
-    assert text_of(begun(lake).get_prompt()) == "Walk.\n\nat 0"
+    def told(at: int, info: dict) -> str:
+        return f"at {at}, by chance {info['prob']}"
+
+    lake = as_ors_environment("FrozenLake-v1", render_mode=None, instructions="Walk.", formatter=told)
+    assert text_of(begun(lake).get_prompt()) == "Walk.\n\nat 0, by chance 1"
 
 
 def test_a_picture_that_is_the_observation_is_an_image():

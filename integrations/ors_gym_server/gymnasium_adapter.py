@@ -25,7 +25,7 @@ from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
 from ors_gym_server.action_tools import ActionTools, InvalidActionError
 from ors_gym_server.environment import Environment
 from ors_gym_server.gymnasium_episode import AnyEnv, Episode, Recipe, about
-from ors_gym_server.known_environments import action_names_of, known_of
+from ors_gym_server.known_environments import Formatter, action_names_of, known_of
 from ors_gym_server.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
@@ -122,7 +122,7 @@ def as_ors_environment(
     action_names: Sequence[str] | None = None,
     tool_per_action: bool = False,
     observation_names: Sequence[str] | None = None,
-    formatter: Callable[[Any], str] | None = None,
+    formatter: Formatter | None = None,
     render_mode: str | None = "auto",
     instructions: str | None = None,
     digits: int = 5,
@@ -143,7 +143,8 @@ def as_ors_environment(
             names are used that are known of the environment (:mod:`ors_gym_server.known_environments`).
         tool_per_action: Each named action is a tool of its own, instead of a value of the tool ``step``.
         observation_names: What the components of the observation are called.
-        formatter: Writes an observation as text, instead of :mod:`ors_gym_server.observation_text`.
+        formatter: ``formatter(observation, info)`` writes it as text, instead of
+            :mod:`ors_gym_server.observation_text`.
         render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
             ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
         instructions: What the agent is told first (default: what the environment's documentation tells of the task).

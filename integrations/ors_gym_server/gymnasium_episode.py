@@ -13,7 +13,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from ors_gym.types import Block, Task, TextBlock, ToolOutput
-from ors_gym_server.known_environments import known_of
+from ors_gym_server.known_environments import Formatter, known_of
 from ors_gym_server.observation_text import as_json, image_block, observation_blocks, plain_text
 
 __all__ = ["AnyEnv", "Episode", "Recipe", "Screen", "about"]
@@ -30,7 +30,7 @@ class Recipe:
     render_mode: str | None = None
     """What :meth:`make` makes it with, so what its drawings are."""
     observation_names: Sequence[str] | None = None
-    formatter: Callable[[Any], str] | None = None
+    formatter: Formatter | None = None
     action_names: Sequence[str] | None = None
     digits: int = 5
 
@@ -54,7 +54,7 @@ class Screen:
         """The observation, what the environment draws now, and the actions of use where it says so."""
         blocks: list[Block]
         if self._formatter is not None:
-            blocks = [TextBlock(self._formatter(observation))]
+            blocks = [TextBlock(self._formatter(observation, info))]
         else:
             blocks = observation_blocks(observation, self._names, digits=self._recipe.digits)
         if self._recipe.render_mode == "ansi":

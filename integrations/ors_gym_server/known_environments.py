@@ -6,16 +6,20 @@ joints of a MuJoCo model); those of Gymnasium's own environments, which tell the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 from gymnasium import spaces
 
 from ors_gym_server.action_tools import names_fit
 
-__all__ = ["Known", "action_names_of", "known_of"]
+__all__ = ["Formatter", "Known", "action_names_of", "known_of"]
+
+
+Formatter: TypeAlias = Callable[[Any, Mapping[str, Any]], str]
+"""Writes an observation, given with its info, as text."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Known:
 
     actions: Sequence[Sequence[str]] = ()
     observation: Sequence[str] | None = None
-    formatter: Callable[[Any], str] | None = None
+    formatter: Formatter | None = None
 
 
 def known_of(env: gymnasium.Env[Any, Any]) -> Known:
@@ -62,7 +66,7 @@ def _joint_names(env: Any) -> list[str]:
     return names if all(names) and len(set(names)) == len(names) else []
 
 
-def _taxi(state: int) -> str:
+def _taxi(state: int, info: Mapping[str, Any]) -> str:
     places = ("R", "G", "Y", "B", "the taxi")
     rest, destination = divmod(int(state), 4)
     rest, passenger = divmod(rest, 5)
@@ -71,7 +75,7 @@ def _taxi(state: int) -> str:
     return f"taxi at row {row}, column {column}; passenger {where}; destination {places[destination]}"
 
 
-def _minigrid(observation: Any) -> str:
+def _minigrid(observation: Any, info: Mapping[str, Any]) -> str:
     """The mission, the direction, and the cells in view as a map with what stands on it told apart."""
     from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
 
