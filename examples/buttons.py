@@ -1,4 +1,4 @@
-"""An ORS environment of two turns, on the reference SDK: look which button is live, then press that one.
+"""An ORS environment of two turns: look which button is live, then press that one.
 
 Serve it with ``python examples/buttons.py --port 8080``, and play it with ``ors-gym play http://127.0.0.1:8080``.
 
@@ -16,16 +16,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import uvicorn
-from openreward.environments import Environment, Server, TextBlock, ToolOutput, tool
 from pydantic import BaseModel, Field
+
+from ors_gym import TextBlock, ToolOutput
+from ors_gym_server import Environment, serve, tool
 
 COLORS = ("red", "green", "blue")
 SIZES = {"train": 512, "test": 128}
-
-
-class Look(BaseModel):
-    """Nothing to say."""
 
 
 class Press(BaseModel):
@@ -38,7 +35,7 @@ class Buttons(Environment):
     """One episode: one live button."""
 
     def __init__(self, task_spec: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> None:
-        super().__init__(task_spec, dict(secrets or {}))
+        super().__init__(task_spec, secrets)
         self.looked = False
 
     @classmethod
@@ -52,24 +49,27 @@ class Buttons(Environment):
         draw = random.Random(split)
         return [{"id": f"{split}-{index}", "color": draw.choice(COLORS)} for index in range(SIZES[split])]
 
-    async def get_prompt(self) -> Sequence[TextBlock]:
+    def get_prompt(self) -> str:
         """What the agent reads first."""
-        return [TextBlock(text="find the button .")]
+        return "find the button ."
 
     @tool
-    async def look(self, _: Look) -> ToolOutput:
+    async def look(self) -> ToolOutput:
         """Look which button is live."""
         self.looked = True
-        return ToolOutput(blocks=[TextBlock(text=f"it is {self.task_spec['color']} .")], reward=0.0)
+        return _says(f"it is {self.task_spec['color']} .")
 
     @tool
     async def press(self, pressed: Press) -> ToolOutput:
         """Press a button. The live one pays 1, any other 0. You must look first."""
         if not self.looked:
-            return ToolOutput(blocks=[TextBlock(text="error : look first .")], reward=0.0)
+            return _says("error : look first .")
         right = pressed.color == self.task_spec["color"]
-        text = "ok ." if right else "wrong ."
-        return ToolOutput(blocks=[TextBlock(text=text)], reward=float(right), finished=True)
+        return _says("ok ." if right else "wrong .", reward=float(right), finished=True)
+
+
+def _says(text: str, reward: float = 0.0, finished: bool = False) -> ToolOutput:
+    return ToolOutput((TextBlock(text),), reward, finished)
 
 
 def _exit_with_parent() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.exit_with_parent:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
-    uvicorn.run(Server([Buttons]).app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False)
+    serve([Buttons], host=arguments.host, port=arguments.port)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ def parse_arguments() -> argparse.Namespace:
     where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")
     where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
     where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
+    where.add_argument("--vllm-server", metavar="URL", help="sample from this vLLM server, not in this process")
+    where.add_argument("--trajectories", action="store_true", help="write every episode to trajectories.jsonl")
     where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
     arguments = parser.parse_args()
     for name, value in (TINY if arguments.model is None else YOURS).items():
@@ -111,8 +113,7 @@ def local_server() -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("buttons.py")), "--port", str(port), "--exit-with-parent"]
     # In a group of its own: Ctrl-C must not stop it before the episodes have closed their sessions.
-    environment = os.environ | {"OPENREWARD_LOG_LEVEL": "ERROR"}
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -182,6 +183,13 @@ def make_config(arguments: argparse.Namespace) -> Any:
             "entropy_coef": 0.01,  # a color that is never pressed can never be learned
             "max_grad_norm": 0.2,
         }
+    if arguments.vllm_server:
+        settings |= {
+            "use_vllm": True,
+            "vllm_mode": "server",
+            "vllm_server_base_url": arguments.vllm_server,
+            "vllm_importance_sampling_mode": "token_truncate",  # a product over all turns would mask long episodes
+        }
     return GRPOConfig(
         output_dir=str(arguments.output),
         per_device_train_batch_size=arguments.group_size * (arguments.prompts_per_step if tiny else 1),
@@ -221,7 +229,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         from transformers import PrinterCallback, TrainerCallback
         from trl import GRPOTrainer
 
-        from ors_gym_trl import ORSRollouts, ReportCallback
+        from ors_gym_trl import ORSRollouts, ReportCallback, TrajectoryCallback
 
     # TRL still uses names that transformers deprecates.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -275,6 +283,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
                 record.ended = f"solved: the last ten batches' mean reward is at least {SOLVED}"
 
     report = ReportCallback(rollouts, arguments.output / "report.html", record, on_step=show)
+    kept = [TrajectoryCallback(rollouts, arguments.output / "trajectories.jsonl")] if arguments.trajectories else []
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
@@ -282,7 +291,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         train_dataset=rollouts.train_dataset,
         rollout_func=rollouts.rollout_func,
         reward_funcs=rollouts.reward_funcs,
-        callbacks=[report, StopWhenSolved()],
+        callbacks=[report, StopWhenSolved(), *kept],
     )
     trainer.remove_callback(PrinterCallback)
     progress.steps(arguments.steps)

@@ -7,9 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from buttons import Buttons
+import buttons
 from tiny_model import make_model, make_tokenizer, warm_up
 
 import tests.ors_servers  # noqa: F401  (silences the SDK's log before it is imported)
+from ors_gym_server import as_openreward
 
 __all__ = ["Buttons", "make_model", "make_tokenizer", "warm_up"]
+
+Buttons = as_openreward(buttons.Buttons)
