@@ -72,10 +72,10 @@ class MyEnvironment(Environment):
         result = await self.sandbox.run(params.command)
         parts = [result.stdout, result.stderr]
         if result.truncated:
-            parts.append("[more was written, and is not shown]")
+            parts.append("[there was more]")
         if result.timed_out:
             parts.append(f"[stopped after {LIMITS.wall_seconds:g} seconds]")
-        elif not result.ok:
+        elif result.exit_code:
             parts.append(f"[exit code {result.exit_code}]")
         return ToolOutput((TextBlock("\n".join(part.rstrip() for part in parts if part) or "[no output]"),))
 
