@@ -1,9 +1,11 @@
-"""The server in each replica of the tests on Ray Serve."""
+"""The server in each replica of the tests and the benchmark on Ray Serve."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+
+from pydantic import BaseModel
 
 from ors_gym.types import TextBlock, ToolOutput
 from ors_gym_server import Environment, create_app, tool
@@ -12,8 +14,14 @@ from ors_gym_server.app import ORSApp
 __all__ = ["app_factory"]
 
 
+class Pace(BaseModel):
+    """How long a piece of work takes."""
+
+    seconds: float = 0.05
+
+
 class Bench(Environment):
-    """Counts, and can end its process."""
+    """Counts to twelve, and can end its process."""
 
     count = 0
 
@@ -32,10 +40,10 @@ class Bench(Environment):
         return "Work."
 
     @tool
-    async def work(self) -> ToolOutput:
+    async def work(self, params: Pace) -> ToolOutput:
         """One more."""
         self.count += 1
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(params.seconds)
         return ToolOutput((TextBlock(str(self.count)),), reward=1.0, finished=self.count >= 12)
 
     @tool
