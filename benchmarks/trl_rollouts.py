@@ -1,6 +1,6 @@
 """GRPOTrainer steps through TRL's OpenReward adapter and through ors_gym_trl: same model, tasks, server, one run.
 
-    python benchmarks/trl_rollouts.py
+    python benchmarks/trl_rollouts.py [adapters] [samplers]
 
 Episodes of three tool calls on the reference server, which runs in a process of its own. The model is the demo's tiny
 one, taught how a call is written. Three comparisons:
@@ -18,10 +18,13 @@ import copy
 import logging
 import os
 import random
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,17 +105,17 @@ class Timing:
     rollout: float
     outside: float
     calls: float
+    sampling: float = 0.0
+    """The part of a rollout in which something was being sampled, where that is known."""
 
 
-def main() -> None:
-    """Start the server in a process of its own, and compare."""
-    import socket
-    import subprocess
-
+@contextmanager
+def running_server() -> Iterator[str]:
+    """The server's url."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, str(port)])
+    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
     try:
         while True:
             try:
@@ -120,19 +123,29 @@ def main() -> None:
                 break
             except OSError:
                 time.sleep(0.05)
-        compare(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
 
 
-def compare(url: str) -> None:
-    """Print the tables."""
+def main() -> None:
+    """Compare what is named on the command line, or everything."""
     import torch
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    asked = sys.argv[1:] or ["adapters", "samplers"]
+    with running_server() as url:
+        if "adapters" in asked:
+            compare_adapters(url)
+        if "samplers" in asked:
+            compare_samplers(url)
+
+
+def compare_adapters(url: str) -> None:
+    """Print how long steps take through TRL's adapter and through ours."""
     print("| split | episodes | TRL rollout s | ours s | ratio | TRL outside s | ours outside s | calls TRL/ours |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for split, episodes, steps in (("slow", 32, 2), ("slow", 64, 2), ("instant", 32, 4), ("instant", 64, 4)):
@@ -143,12 +156,16 @@ def compare(url: str) -> None:
             f"| {theirs.outside:.2f} | {ours.outside:.2f} | {theirs.calls:.2f}/{ours.calls:.2f} |",
             flush=True,
         )
-    print("\n| sampled by | episodes | rollout s |\n|---|---|---|", flush=True)
+
+
+def compare_samplers(url: str) -> None:
+    """Print what padded generate and continuous batching take under a heavy tail."""
+    print("\n| sampled by | episodes | rollout s | of it sampling s |\n|---|---|---|---|", flush=True)
     for continuous in (False, True):
         for episodes in (32, 128):
             timing = with_ors_gym(url, "tail", episodes, 3, use_transformers_continuous_batching=continuous)
             name = "continuous batching" if continuous else "padded generate"
-            print(f"| {name} | {episodes} | {timing.rollout:.2f} |", flush=True)
+            print(f"| {name} | {episodes} | {timing.rollout:.2f} | {timing.sampling:.2f} |", flush=True)
 
 
 def with_ors_gym(url: str, split: str, episodes: int, steps: int, **settings: Any) -> Timing:
@@ -159,15 +176,17 @@ def with_ors_gym(url: str, split: str, episodes: int, steps: int, **settings: An
     limits = RolloutLimits(max_turns=CALLS)
     with ORSRollouts(url, env_name="buttons", split=split, max_turn_tokens=8, limits=limits) as rollouts:
         calls: list[int] = []
+        sampling: list[float] = []
 
         def count(batch: RolloutBatch) -> None:
+            sampling.append(batch.sampling_seconds)
             calls.extend(len(trajectory.transitions) for trajectory in batch.trajectories)
 
         rollouts.listeners.append(count)
         slots = {"rollout_func": rollouts.rollout_func, "reward_funcs": rollouts.reward_funcs}
         with trainer_of(rollouts.train_dataset, episodes, steps, slots, settings) as trainer:
             rollout, outside = timed(trainer)
-        return Timing(rollout, outside, sum(calls) / len(calls))
+        return Timing(rollout, outside, sum(calls) / len(calls), median(sampling))
 
 
 def with_trl(url: str, split: str, episodes: int, steps: int) -> Timing:
@@ -243,10 +262,10 @@ def timed(trainer: Any) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] == ["--serve"]:
         import uvicorn
         from openreward.environments import Server
 
-        uvicorn.run(Server([Buttons]).app, port=int(sys.argv[1]), log_level="critical", access_log=False)
+        uvicorn.run(Server([Buttons]).app, port=int(sys.argv[2]), log_level="critical", access_log=False)
     else:
         main()
