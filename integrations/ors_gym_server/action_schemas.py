@@ -249,5 +249,5 @@ def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _stacked(space: spaces.Space[Any], items: list[Any]) -> Any:
-    empty = create_empty_array(space, len(items))
+    empty: Any = create_empty_array(space, len(items))
     return concatenate(space, items, empty) if items else empty

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast, get_type_hints
 
 import httpx
@@ -37,15 +37,13 @@ def _wait(result: Any) -> Any:
     """The result of a method that may be asynchronous, also where an event loop is running."""
     if not isinstance(result, Awaitable):
         return result
-    answer: list[Any] = []
+    waiting: Awaitable[Any] = result
 
-    async def waited() -> Any:
-        return await cast("Awaitable[Any]", result)
+    async def wait() -> Any:
+        return await waiting
 
-    thread = threading.Thread(target=lambda: answer.append(asyncio.run(waited())))
-    thread.start()
-    thread.join()
-    return answer[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(wait())).result()
 
 
 def _is_mcp(schema: Mapping[str, Any]) -> bool:
