@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -28,6 +29,7 @@ from ors_gym.session import Session
 from ors_gym.testing import check_server
 from ors_gym_ray.directory import replica_of
 from ors_gym_ray.serving import serve_app
+from ors_gym_server.app import ORSApp
 from tests.ors_servers import free_port
 from tests.ray_clusters import connected
 from tests.serve_replica import app_factory
@@ -44,22 +46,25 @@ MAX_SESSIONS = 4
 MAX_REPLICAS = 4
 
 
+def bench_app(factory: Callable[[], ORSApp]) -> serve.Application:
+    return serve_app(
+        factory,
+        max_sessions_per_replica=MAX_SESSIONS,
+        target_sessions_per_replica=3,
+        max_replicas=MAX_REPLICAS,
+        downscale_delay_seconds=0.5,
+        metrics_seconds=0.3,
+        replica_options={"num_cpus": 0, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}},
+    )
+
+
 @pytest.fixture(scope="module")
 def url(ray_cluster: Cluster) -> Iterator[str]:
     """An application whose replicas take four sessions and are wanted to have three."""
     port = free_port()
     with connected(ray_cluster):
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-        application = serve_app(
-            app_factory,
-            max_sessions_per_replica=MAX_SESSIONS,
-            target_sessions_per_replica=3,
-            max_replicas=MAX_REPLICAS,
-            downscale_delay_seconds=0.5,
-            metrics_seconds=0.3,
-            replica_options={"num_cpus": 0, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}},
-        )
-        serve.run(application)
+        serve.run(bench_app(app_factory))
         yield f"http://127.0.0.1:{port}"
         serve.shutdown()
 
@@ -74,11 +79,11 @@ async def num_taking() -> int:
     return sum(not draining for _, draining in (await replicas()).values())
 
 
-async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
+async def until(condition: Callable[[], Coroutine[None, None, bool]], pause_seconds: float = 0.1) -> None:
     try:
         async with asyncio.timeout(60):
             while not await condition():
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause_seconds)
     except TimeoutError:
         status = serve.status().applications["default"].deployments["Replica"]
         raise AssertionError(f"{condition.__name__} never came true: {await replicas()}, {status}") from None
@@ -133,7 +138,7 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
         async with ORSClient(url) as client:
             policy = ScriptedPolicy([ToolCall("work", {})] * 12)
             runner = EpisodeRunner(client, policy)
-            tasks = [TaskRef("bench", "train", index) for index in range(20)]
+            tasks = [TaskRef("bench", "train", index) for index in range(12)]
             playing = run_groups(runner, tasks, 2, failures=FailurePolicy(retries=0), max_concurrent_groups=6)
             async for group in playing:
                 seen[await num_taking()] += 1
@@ -187,6 +192,30 @@ def test_a_killed_replica_loses_its_sessions_and_no_other(run: Callable, url: st
                 runner = EpisodeRunner(client, ScriptedPolicy([ToolCall("work", {})] * 12))
                 trajectory = await runner.run_episode(TaskRef("bench", "train", 0))
                 assert trajectory.stop_reason is StopReason.FINISHED
+
+    run(conversation())
+
+
+def test_sessions_of_the_old_version_end_on_it_and_deleting_waits_for_none(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            old = client.session("bench", split="train", index=0)
+            await old.open()
+            before = set(await replicas())
+            updating = asyncio.create_task(asyncio.to_thread(serve.run, bench_app(partial(app_factory))))
+
+            async def new_version_runs() -> bool:
+                assert await work(old) <= 11
+                return bool(set(await replicas()) - before)
+
+            await until(new_version_runs, pause_seconds=3.0)
+            async with opened(client, 1) as (fresh,):
+                assert replica_of(fresh.id) not in before
+                count = await work(old)
+                assert count > 1
+                await old.close()
+                await updating
+                await asyncio.to_thread(serve.delete, "default")  # with `fresh` open
 
     run(conversation())
 

@@ -83,10 +83,10 @@ class Replica:
         """Stop when the last session has ended. Serve calls this, and waits for it, before it ends the process."""
         self._draining = True
         self._changed.set()
-        asked = asyncio.create_task(self._until_deleted())
-        while not asked.done() and not self._is_empty:
-            await asyncio.wait([asked], timeout=GAP_SECONDS)
-        asked.cancel()
+        deleted = asyncio.create_task(self._until_deleted())
+        while not deleted.done() and not self._is_empty:
+            await asyncio.wait([deleted], timeout=GAP_SECONDS)
+        deleted.cancel()
         self._reporting.cancel()
         self._server.should_exit = True
         await self._serving
@@ -142,9 +142,10 @@ class Replica:
     async def _until_deleted(self) -> None:
         """Wait until the whole application is deleted: then no request will come any more, and no session will end."""
         while True:
-            application = (await asyncio.to_thread(serve.status)).applications.get(self._app_name)
-            if application is None or application.status == "DELETING":
-                return
+            with contextlib.suppress(RayError, RayServeException):  # the controller is being started again
+                application = (await asyncio.to_thread(serve.status)).applications.get(self._app_name)
+                if application is not None and application.status == "DELETING":
+                    return
             await asyncio.sleep(STATUS_SECONDS)
 
 

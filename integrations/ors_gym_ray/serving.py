@@ -74,10 +74,14 @@ def serve_app(
         drain_seconds: How long a replica may wait for its sessions to end, when Serve has decided to stop it. What is
             left then is lost. Longer than your longest episode.
         replica_options: Ray's options for a replica's process (``num_cpus``, ``resources``, ``runtime_env``, …).
-        num_doors: Processes that pass requests on; one carries some hundred requests a second.
+        num_doors: Processes that pass requests on.
         num_sessions: Asks the server that ``app_factory`` made how many sessions it has; by default its attribute
             ``num_sessions``.
         max_request_bytes: A larger request is refused with 413.
+
+    Serve's own proxies in Python take some 30 ms for a request and 200 requests a second (measured on two cores). With
+    ``RAY_SERVE_ENABLE_HA_PROXY=1`` in the environment of every node they are replaced by HAProxy, which comes with
+    ``ray[serve]``: 1 ms and 800 requests a second.
 
     Replicas listen at their node's address on a free port, so that the doors reach them: whoever is in the cluster's
     network can, too. Give the server an API key if that is not only you.
