@@ -63,5 +63,8 @@ def ors_gym_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project as a package, as an index would hold it."""
     folder = tmp_path_factory.mktemp("wheels")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No matching distribution found for hatchling" in built.stderr:
+        pytest.skip("pip finds no hatchling: no package index is reached from here")
+    assert built.returncode == 0, built.stderr
     return next(folder.glob("*.whl"))

@@ -45,7 +45,10 @@ def test_it_has_the_files_that_authors_expect_and_none_of_the_template_s_names(t
 
 
 def test_every_server_is_started_in_the_same_way():
-    mains = {(TEMPLATES / kind / "server.py").read_text().partition("def main()")[2] for kind in (*ARCHETYPES, "gym")}
+    mains = {
+        (TEMPLATES / kind / "server.py").read_text().partition("def main()")[2]
+        for kind in (*ARCHETYPES, "gym", "openenv")
+    }
     assert len(mains) == 1
 
 
@@ -81,9 +84,11 @@ def test_nothing_is_written_over(tmp_path: Path):
     assert [path.name for path in (tmp_path / "game").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("source", ["gym:NoSuch-v0", "gym:no_such_module:A-v0", "gym:", "openai:x", "chess"])
+@pytest.mark.parametrize(
+    "source", ["gym:NoSuch-v0", "gym:no_such_module:A-v0", "gym:", "openai:x", "chess", "openenv:x"]
+)
 def test_a_source_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path, source: str):
-    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|there is no archetype|gym:"):
+    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|no URL"):
         scaffold(tmp_path / "lake", source)
     assert not any(tmp_path.iterdir())
 
@@ -107,7 +112,7 @@ def test_the_command_says_what_it_wrote_and_what_to_try(tmp_path: Path, capsys: 
     assert cli.main(["new", str(tmp_path / "lake")]) == 2
     assert "not empty" in capsys.readouterr().err
     assert cli.main(["new", str(tmp_path / "pond"), "--from", "FrozenLake-v1"]) == 2
-    assert "write gym:ID" in capsys.readouterr().err
+    assert "write gym:ID or openenv:URL" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

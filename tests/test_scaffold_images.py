@@ -15,10 +15,12 @@ import pytest
 from ors_gym_server.scaffold import scaffold
 from tests.images import Image, ImageBuilder, missing
 
+LACKING = missing()
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(bool(missing()), reason=f"images are built without an engine, and {missing()}"),
+    pytest.mark.skipif(bool(LACKING), reason=f"images are not built here: {LACKING}"),
 ]
 FILES = {"Dockerfile": 8080, "Dockerfile.spaces": 7860}
 

@@ -27,7 +27,7 @@ from ors_gym_server.scaffold.gates import check_gates
 from tests.ors_servers import RunningServer, serve, serve_app
 
 KINDS = [*ARCHETYPES, "gym:FrozenLake-v1"]
-OWN_MODULES = ("server", "tasks", "player", "drawing", "rollout")
+OWN_MODULES = ("server", "tasks", "player", "drawing", "rollout", "ray_app")
 
 
 def why_no_sandbox() -> str:
@@ -46,7 +46,8 @@ def why_no_sandbox() -> str:
 
 @contextlib.contextmanager
 def modules_of(folder: Path, *names: str) -> Iterator[list[ModuleType]]:
-    """The folder's own modules, imported as a program that runs there imports them."""
+    """The folder's own modules, imported as a program that runs there imports them, in the place of any other's."""
+    others = {name: sys.modules.pop(name) for name in OWN_MODULES if name in sys.modules}
     sys.path.insert(0, str(folder))
     try:
         yield [importlib.import_module(name) for name in names]
@@ -54,6 +55,7 @@ def modules_of(folder: Path, *names: str) -> Iterator[list[ModuleType]]:
         sys.path.remove(str(folder))
         for name in OWN_MODULES:
             sys.modules.pop(name, None)
+        sys.modules.update(others)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -139,6 +141,21 @@ def test_the_agent_s_shell_sees_the_data_and_not_the_answers(running: RunningSer
     assert silent == "[no output]"
 
 
+@pytest.mark.slow
+def test_an_openenv_server_s_environment_is_scaffolded_and_played(tmp_path: Path):
+    pytest.importorskip("openenv")
+    from openenv.core.env_server import create_fastapi_app
+
+    from tests.openenv_environments import WalkAction, WalkEnvironment, WalkObservation
+
+    app = create_fastapi_app(WalkEnvironment, WalkAction, WalkObservation, max_concurrent_envs=2, mode="simulation")
+    with serve_app(app, ws="websockets-sansio") as running:
+        scaffold(tmp_path / "walk", f"openenv:{running.url}")
+        gates = list(check_gates(tmp_path / "walk"))
+    assert [gate.passed for gate in gates] == [True] * 4, gates
+    assert 'dependencies = ["ors-gym[openenv]"]' in (tmp_path / "walk/pyproject.toml").read_text()
+
+
 # ------------------------------------------------------------------- gates
 
 
@@ -179,22 +196,34 @@ def test_gates_of_something_else_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path):
-    """All but those of pip, docker and git: the first two are tried with the images, and the last needs an account."""
+    """All but those of pip, docker, git and Ray's ``serve``: of images, accounts and clusters there are other tests."""
     folder = tmp_path / "code-breaker"
     scaffold(folder, "game")
     blocks = re.findall(r"^```sh\n(.*?)^```$", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
-    tried = [line for line in commands if not re.match("python -m pip|docker|git clone|python server.py &", line)]
-    assert len(tried) == 7
-    (folder / "space").mkdir()
+    tried = [line for line in commands if not re.match("python -m pip|docker|git|serve|python server.py &", line)]
+    assert len(tried) == 7, commands
+    (tmp_path / "space").mkdir()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with serve_new(folder) as url:
         for line in tried:
             command = ["sh", "-c", line.replace("http://127.0.0.1:8080", url)]
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert (folder / "space/Dockerfile").read_text() == (folder / "Dockerfile.spaces").read_text()
-    assert (folder / "space/README.md").read_text().startswith("---\ntitle: CodeBreaker\n")
+    assert (tmp_path / "space/Dockerfile").read_text() == (folder / "Dockerfile.spaces").read_text()
+    assert (tmp_path / "space/README.md").read_text().startswith("---\ntitle: CodeBreaker\n")
+    assert {path.name for path in (tmp_path / "space").iterdir()} >= {".dockerignore", "server.py", "pyproject.toml"}
+
+
+@pytest.mark.slow
+def test_what_the_readme_says_of_ray_serve_makes_an_application(tmp_path: Path):
+    ray_serve = pytest.importorskip("ray.serve")
+    scaffold(tmp_path / "code-breaker", "game")
+    readme = (tmp_path / "code-breaker/README.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (tmp_path / "code-breaker/ray_app.py").write_text(snippet)
+    with modules_of(tmp_path / "code-breaker", "ray_app") as (ray_app,):
+        assert isinstance(ray_app.app, ray_serve.Application)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ ARCHETYPES: Mapping[str, str] = {
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
 MAX_NAME_LENGTH = 40
+DEPENDENCIES = '["ors-gym[server]"]'
 EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}
 """Packages of Gymnasium's own environments that do not run without one of its extras."""
 
@@ -45,7 +46,8 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
 
     Args:
         folder: Where; it does not exist yet, or is empty. ``code-breaker`` holds the environment ``CodeBreaker``.
-        archetype: One of :data:`ARCHETYPES`, or ``gym:ID`` for a Gymnasium environment.
+        archetype: One of :data:`ARCHETYPES`, ``gym:ID`` for a Gymnasium environment, or ``openenv:URL`` for the
+            environment of an OpenEnv server, which has to run.
 
     Returns:
         The files that were written.
@@ -68,14 +70,18 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
         "my-environment": name.lower().replace("_", "-"),
         "myenvironment": class_name.lower(),
     }
-    kind, colon, env_id = archetype.partition(":")
-    if colon and kind == "gym":
-        requirements = _requirements(env_id)
-        words |= {"FrozenLake-v1": env_id, '["ors-gym[server]"]': _toml(["ors-gym[server]", *requirements])}
+    kind, _, source = archetype.partition(":")
+    if kind == "gym":
+        words |= {"FrozenLake-v1": source, DEPENDENCIES: _toml("ors-gym[server]", *_gym_requirements(source))}
+    elif kind == "openenv":
+        _check_openenv(source)
+        words |= {"http://localhost:8000": source, DEPENDENCIES: _toml("ors-gym[openenv]")}
     elif archetype not in ARCHETYPES:
-        raise ScaffoldError(f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID")
+        raise ScaffoldError(
+            f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID and openenv:URL"
+        )
     texts = dict(_templates(kind))
-    taken = {word for path, text in texts.items() if path.suffix == ".py" for word in _identifiers(text)}
+    taken = {word for path, text in texts.items() if path.suffix == ".py" for word in _identifiers(text)} - words.keys()
     if class_name in taken:
         raise ScaffoldError(f"{class_name} means something else in the environment's code: take another name")
     words["ABOUT"] = _with(words, texts.pop(PurePosixPath("about.md")).strip())
@@ -115,14 +121,14 @@ def _with(words: Mapping[str, str], text: str) -> str:
     return re.sub(pattern, lambda found: words[found[0]], text)
 
 
-def _toml(requirements: list[str]) -> str:
+def _toml(*requirements: str) -> str:
     return "[" + ", ".join(f'"{each}"' for each in requirements) + "]"
 
 
-# ------------------------------------------------------------------- Gymnasium
+# ------------------------------------------------------------------- environments that there are
 
 
-def _requirements(env_id: str) -> list[str]:
+def _gym_requirements(env_id: str) -> list[str]:
     """What has to be installed for a Gymnasium environment, beside Gymnasium."""
     try:
         environment = as_ors_environment(env_id)
@@ -136,3 +142,17 @@ def _requirements(env_id: str) -> list[str]:
         extras = [extra for package, extra in EXTRAS.items() if module.startswith(package)]
         return [f"gymnasium[{extra}]" for extra in extras]
     return importlib.metadata.packages_distributions().get(top, [])
+
+
+def _check_openenv(url: str) -> None:
+    """See that there is one."""
+    if not re.fullmatch(r"https?://[\w.:/\[\]-]+", url):
+        raise ScaffoldError(f"{url!r} is no URL of an OpenEnv server, such as http://localhost:8000")
+    try:
+        from ors_gym_server.openenv_adapter import from_openenv
+
+        from_openenv(url)
+    except ModuleNotFoundError as error:
+        raise ScaffoldError(f"openenv: needs the package {error.name}: pip install 'ors-gym[openenv]'") from None
+    except (ConnectionError, ValueError) as error:
+        raise ScaffoldError(f"openenv:{url}: {error}") from None

@@ -25,6 +25,7 @@ examples:
   ors-gym new sales-questions --archetype sandbox
   ors-gym new lake --from gym:FrozenLake-v1             a Gymnasium environment; its tasks are seeds
   ors-gym new grid --from gym:minigrid:MiniGrid-Empty-5x5-v0
+  ors-gym new maze --from openenv:http://localhost:8000 an OpenEnv server's, which runs already
 
 The environment has the folder's name: code-breaker holds CodeBreaker, codebreaker on the wire.
 """
@@ -35,14 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="where; new or empty, and the environment's name")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--archetype", choices=list(ARCHETYPES), default="game", help="(default: %(default)s)")
-    start.add_argument("--from", dest="source", metavar="gym:ID", help="a Gymnasium environment to serve")
+    start.add_argument("--from", dest="source", metavar="KIND:WHAT", help="what there is already: gym:ID, openenv:URL")
 
 
 def new_command(arguments: argparse.Namespace, console: Console) -> int:
     """Write the folder, and say what to try."""
     source: str | None = arguments.source
-    if source is not None and not source.startswith("gym:"):
-        raise InputError(f"--from {source}: write gym:ID, such as gym:FrozenLake-v1")
+    if source is not None and not source.startswith(("gym:", "openenv:")):
+        raise InputError(f"--from {source}: write gym:ID or openenv:URL, such as gym:FrozenLake-v1")
     try:
         written = scaffold(arguments.folder, source or arguments.archetype)
     except ScaffoldError as error:

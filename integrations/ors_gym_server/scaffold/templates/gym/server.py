@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from ors_gym_server import as_openreward, serve
-from ors_gym_server.gymnasium_adapter import as_ors_environment
+from ors_gym_server import as_openreward, as_ors_environment, serve
 
 from tasks import SPLITS
 

@@ -11,9 +11,10 @@ from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, TaskRef, Trajectory
 from player import Player
 
 
-async def play(url: str, split: str, index: int, max_turns: int) -> Trajectory:
+async def play(url: str, split: str | None, index: int, max_turns: int) -> Trajectory:
     """One episode of one task by our player."""
     async with ORSClient(url, api_key=os.environ.get("ORS_API_KEY")) as client:
+        split = split or (await client.list_splits("myenvironment"))[0].name
         runner = EpisodeRunner(client, Player(), limits=RolloutLimits(max_turns))
         return await runner.run_episode(TaskRef("myenvironment", split, index))
 
@@ -22,9 +23,9 @@ def main() -> int:
     """Play, and print the episode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8080")
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--split", help="default: the first")
     parser.add_argument("--index", type=int, default=0)
-    parser.add_argument("--max-turns", type=int, default=1000)
+    parser.add_argument("--max-turns", type=int, default=1000, help="an episode of more is cut: exit status 1")
     arguments = parser.parse_args()
     episode = asyncio.run(play(arguments.url, arguments.split, arguments.index, arguments.max_turns))
     for message in episode.messages[: len(episode.messages) - len(episode.completion)]:
