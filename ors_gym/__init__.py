@@ -32,6 +32,7 @@ from ors_gym.errors import (
     ToolFailedError,
     TransportError,
 )
+from ors_gym.janitor import Janitor
 from ors_gym.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.portal import Portal, shared_portal
@@ -89,6 +90,7 @@ __all__ = [
     "GroupCandidate",
     "GroupScore",
     "ImageBlock",
+    "Janitor",
     "Message",
     "NotFoundError",
     "ORSClient",

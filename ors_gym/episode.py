@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -97,8 +97,6 @@ class EpisodeRunner:
             ORS has no word for it (two tools of one session may run at once on a server, but whether they get in
             each other's way only the environment's author knows), so it is said here. Neighbours in a message
             that may run at once do; any other call waits for those before it, and those after it for it.
-        on_session: Told the episode's and the session's id when a session is open: whoever may have to clean up
-            behind this process keeps them.
     """
 
     def __init__(
@@ -111,7 +109,6 @@ class EpisodeRunner:
         toolset: str | None = None,
         tools: ToolList | None = None,
         parallel_tool_calls: bool | Collection[str] = False,
-        on_session: Callable[[str, str], None] | None = None,
     ) -> None:
         if isinstance(parallel_tool_calls, str):
             raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
@@ -122,7 +119,6 @@ class EpisodeRunner:
         self._toolset = toolset
         self._tools = tools
         self._parallel = parallel_tool_calls
-        self._on_session = on_session
         self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
 
     async def run_episode(
@@ -134,7 +130,7 @@ class EpisodeRunner:
             raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
         async with self._places:
             episode = _Episode(episode_id or uuid.uuid4().hex, task, attempt, policy, self.limits, self._parallel)
-            await episode.play(self._session(task), self._tools, self._on_session)
+            await episode.play(self._session(task), self._tools)
         return episode.trajectory()
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
@@ -202,15 +198,11 @@ class _Episode:
         self.failure: Failure | None = None
         self.seconds = 0.0
 
-    async def play(
-        self, opening: Session, tools: ToolList | None, on_session: Callable[[str, str], None] | None
-    ) -> None:
+    async def play(self, opening: Session, tools: ToolList | None) -> None:
         started = time.monotonic()
         deadline = asyncio.timeout(self.limits.max_episode_seconds)
         try:
             async with deadline, opening as session:
-                if on_session is not None:
-                    on_session(self.episode_id, session.id)
                 tools = await session.list_tools() if tools is None else tools
                 self.messages.extend(await session.get_messages())
                 while self.stop_reason is None:
