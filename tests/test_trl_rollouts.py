@@ -141,18 +141,17 @@ def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
     rollouts._portal.run(host.client.aclose())
 
 
-def test_only_episodes_that_ran_out_of_tokens_count_as_clipped(make_rollouts: Callable, tmp_path: Path):
+def test_only_episodes_whose_last_turn_was_cut_off_count_as_clipped(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts(max_turn_tokens=48, parser=Says(ToolCall("look")))
     batches: list[RolloutBatch] = []
     rollouts.listeners.append(batches.append)
-    trainer = make_trainer(rollouts, tmp_path, max_steps=1)
+    trainer = make_trainer(rollouts, tmp_path, max_steps=1, max_completion_length=256)
 
     trainer.train()
 
     logs = next(entry for entry in trainer.state.log_history if "reward" in entry)
     clipped = [t.stop_reason is StopReason.MAX_TOKENS for t in batches[0].trajectories]
     assert logs["completions/clipped_ratio"] == pytest.approx(sum(clipped) / len(clipped))
-    assert not all(clipped)
 
 
 def test_an_episode_never_grows_beyond_the_completion_length(make_rollouts: Callable, tmp_path: Path):
