@@ -57,7 +57,8 @@ class Replica:
         self._changed = asyncio.Event()
         self._count(self._app)  # if it cannot be asked, that is said now
         self._listener = _listen()
-        self._url = "http://{}:{}".format(*self._listener.getsockname()[:2])
+        address, port = self._listener.getsockname()[:2]
+        self._url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
         self._server = _server(self._gate)
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
         while not self._server.started:
@@ -109,8 +110,12 @@ class Replica:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         session_id = headers.get(b"x-session-id", b"").decode("latin-1").strip()
         if session_id and replica_of(session_id) != self._name:  # it meant another that had this address before
-            await send({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b"the session is lost: its replica is gone"})
+            await send(
+                {"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]}
+            )
+            await send(
+                {"type": "http.response.body", "body": b'{"detail": "the session is lost: its replica is gone"}'}
+            )
             return
         try:
             await self._app(scope, receive, send)
