@@ -130,7 +130,7 @@ class Janitor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ors_gym.janitor", str(os.getpid())],
+            [sys.executable, "-c", "from ors_gym.janitor import main; main()", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -215,5 +215,6 @@ async def _end_with(parent: int, notes: asyncio.StreamReader) -> None:
     notes.feed_eof()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be the janitor of the process whose id is the argument."""
     asyncio.run(_main(int(sys.argv[1])))
