@@ -113,10 +113,11 @@ class ORSRolloutWorker:
             )
             for name, source in sources.items()
         }
-        self._named = [(name, task) for name, source in sources.items() for task in source.train_tasks()]
-        self.tasks = TaskSampler([task for _, task in self._named], seed=seed)
+        owned = [(source, task) for source in sources.values() for task in source.train_tasks()]
+        self.tasks = TaskSampler([task for _, task in owned], seed=seed)
         """Which task next; its ``state_dict`` continues the order in another run."""
-        self._source_of = {id(task): sources[name] for name, task in self._named}
+        # By identity: environments of a mix may have equal tasks, and the sampler yields these very objects.
+        self._source_of = {id(task): source for source, task in owned}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None

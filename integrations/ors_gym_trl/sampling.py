@@ -66,7 +66,7 @@ class Sampler(Protocol):
 
 
 class BusyClock:
-    """Wall time during which at least one thing is under way. For one thread at a time, or under the caller's lock."""
+    """Wall time during which at least one thing is under way, told by any thread."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
