@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -66,6 +67,26 @@ def test_the_image_is_built_started_as_its_user_on_its_port_and_played(image: tu
         assert played.returncode == 0, played.stdout + played.stderr
         assert played.stdout.strip().endswith("finished, return 1.0")
     assert process.returncode == -signal.SIGTERM  # by itself, within its time: not killed
+
+
+def test_a_container_that_is_given_a_key_asks_for_it(builder: ImageBuilder):
+    made = builder.build("Dockerfile.spaces")
+    with builder.running(made, {"ORS_API_KEY": "a-secret"}) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        curl = [
+            "curl",
+            "-sS",
+            "-o",
+            os.devnull,
+            "-w",
+            "%{http_code}",
+            f"http://127.0.0.1:{made.port}/list_environments",
+        ]
+        answers = [
+            inside(process, *curl, *key, cwd=builder.context).stdout for key in ([], ["-H", "X-API-Key: a-secret"])
+        ]
+    assert answers == ["401", "200"]
 
 
 def test_what_the_two_files_have_in_common_is_run_once(builder: ImageBuilder):
