@@ -24,7 +24,7 @@ from string import Template
 from ray import serve
 
 from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, ScriptedPolicy, TaskRef, ToolCall
-from ors_gym_ray.serving import serve_app
+from ors_gym_ray import serve_app
 from tests.ors_servers import free_port
 from tests.ray_clusters import connected, start_cluster
 from tests.serve_replica import app_factory

@@ -27,8 +27,8 @@ from ors_gym import (
 )
 from ors_gym.session import Session
 from ors_gym.testing import check_server
+from ors_gym_ray import serve_app
 from ors_gym_ray.directory import replica_of
-from ors_gym_ray.serving import serve_app
 from ors_gym_server.app import ORSApp
 from tests.ors_servers import free_port
 from tests.ray_clusters import connected

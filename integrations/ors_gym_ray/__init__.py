@@ -1,8 +1,19 @@
-"""ORS episodes on Ray actors: many concurrent sessions on many processes and machines.
+"""ORS on Ray: episodes on actors, on many processes and machines, and servers on Ray Serve."""
 
-ORS servers on Ray Serve are in :mod:`ors_gym_ray.serving`, which needs ``ray[serve]``.
-"""
+from typing import TYPE_CHECKING, Any
 
 from ors_gym_ray.pool import RolloutPool
 
-__all__ = ["RolloutPool"]
+if TYPE_CHECKING:
+    from ors_gym_ray.serving import serve_app
+
+__all__ = ["RolloutPool", "serve_app"]
+
+
+def __getattr__(name: str) -> Any:
+    """``serve_app`` needs ``ray[serve]``, and a second to import it: it is there when it is asked for."""
+    if name == "serve_app":
+        from ors_gym_ray.serving import serve_app
+
+        return serve_app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
