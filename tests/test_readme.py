@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chat_server import says, serve_chat
 from tests.ors_servers import RunningServer, serve
 from tests.tiny import Buttons, make_model, make_tokenizer
 
@@ -20,6 +22,7 @@ BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```$", (ROOT / "README.md").read_te
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 ADDRESS = "http://127.0.0.1:8080"
+ENDPOINT = "http://127.0.0.1:8000/v1"
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +42,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def run(command: list[str], folder: Path) -> str:
     """Run a command as a user would, in a folder of its own; its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -61,9 +67,30 @@ def test_a_snippet_runs_as_it_stands(snippet: str, server: RunningServer, model:
     assert not server.live_sessions
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("ors-gym")])
-def test_a_command_of_ors_gym_runs_as_it_stands(command: str, server: RunningServer, tmp_path: Path):
-    assert "buttons" in run(shlex.split(command.replace(ADDRESS, server.url)), tmp_path)
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("ors-gym") and ADDRESS in line])
+def test_a_command_for_a_server_runs_as_it_stands(command: str, server: RunningServer, tmp_path: Path):
+    with serve_chat() as chat:
+        chat.answers = [says("enough")]
+        command = command.replace(ADDRESS, server.url).replace(ENDPOINT, chat.url)
+
+        assert "buttons" in run(shlex.split(command), tmp_path)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("ors-gym serve")])
+def test_a_command_that_serves_says_where_and_stops_on_sigterm(command: str, tmp_path: Path):
+    free_port = [*shlex.split(command), "--port", "0"]
+    with subprocess.Popen(free_port, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        said = serving.stdout.readline()
+        serving.terminate()
+
+        assert said.startswith("Serving at http://127.0.0.1:")
+        assert serving.wait(60) in (0, -signal.SIGTERM)
+
+
+def test_the_commands_that_make_an_environment_work_one_after_another(tmp_path: Path):
+    for command in (line for line in COMMANDS if line.startswith(("ors-gym new", "ors-gym gates"))):
+        assert run(shlex.split(command), tmp_path)
 
 
 def test_the_first_snippet_prints_what_its_comments_say(server: RunningServer, tmp_path: Path):
