@@ -34,12 +34,7 @@ from tests.ors_servers import free_port
 from tests.ray_clusters import connected
 from tests.serve_replica import app_factory
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(180),
-    # Serve 2.60 closes what belongs to its own event loop when it is collected.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SESSIONS = 4
@@ -77,6 +72,10 @@ async def replicas() -> dict[str, tuple[int, bool]]:
 
 async def num_taking() -> int:
     return sum(not draining for _, draining in (await replicas()).values())
+
+
+async def one_runs() -> bool:
+    return len(await replicas()) == 1
 
 
 async def until(condition: Callable[[], Coroutine[None, None, bool]], pause_seconds: float = 0.1) -> None:
@@ -130,9 +129,6 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
 
     async def two_are_left() -> bool:
         return await num_taking() <= 2
-
-    async def one_runs() -> bool:
-        return len(await replicas()) == 1
 
     async def conversation() -> None:
         async with ORSClient(url) as client:
@@ -199,6 +195,7 @@ def test_a_killed_replica_loses_its_sessions_and_no_other(run: Callable, url: st
 def test_sessions_of_the_old_version_end_on_it_and_deleting_waits_for_none(run: Callable, url: str):
     async def conversation() -> None:
         async with ORSClient(url) as client:
+            await until(one_runs)  # Serve begins no update while a replica is being drained
             old = client.session("bench", split="train", index=0)
             await old.open()
             before = set(await replicas())

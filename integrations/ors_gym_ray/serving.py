@@ -13,7 +13,8 @@ Why not one deployment and a request router? Serve takes a replica from its rout
 it. Requests under way are let end, but a session is many requests: the next one would reach another replica, which does
 not know it. (The consistent-hash router moves sessions for the same reason, and when a replica is added, too.) So the
 way from the door to a replica is not Serve's, and what Serve does best stays with it: placement, autoscaling, health,
-restarts, rolling updates, in which the sessions of the old version end on the old version.
+restarts, and rolling updates, in which the sessions of the old version end on the old version. (Serve begins an update
+when no replica is being drained because there were too many.)
 """
 
 from __future__ import annotations
