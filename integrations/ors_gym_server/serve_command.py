@@ -17,8 +17,8 @@ from rich.console import Console
 from ors_gym.command import InputError, at_least
 from ors_gym.play import print_tools, say
 from ors_gym_server.environment import Environment
-from ors_gym_server.gymnasium_adapter import as_ors_environment
 from ors_gym_server.limits import Limits
+from ors_gym_server.ports.gymnasium_adapter import as_ors_environment
 from ors_gym_server.serve import serve
 
 __all__ = ["add_options", "serve_command"]
@@ -174,7 +174,7 @@ def _near(env_id: str) -> str:
 
 def _openenv(source: Any, arguments: argparse.Namespace) -> Any:
     try:
-        from ors_gym_server.openenv_adapter import from_openenv
+        from ors_gym_server.ports.openenv_adapter import from_openenv
     except ModuleNotFoundError as error:
         raise InputError(f"openenv: needs the package {error.name}: pip install 'ors-gym[openenv]'") from None
     settings = _settings(arguments.set)

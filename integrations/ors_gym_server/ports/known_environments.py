@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import gymnasium
 from gymnasium import spaces
 
-from ors_gym_server.action_tools import names_fit
+from ors_gym_server.ports.action_tools import names_fit
 
 __all__ = ["Formatter", "Known", "action_names_of", "known_of"]
 

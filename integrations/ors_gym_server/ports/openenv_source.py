@@ -14,7 +14,7 @@ from openenv.core.env_server.mcp_types import ListToolsAction
 from openenv.core.env_server.types import Action
 
 from ors_gym.types import Split, Task, ToolSpec
-from ors_gym_server.openenv_episode import AnyOpenEnv, LocalEpisode, RemoteEpisode, RemoteServer
+from ors_gym_server.ports.openenv_episode import AnyOpenEnv, LocalEpisode, RemoteEpisode, RemoteServer
 
 __all__ = ["LocalSource", "OpenEnvTasks", "RemoteSource"]
 

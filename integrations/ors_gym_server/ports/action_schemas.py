@@ -2,7 +2,7 @@
 
 One rule for every kind of space: :func:`schema_of` says in JSON Schema what :func:`decode` takes, and :func:`describe`
 says it in words. A schema cannot say everything (not that a float32 must be finite), so what is decoded is asked of the
-space itself in the end; see :mod:`ors_gym_server.action_tools`.
+space itself in the end; see :mod:`ors_gym_server.ports.action_tools`.
 """
 
 from __future__ import annotations

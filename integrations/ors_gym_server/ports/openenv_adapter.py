@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from ors_gym.types import Block, ImageBlock, Split, Task, TextBlock, ToolList, ToolOutput, ToolSpec
 from ors_gym_server.environment import Environment
-from ors_gym_server.gymnasium_adapter import DEFAULT_SPLITS
-from ors_gym_server.observation_text import observation_blocks
-from ors_gym_server.openenv_episode import (
+from ors_gym_server.ports.gymnasium_adapter import DEFAULT_SPLITS
+from ors_gym_server.ports.observation_text import observation_blocks
+from ors_gym_server.ports.openenv_episode import (
     AnyOpenEnv,
     LocalEpisode,
     Payload,
@@ -36,8 +36,8 @@ from ors_gym_server.openenv_episode import (
     RemoteServer,
     ServerRefusal,
 )
-from ors_gym_server.openenv_source import LocalSource, RemoteSource
-from ors_gym_server.seed_tasks import SeedTasks, Tasks
+from ors_gym_server.ports.openenv_source import LocalSource, RemoteSource
+from ors_gym_server.ports.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["OpenEnvORSEnvironment", "from_openenv"]
 
@@ -235,8 +235,8 @@ def from_openenv(
             session then has a connection of its own to the same server, with the client's headers).
         name: Of the class, and so of the environment (default: what the environment calls itself).
         action: The class of its actions, where ``step`` is not annotated with it.
-        splits: Seeds, as for :func:`~ors_gym_server.gymnasium_adapter.as_ors_environment`; not for an environment that
-            has tasks of its own. A task's ``options`` are further arguments of ``reset``.
+        splits: Seeds, as for :func:`~ors_gym_server.as_ors_environment`; not for an environment that has tasks of its
+            own. A task's ``options`` are further arguments of ``reset``.
         formatter: Writes an observation, without reward and metadata, as text.
         instructions: What the agent is told first (default: what the environment says of itself).
         state: The environment's state comes with each result, in the metadata.

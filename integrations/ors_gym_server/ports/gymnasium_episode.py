@@ -13,8 +13,8 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from ors_gym.types import Block, Task, TextBlock, ToolOutput
-from ors_gym_server.known_environments import Formatter, known_of
-from ors_gym_server.observation_text import as_json, image_block, observation_blocks, plain_text
+from ors_gym_server.ports.known_environments import Formatter, known_of
+from ors_gym_server.ports.observation_text import as_json, image_block, observation_blocks, plain_text
 
 __all__ = ["AnyEnv", "Episode", "Recipe", "Screen", "about"]
 

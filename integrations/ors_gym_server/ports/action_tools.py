@@ -2,7 +2,7 @@
 
 What is named is called by its name: the values of a Discrete space (``left``, ``right``), the components of a list
 (``steer``, ``gas``, ``brake``), the parts of a Tuple, the options of a OneOf. What is not has the form of its kind
-(:mod:`ors_gym_server.action_schemas`).
+(:mod:`ors_gym_server.ports.action_schemas`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from ors_gym.types import ToolSpec
-from ors_gym_server.action_schemas import components, decode, describe, object_schema, schema_of
+from ors_gym_server.ports.action_schemas import components, decode, describe, object_schema, schema_of
 
 __all__ = ["ActionTools", "InvalidActionError"]
 

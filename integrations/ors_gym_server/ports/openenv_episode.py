@@ -18,7 +18,7 @@ from openenv.core.env_server.types import Action, Observation
 from openenv.core.generic_client import GenericEnvClient
 from websockets.exceptions import ConnectionClosed
 
-from ors_gym_server.observation_text import as_json
+from ors_gym_server.ports.observation_text import as_json
 
 __all__ = ["AnyOpenEnv", "LocalEpisode", "Payload", "RemoteEpisode", "RemoteServer", "ServerRefusal"]
 

@@ -22,11 +22,11 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
-from ors_gym_server.action_tools import ActionTools, InvalidActionError
 from ors_gym_server.environment import Environment
-from ors_gym_server.gymnasium_episode import AnyEnv, Episode, Recipe, about
-from ors_gym_server.known_environments import Formatter, action_names_of, known_of
-from ors_gym_server.seed_tasks import SeedTasks, Tasks
+from ors_gym_server.ports.action_tools import ActionTools, InvalidActionError
+from ors_gym_server.ports.gymnasium_episode import AnyEnv, Episode, Recipe, about
+from ors_gym_server.ports.known_environments import Formatter, action_names_of, known_of
+from ors_gym_server.ports.seed_tasks import SeedTasks, Tasks
 
 __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
 
@@ -139,12 +139,12 @@ def as_ors_environment(
         splits: The seeds of each split, as a range or a sequence; in place of a seed there may be a mapping of ``seed``
             and ``options`` for ``reset``. No task may be in two splits. The default has 1,000 for ``train``, 100 for
             ``validation`` and 100 for ``test``.
-        action_names: What the actions are called; see :class:`~ors_gym_server.action_tools.ActionTools`. By default the
-            names are used that are known of the environment (:mod:`ors_gym_server.known_environments`).
+        action_names: What the actions are called; see :class:`~ors_gym_server.ports.action_tools.ActionTools`. By
+            default the names that are known of the environment (:mod:`ors_gym_server.ports.known_environments`).
         tool_per_action: Each named action is a tool of its own, instead of a value of the tool ``step``.
         observation_names: What the components of the observation are called.
         formatter: ``formatter(observation, info)`` writes it as text, instead of
-            :mod:`ors_gym_server.observation_text`.
+            :mod:`ors_gym_server.ports.observation_text`.
         render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
             ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
         instructions: What the agent is told first (default: what the environment's documentation tells of the task).

@@ -1,0 +1,1 @@
+"""Environments that exist already, as ORS environments: Gymnasium's and OpenEnv's."""
