@@ -103,16 +103,10 @@ class ORSRolloutWorker:
             timeout_seconds=args.vllm_server_timeout,
         )
         sources = rollouts.sources
-        self._policies = {
-            name: TokenPolicy(
-                ChatTokenizer(tokenizer, source.template_options, stops),
-                source.parser,
-                self._sampler.submit,
-                max_completion_tokens=args.max_completion_length,
-                max_turn_tokens=source.max_turn_tokens,
-            )
-            for name, source in sources.items()
+        self._tokenizers = {
+            name: ChatTokenizer(tokenizer, source.template_options, stops) for name, source in sources.items()
         }
+        self._max_completion_length: int = args.max_completion_length
         owned = [(source, task) for source in sources.values() for task in source.train_tasks()]
         self.tasks = TaskSampler([task for _, task in owned], seed=seed)
         """Which task next; its ``state_dict`` continues the order in another run."""
@@ -196,9 +190,15 @@ class ORSRolloutWorker:
     async def _play(self, group_id: int, task: TaskRef) -> None:
         started, version = time.monotonic(), self.model_version
         source = self._source_of[id(task)]
-        policy = self._policies[source.name]
+        policy = TokenPolicy(  # of this group: the tokens of attempts that failed go with it
+            self._tokenizers[source.name],
+            source.parser,
+            self._sampler.submit,
+            max_completion_tokens=self._max_completion_length,
+            max_turn_tokens=source.max_turn_tokens,
+        )
         *replaced, group = await source.play(task, self._num_generations, policy, training=True)
-        records = {m.episode_id: policy.records.pop(m.episode_id, None) for m in group.members}
+        records = {member.episode_id: policy.records.get(member.episode_id) for member in group.members}
         returns = combine_scores([source.worth.of(group, member) for member in group.members], group.scores)
         stale = self.model_version - version > self._max_staleness
         samples = [] if stale else self._samples(source, group, returns, records, version, group_id)
