@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
@@ -166,6 +167,27 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
                     assert not draining & {replica_of(session.id) for session in fresh}
                 assert draining <= set(await replicas())
             await until(one_runs)
+
+    run(conversation())
+
+
+def kill(deployment: str) -> None:
+    """Kill a deployment's replicas without a word."""
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if f"#{deployment}#" in actor["name"]:
+            ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+
+
+def test_without_the_directory_and_the_door_sessions_only_wait(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            async with opened(client, 1) as (session,):
+                kill("Directory")
+                assert await work(session) == 1
+                async with opened(client, 1) as (fresh,):
+                    assert await work(fresh) == 1
+                kill("Door")
+                assert await work(session) == 2
 
     run(conversation())
 

@@ -39,6 +39,9 @@ __all__ = ["SessionPolicy", "serve_app"]
 MANY = 100_000
 """Requests at once for a deployment whose requests mostly wait; Serve's own limit is 5."""
 
+HEALTH_SECONDS = 2.0
+"""How soon a process that has died is noticed, and another one started in its place."""
+
 DRAIN_LOOP_SECONDS = 0.2
 """How soon a replica that is to stop hears of it."""
 
@@ -115,9 +118,11 @@ def serve_app(
             ray_actor_options=dict(replica_options or {}),
             graceful_shutdown_timeout_s=drain_seconds,
             graceful_shutdown_wait_loop_s=DRAIN_LOOP_SECONDS,
+            health_check_period_s=HEALTH_SECONDS,
         )
     light: dict[str, Any] = {
         "max_ongoing_requests": MANY,
+        "health_check_period_s": HEALTH_SECONDS,
         "ray_actor_options": {"num_cpus": 0},
         "logging_config": LoggingConfig(enable_access_log=False),
     }

@@ -151,15 +151,16 @@ def list_schema(items: list[dict[str, Any]]) -> dict[str, Any]:
 def _number_schema(low: Any, high: Any, kind: str) -> dict[str, Any]:
     """A number of JSON type ``kind`` between two bounds of a NumPy type, either of which may be infinite.
 
-    Bounds of float32 are written as short as they are read back: 0.4, not 0.4000000059604645.
+    A bound of float32 has two decimal forms, the exact 0.4000000059604645 and the short 0.4 that is read back as it.
+    The wider of the two is taken, so that both are allowed.
     """
     schema: dict[str, Any] = {"type": kind}
     if kind == "boolean":
         return schema
     if np.isfinite(low):
-        schema["minimum"] = _plain(low)
+        schema["minimum"] = min(_plain(low), low.item())
     if np.isfinite(high):
-        schema["maximum"] = _plain(high)
+        schema["maximum"] = max(_plain(high), high.item())
     return schema
 
 
