@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ors_gym import Message, TaskRef, TextBlock, ToolCall, ToolList, ToolSpec
 from ors_gym.policy import Reply, Turn
 from ors_gym.types import ToolCallBlock, ToolResultBlock
+from ors_gym_trl.images import Pictures
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling import Sampled
 from ors_gym_trl.tokens import ChatTokenizer
@@ -31,7 +32,7 @@ class Samples:
         self.turns = list(turns)
         self.asked: list[tuple[list[int], int]] = []
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures]) -> Future[Sampled]:
         self.asked.append((list(prompt), max_new_tokens))
         ids = self.turns[len(self.asked) - 1]
         values = [-float(i) - 1.0 for i in range(len(ids))]
@@ -119,7 +120,7 @@ def test_a_result_that_leaves_no_room_for_another_turn_ends_the_episode():
 
 def test_the_models_positions_limit_the_whole_conversation():
     sampler = Samples([[5] * 50])
-    room = len(CHAT.prompt_ids(PROMPT, TOOLS)) + 3
+    room = len(CHAT.prompt(PROMPT, TOOLS).ids) + 3
     policy = TokenPolicy(
         CHAT, Says(ToolCall("look")), sampler.submit, max_completion_tokens=1000, max_context_tokens=room
     )

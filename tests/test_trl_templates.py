@@ -77,7 +77,7 @@ def check(chat: ChatTokenizer, kind: str) -> None:
     """What is put between two turns ends a rendered conversation, says what followed, and repeats nothing sampled."""
     reply, following = REPLIES[kind]
 
-    between = chat.tokenizer.decode(chat.between_ids(reply, [following], TOOLS))
+    between = chat.tokenizer.decode(chat.between(reply, [following], TOOLS).ids)
 
     try:
         chat_with = chat_messages([*PROMPT, reply, following])
@@ -102,14 +102,14 @@ def test_what_stands_between_turns_is_what_the_models_own_template_puts_there(na
 def test_a_template_that_cannot_hold_a_conversation_with_tools_is_refused(name: str):
     with pytest.raises(TemplateError):
         chat = chat_tokenizer(name, REFUSED[name])
-        chat.prompt_ids(PROMPT, TOOLS)
+        chat.prompt(PROMPT, TOOLS)
         check(chat, "one call")
 
 
 def outcome(name: str, ends: list[str], kind: str) -> str:
     try:
         chat = chat_tokenizer(name, ends)
-        chat.prompt_ids(PROMPT, TOOLS)
+        chat.prompt(PROMPT, TOOLS)
         check(chat, kind)
     except (TemplateError, AssertionError) as error:
         return f"{type(error).__name__}: {str(error)[:60]}"

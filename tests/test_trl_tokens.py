@@ -85,7 +85,7 @@ def test_the_ids_between_turns_continue_the_template_exactly(template: str, call
         chat_messages([*PROMPT, reply, results]), tools=chat_tools(TOOLS), tokenize=False, add_generation_prompt=True
     )
 
-    between = ChatTokenizer(tokenizer).between_ids(reply, [results], TOOLS)
+    between = ChatTokenizer(tokenizer).between(reply, [results], TOOLS).ids
 
     assert tokenizer.decode(tokenizer(before)["input_ids"] + between) == whole
 
@@ -95,7 +95,7 @@ def test_an_error_for_the_model_is_put_between_turns_as_a_user_message(template:
     tokenizer = byte_tokenizer(template)
     reply = Message("assistant", (TextBlock("<tool_call>{"),))
 
-    between = ChatTokenizer(tokenizer).between_ids(reply, [Message("user", (TextBlock("unreadable"),))], TOOLS)
+    between = ChatTokenizer(tokenizer).between(reply, [Message("user", (TextBlock("unreadable"),))], TOOLS).ids
 
     assert "unreadable" in tokenizer.decode(between)
     assert "<tool_call>{" not in tokenizer.decode(between)
@@ -111,7 +111,7 @@ def test_a_prompt_is_rendered_as_the_template_renders_it(template: str):
         return_dict=False,
     )
 
-    assert ChatTokenizer(tokenizer).prompt_ids(PROMPT, TOOLS) == expected
+    assert ChatTokenizer(tokenizer).prompt(PROMPT, TOOLS).ids == expected
 
 
 @pytest.mark.parametrize("following", ["tool results", "a message"])
@@ -124,10 +124,10 @@ def test_reasoning_stays_as_it_was_sampled(template: str, following: str):
     spoken, answer = Message("assistant", (TextBlock("hm"),)), Message("user", (TextBlock("no"),))
     reply, then = (calling, results) if following == "tool results" else (spoken, answer)
 
-    thinking = chat.between_ids(Message("assistant", (thought, *reply.blocks)), [then], TOOLS)
+    thinking = chat.between(Message("assistant", (thought, *reply.blocks)), [then], TOOLS)
 
-    assert thinking == chat.between_ids(reply, [then], TOOLS)
-    assert "look first" not in tokenizer.decode(thinking)
+    assert thinking == chat.between(reply, [then], TOOLS)
+    assert "look first" not in tokenizer.decode(thinking.ids)
 
 
 def test_a_template_that_rewrites_finished_turns_is_refused_with_what_to_do():
@@ -139,7 +139,7 @@ def test_a_template_that_does_not_show_the_tools_is_refused():
     hiding = byte_tokenizer(QWEN.replace("{{ tools | tojson }}", ""))
 
     with pytest.raises(TemplateError, match="look, press missing"):
-        ChatTokenizer(hiding).prompt_ids(PROMPT, TOOLS)
+        ChatTokenizer(hiding).prompt(PROMPT, TOOLS)
 
 
 def test_a_template_without_a_place_for_tool_results_serves_conversations_without_tools():
@@ -149,9 +149,9 @@ def test_a_template_without_a_place_for_tool_results_serves_conversations_withou
     chat = ChatTokenizer(byte_tokenizer(strict))
     reply, results = reply_and_results([("look", "red")])
 
-    assert chat.between_ids(Message("assistant", (TextBlock("hm"),)), [Message("user", (TextBlock("no"),))], ToolList())
+    assert chat.between(Message("assistant", (TextBlock("hm"),)), [Message("user", (TextBlock("no"),))], ToolList())
     with pytest.raises(TemplateError, match="no tools here"):
-        chat.between_ids(reply, [results], TOOLS)
+        chat.between(reply, [results], TOOLS)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused():

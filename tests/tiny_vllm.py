@@ -6,18 +6,24 @@ Both sample from the very model object that they are given, so a trainer's weigh
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from trl.generation.vllm_generation import VLLMGeneration
+
+from ors_gym.types import ImageBlock
+from ors_gym_trl.images import Pictures, VisionProcessor, read_image
 
 __all__ = ["CompletionsServer", "TinyLLM", "colocated_generation", "in_server_mode"]
 
@@ -26,7 +32,13 @@ _one_at_a_time = threading.Lock()
 
 @torch.no_grad()
 def sample_turn(
-    model: Any, prompt: Sequence[int], *, temperature: float, max_tokens: int, seed: int | None = None
+    model: Any,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    max_tokens: int,
+    seed: int | None = None,
+    see: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {},
 ) -> tuple[list[int], list[float]]:
     """Sample until the end-of-sequence token, which is the last of the ids, or the limit."""
     draw = torch.Generator()
@@ -34,14 +46,21 @@ def sample_turn(
     ids, logprobs = list(prompt), []
     with _one_at_a_time:
         for _ in range(max_tokens):
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float() / temperature
+            inputs = torch.tensor([ids])
+            logits = model(input_ids=inputs, **see(inputs)).logits[0, -1].float() / temperature
             distribution = logits.log_softmax(dim=-1)
             token = int(torch.multinomial(distribution.exp(), 1, generator=draw))
             ids.append(token)
             logprobs.append(float(distribution[token]))
-            if token == model.config.eos_token_id:
+            if token == model.config.get_text_config().eos_token_id:
                 break
     return ids[len(prompt) :], logprobs
+
+
+def seen(vision: VisionProcessor, images: list[Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the model is given beside the ids of one row with these images."""
+    tensors = vision.processor.image_processor(images=images, return_tensors="pt")
+    return vision.inputs(ids, [Pictures((), tuple(images), tensors)])
 
 
 @dataclass
@@ -56,6 +75,10 @@ class CompletionsServer:
     """Statuses of the next answers, before it begins to sample."""
     cut: bool = False
     """Break every connection in the middle of the answer."""
+    vision: VisionProcessor | None = None
+    """Of a model that takes images; without it the server is one that was not started to."""
+    images: dict[str, str] = field(default_factory=dict)
+    """What was rendered: data URLs, by hash."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
@@ -66,8 +89,50 @@ class CompletionsServer:
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/completions", self.completions, methods=["POST"]),
+                *(self.image_routes if self.vision is not None else ()),
             ]
         )
+
+    @property
+    def image_routes(self) -> list[Route]:
+        return [
+            Route("/v1/chat/completions/render", self.render, methods=["POST"]),
+            Route("/inference/v1/generate", self.generate, methods=["POST"]),
+        ]
+
+    async def render(self, request: Request) -> Response:
+        body = await request.json()
+        urls = [part["image_url"]["url"] for message in body["messages"] for part in message["content"]]
+        hashes = [hashlib.sha256(url.encode()).hexdigest() for url in urls]
+        self.images |= dict(zip(hashes, urls, strict=True))
+        places = [{"offset": 1, "length": 1} for _ in urls]  # in a conversation that nobody asks about
+        return JSONResponse({"features": {"mm_hashes": {"image": hashes}, "mm_placeholders": {"image": places}}})
+
+    async def generate(self, request: Request) -> Response:
+        assert self.vision is not None
+        body = await request.json()
+        self.requests.append(body)
+        features, prompt, parameters = body["features"], body["token_ids"], body["sampling_params"]
+        assert parameters["output_kind"] == 2
+        for place in features["mm_placeholders"]["image"]:
+            run = prompt[place["offset"] : place["offset"] + place["length"]]
+            assert set(run) == {self.vision.image_token_id}
+        files = [self.images[key].removeprefix("data:image/png;base64,") for key in features["mm_hashes"]["image"]]
+        ids, logprobs = await asyncio.to_thread(
+            sample_turn,
+            self.model,
+            prompt,
+            temperature=parameters["temperature"],
+            max_tokens=parameters["max_tokens"],
+            seed=parameters["seed"],
+            see=partial(seen, self.vision, [read_image(ImageBlock(file, "image/png")) for file in files]),
+        )
+        entries = [
+            {"token": f"token_id:{token}", "logprob": value, "top_logprobs": []}
+            for token, value in zip(ids, logprobs, strict=True)
+        ]
+        choice = {"index": 0, "finish_reason": "length", "token_ids": ids, "logprobs": {"content": entries}}
+        return JSONResponse({"request_id": body["request_id"], "choices": [choice]})
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"data": [{"id": "tiny"}]})
@@ -92,7 +157,7 @@ class CompletionsServer:
             )
         finally:
             self.under_way -= 1
-        finish = "stop" if ids[-1] == self.model.config.eos_token_id else "length"
+        finish = "stop" if ids[-1] == self.model.config.get_text_config().eos_token_id else "length"
         tokens = [f"token_id:{token}" for token in ids] if self.answers != "text" else ["look"] * len(ids)
         choice = {
             "index": 0,
@@ -110,6 +175,7 @@ class TinyLLM:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.vision: VisionProcessor | None = None
         self.batches: list[int] = []
         self.asleep: set[str] = set()
         self.sleeps = 0
@@ -117,11 +183,15 @@ class TinyLLM:
     def generate(self, prompts: list[dict[str, Any]], sampling_params: Any, use_tqdm: bool) -> list[Any]:
         assert not self.asleep, f"asked while {self.asleep} sleep"
         self.batches.append(len(prompts))
-        return [self._output(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
+        return [self._output(prompt, sampling_params) for prompt in prompts]
 
-    def _output(self, prompt: list[int], parameters: Any) -> Any:
+    def _output(self, row: dict[str, Any], parameters: Any) -> Any:
+        prompt, see = row["prompt_token_ids"], lambda ids: {}
+        if "multi_modal_data" in row:
+            images = row["multi_modal_data"]["image"]
+            see = partial(seen, self.vision, images if isinstance(images, list) else [images])
         ids, logprobs = sample_turn(
-            self.model, prompt, temperature=parameters.temperature, max_tokens=parameters.max_tokens
+            self.model, prompt, temperature=parameters.temperature, max_tokens=parameters.max_tokens, see=see
         )
         values = [{token: SimpleNamespace(rank=1, logprob=value)} for token, value in zip(ids, logprobs, strict=True)]
         return SimpleNamespace(

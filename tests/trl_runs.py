@@ -58,6 +58,7 @@ def make_trainer(
     callbacks: Any = None,
     reward_funcs: Any = None,
     tokenizer: Any = None,
+    model: Any = None,
     max_positions: int = 512,
     **settings: Any,
 ) -> GRPOTrainer:
@@ -83,8 +84,9 @@ def make_trainer(
         dataloader_pin_memory=False,
         **(defaults | settings),
     )
-    model = make_model(tokenizer, seed=0)
-    model.config.max_position_embeddings = max_positions
+    if model is None:
+        model = make_model(tokenizer, seed=0)
+        model.config.max_position_embeddings = max_positions
     return GRPOTrainer(
         model=model,
         processing_class=tokenizer,

@@ -8,9 +8,10 @@ is imported.
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.callbacks import ReportCallback, TrajectoryCallback
 from ors_gym_trl.checks import SamplingMismatchError
+from ors_gym_trl.images import ImagesNotSupportedError
 from ors_gym_trl.rollouts import ORSRollouts, Rollouts
 from ors_gym_trl.sampling import Sampled, Sampler, SamplingError
-from ors_gym_trl.tokens import ImagesNotSupportedError, TemplateError
+from ors_gym_trl.tokens import TemplateError
 
 __all__ = [
     "ImagesNotSupportedError",

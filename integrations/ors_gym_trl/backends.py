@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from accelerate import DistributedType  # type: ignore[import-untyped]
 from trl import GRPOConfig, GRPOTrainer
 
+from ors_gym_trl.images import VisionProcessor
 from ors_gym_trl.in_process import ContinuousSampler, PaddedSampler
 from ors_gym_trl.sampling import Sampler
 from ors_gym_trl.vllm import ColocatedSampler, ServerSampler, server_url
@@ -19,7 +20,7 @@ __all__ = ["check_backend", "make_sampler"]
 log = logging.getLogger(__name__)
 
 
-def make_sampler(trainer: GRPOTrainer) -> Sampler:
+def make_sampler(trainer: GRPOTrainer, vision: VisionProcessor | None = None) -> Sampler:
     """The sampler of one rollout.
 
     ============================================  =====================================
@@ -32,10 +33,10 @@ def make_sampler(trainer: GRPOTrainer) -> Sampler:
     ============================================  =====================================
     """
     if trainer.use_vllm:
-        return ServerSampler.of_trainer(trainer) if trainer.vllm_mode == "server" else ColocatedSampler(trainer)
+        return ServerSampler.of_trainer(trainer, vision) if trainer.vllm_mode == "server" else ColocatedSampler(trainer)
     if trainer.use_transformers_continuous_batching:
         return ContinuousSampler(trainer)
-    return PaddedSampler(trainer)
+    return PaddedSampler(trainer, vision)
 
 
 def check_backend(trainer: GRPOTrainer) -> None:

@@ -99,7 +99,8 @@ def _recompute(trainer: GRPOTrainer, rows: Sequence[TokenRecord]) -> list[list[f
     """The log-probability of each completion token by one plain forward pass, as the trainer will compute it."""
     width = max(len(row.ids) for row in rows)
     with model_for_generation(trainer) as model:
-        ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
+        pad = cast("Any", trainer)._tokenizer.pad_token_id
+        ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=model.device)
         seen = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
         logits: Any = model(input_ids=ids, attention_mask=seen).logits
     scaled = logits.float() / cast("GRPOConfig", trainer.args).temperature

@@ -17,7 +17,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ors_gym.portal import Portal
-from ors_gym_trl.sampling import BatchSampler, BusyClock, Sampled, SamplingError
+from ors_gym_trl.images import Pictures, VisionProcessor
+from ors_gym_trl.sampling import Asked, BatchSampler, BusyClock, Sampled, SamplingError
 
 __all__ = ["ContinuousSampler", "PaddedSampler", "model_for_generation", "stop_tokens"]
 
@@ -53,17 +54,22 @@ def stop_tokens(trainer: GRPOTrainer) -> frozenset[int]:
 class _SampledLogprobs(LogitsProcessor):
     """Keeps the log-probability of each sampled token, one step's logits in memory at a time.
 
-    They are taken at the sampling temperature but before top-k, top-p and penalties, as the trainer computes them.
+    They are taken at the sampling temperature but before top-k, top-p and penalties, as the trainer computes them, and
+    before what must never be sampled is left out: a model's image tokens.
     """
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float, never: Sequence[int] = ()) -> None:
         self._temperature = temperature
+        self._never = list(never)
         self._last: torch.Tensor | None = None
         self._columns: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self._take(input_ids)
         self._last = scores.float() / self._temperature
+        if self._never:
+            scores = scores.clone()
+            scores[:, self._never] = -torch.inf
         return scores
 
     def _take(self, input_ids: torch.Tensor) -> None:
@@ -81,9 +87,10 @@ class _SampledLogprobs(LogitsProcessor):
 class PaddedSampler(BatchSampler):
     """Samples with the model's ``generate``, a padded batch of whatever is ready at a time."""
 
-    def __init__(self, trainer: GRPOTrainer) -> None:
+    def __init__(self, trainer: GRPOTrainer, vision: VisionProcessor | None = None) -> None:
         super().__init__()
         self._trainer = trainer
+        self._vision = vision
         self._model: Any = None
         self._config: Any = trainer.generation_config
         self._stops = stop_tokens(trainer)
@@ -98,24 +105,29 @@ class PaddedSampler(BatchSampler):
             finally:
                 self._model = None
 
-    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[Sampled]:
+    def sample(self, asked: Sequence[Asked]) -> list[Sampled]:
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
-        width = max(map(len, prompts))
+        lengths = [len(one.prompt) for one in asked]
+        width = max(lengths)
         device = self._model.device
-        padded = [[self._pad_token_id] * (width - len(ids)) + list(ids) for ids in prompts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-        logprobs = _SampledLogprobs(self._config.temperature)
+        pads = [[self._pad_token_id] * (width - len(one.prompt)) for one in asked]
+        ids = torch.tensor([pad + list(one.prompt) for pad, one in zip(pads, asked, strict=True)], device=device)
+        mask = [[0] * (width - length) + [1] * length for length in lengths]
+        pictures = [each for one in asked for each in one.pictures]
         config = copy.copy(self._config)
-        config.max_new_tokens = max(max_new_tokens)
+        config.max_new_tokens = max(one.max_new_tokens for one in asked)
+        config.suppress_tokens = None
+        logprobs = _SampledLogprobs(self._config.temperature, self._config.suppress_tokens or ())
         sequences = self._model.generate(
-            input_ids=torch.tensor(padded, device=device),
+            input_ids=ids,
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,
             logits_processor=LogitsProcessorList([logprobs]),
+            **(self._vision.inputs(ids, pictures) if self._vision is not None else {}),
         )
         sampled = sequences[:, width:].tolist()
-        rows = zip(sampled, logprobs.finish(sequences).tolist(), max_new_tokens, strict=True)
-        return [Sampled.cut(ids, lps, limit, self._stops) for ids, lps, limit in rows]
+        rows = zip(sampled, logprobs.finish(sequences).tolist(), asked, strict=True)
+        return [Sampled.cut(ids, lps, one.max_new_tokens, self._stops) for ids, lps, one in rows]
 
 
 CPU_CACHE_BLOCKS = 64
@@ -172,9 +184,10 @@ class ContinuousSampler:
                 # The manager leaves the model in eval mode, with which the trainer would log training as evaluation.
                 model.train(training)
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
-        """Add a request; the manager's thread answers it."""
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures] = ()) -> Future[Sampled]:
+        """Add a request; the manager's thread answers it. TRL refuses vision-language models here."""
         assert self._loop is not None
+        assert not pictures
         return self._loop.submit(self._sample(list(prompt), max_new_tokens))
 
     async def _sample(self, prompt: list[int], max_new_tokens: int) -> Sampled:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ors_gym.actions import ActionParser
 from ors_gym.policy import Reply, Turn
+from ors_gym_trl.images import Pictures
 from ors_gym_trl.sampling import Sampled
 from ors_gym_trl.tokens import ChatTokenizer, TokenRecord
 
@@ -19,7 +20,7 @@ __all__ = ["TokenPolicy"]
 class Submit(Protocol):
     """What a policy asks of a :class:`~ors_gym_trl.sampling.Sampler`."""
 
-    def __call__(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
+    def __call__(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures]) -> Future[Sampled]:
         """Start sampling a turn."""
         ...
 
@@ -66,7 +67,7 @@ class TokenPolicy:
         )
         if budget <= 0:
             return Reply(truncated=True, num_tokens=0)
-        sampled = await asyncio.wrap_future(self._submit(record.ids, budget))
+        sampled = await asyncio.wrap_future(self._submit(record.ids, budget, tuple(record.pictures.values())))
         record.add_sampled(sampled.ids, sampled.logprobs)
         text = self._tokenizer.decode_turn(sampled.ids)
         if not sampled.ended:
@@ -84,9 +85,12 @@ class TokenPolicy:
     def _continue_record(self, turn: Turn) -> TokenRecord:
         record = self.records.get(turn.episode_id)
         if record is None:
-            record = self.records[turn.episode_id] = TokenRecord(self._tokenizer.prompt_ids(turn.messages, turn.tools))
+            record = self.records[turn.episode_id] = TokenRecord.beginning(
+                self._tokenizer.prompt(turn.messages, turn.tools)
+            )
             return record
         last_reply = max(i for i, message in enumerate(turn.messages) if message.role == "assistant")
         reply, following = turn.messages[last_reply], turn.messages[last_reply + 1 :]
-        record.add_environment(self._tokenizer.between_ids(reply, following, turn.tools))
+        between = self._tokenizer.between(reply, following, turn.tools)
+        record.add_environment(between.ids, between.pictures)
         return record

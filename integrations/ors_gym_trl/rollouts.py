@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 
 import torch
 from datasets import Dataset
+from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
 from ors_gym.actions import ActionParser
@@ -24,6 +25,7 @@ from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
+from ors_gym_trl.images import ImageFeed, VisionProcessor
 from ors_gym_trl.in_process import stop_tokens
 from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
@@ -47,6 +49,8 @@ class Rollouts:
         self.listeners: list[Callable[[RolloutBatch], None]] = []
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
         self._tokenizers: dict[str, ChatTokenizer] = {}
+        self._vision: VisionProcessor | None = None
+        self._feed: ImageFeed | None = None
         self._num_batches = 0
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
@@ -93,15 +97,10 @@ class Rollouts:
         """
         started = time.monotonic()
         if not self._tokenizers:
-            check_trainer(trainer)
-            tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-            self._tokenizers = {
-                name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer))
-                for name, source in self._sources.items()
-            }
+            self._prepare(trainer)
         training = cast("torch.nn.Module", trainer.model).training
         plan = self._plan(prompts, trainer, training)
-        sampler = make_sampler(trainer)
+        sampler = make_sampler(trainer, self._vision)
         policies = self._policies(trainer, sampler)
         with sampler.open():
             played = self._play(plan, policies, sampler, training)
@@ -119,6 +118,8 @@ class Rollouts:
             self._row(records.get(member.episode_id), scored=value is not None or score is not None)
             for member, value, score in zip(members, returns, scores, strict=True)
         ]
+        if self._feed is not None:
+            self._feed.hold(rows, training=training)
         self._num_batches += 1
         if self._num_batches & (self._num_batches - 1) == 0:
             # The first batch, and ever more rarely later: weights can stop reaching a server at any time.
@@ -179,6 +180,19 @@ class Rollouts:
     ) -> None:
         self.close()
 
+    def _prepare(self, trainer: GRPOTrainer) -> None:
+        """Check the trainer, and learn how its model reads conversations."""
+        check_trainer(trainer)
+        tokenizer: Any = trainer.processing_class
+        if isinstance(tokenizer, ProcessorMixin):
+            self._vision = VisionProcessor(tokenizer)
+            self._feed = ImageFeed(self._vision, trainer)
+            tokenizer = self._vision.processor.tokenizer
+        self._tokenizers = {
+            name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
+            for name, source in self._sources.items()
+        }
+
     def _plan(self, prompts: Sequence[Any], trainer: GRPOTrainer, training: bool) -> list[_PlannedGroup]:
         """The groups, or parts of groups, among the prompts. Their borders are counted over all processes."""
         num_generations = (
@@ -229,9 +243,11 @@ class Rollouts:
     def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
         """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
         end_of_sequence = next(iter(self._tokenizers.values())).eos_token_id
-        if record is None or not any(record.mask) or not scored:
-            prompt_ids = record.prompt_ids if record is not None else [end_of_sequence]
-            return TokenRecord(prompt_ids, [end_of_sequence], [0.0], [0])
+        record = record or TokenRecord([end_of_sequence])
+        if not any(record.mask) or not scored:
+            record = TokenRecord.beginning(record.prompt)
+            record.add_environment([end_of_sequence])
+            return record
         record.drop_trailing_environment()
         return record
 

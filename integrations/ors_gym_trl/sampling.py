@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["BatchSampler", "BusyClock", "Sampled", "Sampler", "SamplingError"]
+from ors_gym_trl.images import Pictures
+
+__all__ = ["Asked", "BatchSampler", "BusyClock", "Sampled", "Sampler", "SamplingError"]
 
 
 class SamplingError(RuntimeError):
@@ -52,8 +54,11 @@ class Sampler(Protocol):
         """Hold the model, or the way to it, ready for one rollout."""
         ...
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
-        """Continue ``prompt`` by at most ``max_new_tokens`` tokens. Cancel the future to give the turn up."""
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures] = ()) -> Future[Sampled]:
+        """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
+
+        Cancel the future to give the turn up.
+        """
         ...
 
     def serve(self) -> None:
@@ -96,10 +101,13 @@ class BusyClock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Asked:
+    """A turn that is asked for."""
+
     prompt: Sequence[int]
     max_new_tokens: int
-    answer: Future[Sampled]
+    pictures: Sequence[Pictures] = ()
+    answer: Future[Sampled] = field(default_factory=Future[Sampled])
 
 
 class BatchSampler(ABC):
@@ -109,7 +117,7 @@ class BatchSampler(ABC):
     """Turns sampled in one batch."""
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self.seconds = 0.0
         """Wall time spent sampling so far."""
 
@@ -118,12 +126,12 @@ class BatchSampler(ABC):
         """Hold the model ready for one rollout."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[Sampled]:
+    def sample(self, asked: Sequence[Asked]) -> list[Sampled]:
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures] = ()) -> Future[Sampled]:
         """Put a turn into the next batch."""
-        request = _Request(prompt, max_new_tokens, Future())
+        request = Asked(prompt, max_new_tokens, pictures)
         self._waiting.put(request)
         return request.answer
 
@@ -141,7 +149,7 @@ class BatchSampler(ABC):
             if not requests:
                 continue
             started = time.monotonic()
-            sampled = self.sample([r.prompt for r in requests], [r.max_new_tokens for r in requests])
+            sampled = self.sample(requests)
             self.seconds += time.monotonic() - started
             for request, one in zip(requests, sampled, strict=True):
                 request.answer.set_result(one)

@@ -8,7 +8,7 @@ the chat template: rendered without and with the new messages, the second must c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from trl import get_training_chat_template
 from ors_gym.types import (
     ImageBlock,
     Message,
+    MessageBlock,
     ReasoningBlock,
     TextBlock,
     ToolCallBlock,
@@ -25,28 +26,48 @@ from ors_gym.types import (
     ToolResultBlock,
     text_of,
 )
+from ors_gym_trl.images import ImagesNotSupportedError, Pictures, VisionProcessor
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ChatTokenizer", "ImagesNotSupportedError", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
+__all__ = ["ChatTokenizer", "Stretch", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
 
 
 class TemplateError(ValueError):
     """The tokenizer's chat template cannot be used for multi-turn training; the message says why and what to do."""
 
 
-class ImagesNotSupportedError(NotImplementedError):
-    """An environment showed an image to a model that is trained on text."""
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What the environment and the template put before a turn: token ids, and the images among them."""
+
+    ids: list[int]
+    pictures: Pictures | None = None
 
 
 @dataclass(slots=True)
 class TokenRecord:
-    """One episode as the trainer sees it. The last three lists have one entry per completion token."""
+    """One episode as the trainer sees it: three of the lists have one entry per completion token."""
 
     prompt_ids: list[int]
     completion_ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     mask: list[int] = field(default_factory=list[int])
+    pictures: dict[int, Pictures] = field(default_factory=dict[int, Pictures])
+    """The images of each stretch that has any, by where among all ids it begins."""
+
+    @classmethod
+    def beginning(cls, prompt: Stretch) -> TokenRecord:
+        """An episode of which there is the prompt."""
+        record = cls(prompt.ids)
+        if prompt.pictures is not None:
+            record.pictures[0] = prompt.pictures
+        return record
+
+    @property
+    def prompt(self) -> Stretch:
+        """The prompt, with its images."""
+        return Stretch(self.prompt_ids, self.pictures.get(0))
 
     @property
     def ids(self) -> list[int]:
@@ -61,8 +82,10 @@ class TokenRecord:
         self.logprobs.extend(logprobs)
         self.mask.extend([1] * len(ids))
 
-    def add_environment(self, ids: Sequence[int]) -> None:
-        """Append tokens that the environment and the template put between two turns."""
+    def add_environment(self, ids: Sequence[int], pictures: Pictures | None = None) -> None:
+        """Append tokens that the environment and the template put between two turns, with the images among them."""
+        if pictures is not None:
+            self.pictures[len(self.ids)] = pictures
         self.completion_ids.extend(ids)
         self.logprobs.extend([0.0] * len(ids))
         self.mask.extend([0] * len(ids))
@@ -79,6 +102,7 @@ class TokenRecord:
         """Drop what follows the last sampled token: there is nothing to learn from it."""
         end = len(self.mask) - next((i for i, mask in enumerate(reversed(self.mask)) if mask), len(self.mask))
         del self.completion_ids[end:], self.logprobs[end:], self.mask[end:]
+        self.pictures = {place: each for place, each in self.pictures.items() if place < len(self.ids)}
 
 
 def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
@@ -87,11 +111,13 @@ def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """An ORS conversation as chat templates take it: tool results become messages of the role ``tool``."""
+    """An ORS conversation as chat templates take it: tool results become messages of the role ``tool``.
+
+    Content with images is a list of parts, other content a text.
+    """
     chat: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for message in messages:
-        _refuse_images(message)
         results = [block for block in message.blocks if isinstance(block, ToolResultBlock)]
         for result in results:
             chat.append(
@@ -99,13 +125,13 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
                     "role": "tool",
                     "name": names.get(result.tool_call_id, ""),
                     "tool_call_id": result.tool_call_id,
-                    "content": text_of(result.blocks),
+                    "content": _content(result.blocks),
                 }
             )
-        text = message.text
-        if results and not text:
+        content = _content(message.blocks)
+        if results and not content:
             continue
-        entry: dict[str, Any] = {"role": message.role, "content": text}
+        entry: dict[str, Any] = {"role": message.role, "content": content}
         reasoning = "\n".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
         if reasoning:
             entry["reasoning_content"] = reasoning
@@ -116,15 +142,24 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return chat
 
 
-def _refuse_images(message: Message) -> None:
-    """An image that is left out would be a question without its picture, answered and trained on all the same."""
-    blocks = [inner for b in message.blocks for inner in (b.blocks if isinstance(b, ToolResultBlock) else (b,))]
-    if any(isinstance(block, ImageBlock) for block in blocks):
-        raise ImagesNotSupportedError(
-            "the environment sent an image, and images cannot be trained on: GRPOTrainer hands a rollout function's "
-            "images to no model (TRL 1.16). Train on environments that answer in text, or have this one describe what "
-            "it shows"
-        )
+def _content(blocks: Sequence[MessageBlock]) -> str | list[dict[str, Any]]:
+    """The text of a message, or its text and images as parts."""
+    if not any(isinstance(block, ImageBlock) for block in blocks):
+        return text_of(blocks)
+    texts_and_images = (block for block in blocks if isinstance(block, TextBlock | ImageBlock))
+    return [
+        {"type": "image"} if isinstance(block, ImageBlock) else {"type": "text", "text": block.text}
+        for block in texts_and_images
+    ]
+
+
+def _images_in(messages: Sequence[Message]) -> Iterator[ImageBlock]:
+    """The images, in the order in which :func:`chat_messages` has them."""
+    for message in messages:
+        for block in message.blocks:
+            if isinstance(block, ToolResultBlock):
+                yield from (inner for inner in block.blocks if isinstance(inner, ImageBlock))
+        yield from (block for block in message.blocks if isinstance(block, ImageBlock))
 
 
 def _chat_tool_call(call: ToolCallBlock) -> dict[str, Any]:
@@ -142,6 +177,7 @@ class ChatTokenizer:
         tokenizer: A transformers tokenizer with a chat template.
         template_options: Further variables of the template (``enable_thinking=False``, …).
         stops: The tokens that end a turn, beside the tokenizer's own end-of-sequence token.
+        vision: The model's processor; None for a model of text, to which no image can be shown.
 
     Raises:
         TemplateError: There is no chat template, no end-of-sequence token, or a template that rewrites finished turns
@@ -149,25 +185,33 @@ class ChatTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Any, template_options: Mapping[str, Any] | None = None, stops: Iterable[int] = ()
+        self,
+        tokenizer: Any,
+        template_options: Mapping[str, Any] | None = None,
+        stops: Iterable[int] = (),
+        vision: VisionProcessor | None = None,
     ) -> None:
-        if getattr(tokenizer, "chat_template", None) is None:
+        # A vision-language model's template is its processor's; its tokenizer may have one for text, or none.
+        speaker = tokenizer if vision is None or vision.processor.chat_template is None else vision.processor
+        options = {"chat_template": speaker.chat_template} | dict(template_options or {})
+        if options["chat_template"] is None:
             raise TemplateError("the tokenizer has no chat template; set tokenizer.chat_template to your model's")
         if tokenizer.eos_token_id is None:
             raise TemplateError("the tokenizer has no eos_token; a turn must end with one")
         self.tokenizer = tokenizer
+        self._vision = vision
         self.eos_token_id: int = tokenizer.eos_token_id
         self._ends = [str(tokenizer.eos_token), *(str(tokenizer.decode([token])) for token in stops)]
-        self._options = dict(template_options or {})
+        self._options = options
         self._encoded: dict[str, list[int]] = {}
         if self._fault() is not None:
-            self._options |= _training_template(tokenizer)
+            self._options |= _training_template(speaker)
             fault = self._fault()
             if isinstance(fault, TemplateError):
                 raise fault
 
-    def prompt_ids(self, messages: Sequence[Message], tools: ToolList) -> list[int]:
-        """The ids of an episode's prompt, up to where the model's first turn begins.
+    def prompt(self, messages: Sequence[Message], tools: ToolList) -> Stretch:
+        """An episode's prompt, up to where the model's first turn begins.
 
         Raises:
             TemplateError: The template does not show the model its tools.
@@ -179,12 +223,12 @@ class ChatTokenizer:
                 f"the chat template does not show the model its tools ({', '.join(missing)} missing in the prompt). "
                 "Set tokenizer.chat_template to one that renders tools"
             )
-        return self._encode(text)
+        return self._encode(text, messages)
 
-    def between_ids(self, reply: Message, following: Sequence[Message], tools: ToolList) -> list[int]:
-        """The ids from the end of the model's turn ``reply`` to where its next turn begins.
+    def between(self, reply: Message, following: Sequence[Message], tools: ToolList) -> Stretch:
+        """What lies from the end of the model's turn ``reply`` to where its next turn begins.
 
-        They hold what ``following`` says (tool results, or an error) in the template's words. Of the turn itself only
+        It holds what ``following`` says (tool results, or an error) in the template's words. Of the turn itself only
         the names and ids of its calls matter here: what it says was sampled, and stays as it was.
 
         Raises:
@@ -194,9 +238,10 @@ class ChatTokenizer:
         spoken = Message("assistant", tuple(calls) or (TextBlock("-"),))
         chat = chat_messages([spoken, *following])
         try:
-            return self._encode(self._between(chat, chat_tools(tools)))
+            text = self._between(chat, chat_tools(tools))
         except CANNOT_RENDER as error:
             raise TemplateError(f"the chat template cannot render what follows a turn: {error}") from error
+        return self._encode(text, following)
 
     def decode_turn(self, ids: Sequence[int]) -> str:
         """What the model wrote in a turn, without the end-of-sequence token. For reading only, never encoded again."""
@@ -244,14 +289,32 @@ class ChatTokenizer:
         rendered = self.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options, **self._options)
         return str(rendered)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, messages: Sequence[Message]) -> Stretch:
+        blocks = list(_images_in(messages))
+        if blocks:
+            return self._encode_images(text, blocks)
         # Prompts and results repeat within a group and over a run: most texts were encoded before.
         ids = self._encoded.get(text)
         if ids is None:
             if len(self._encoded) >= 4096:
                 self._encoded.clear()
             ids = self._encoded[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(ids)
+        return Stretch(list(ids))
+
+    def _encode_images(self, text: str, blocks: Sequence[ImageBlock]) -> Stretch:
+        """An image that is left out would be a question without its picture, answered and trained on all the same."""
+        if self._vision is None:
+            raise ImagesNotSupportedError(
+                "the environment sent an image, and the model is trained on text. Train a vision-language model, with "
+                "its processor as the trainer's processing_class; or have the environment describe what it shows"
+            )
+        ids, pictures = self._vision.encode(text, blocks)
+        if self._vision.image_token_id not in ids:
+            raise TemplateError(
+                "the chat template leaves out the images of a message (of a tool's result, perhaps). "
+                "Set the processor's chat_template to one that shows them"
+            )
+        return Stretch(ids, pictures)
 
 
 def _common_length(one: str, other: str) -> int:
@@ -271,11 +334,11 @@ CANNOT_RENDER = (jinja2.TemplateError, TypeError)
 """What templates raise for what they have no place for, such as tool results."""
 
 
-def _training_template(tokenizer: Any) -> dict[str, str]:
-    """TRL's training template in place of the tokenizer's own, as an option; none where TRL has none."""
+def _training_template(speaker: Any) -> dict[str, str]:
+    """TRL's training template in place of a tokenizer's or processor's own, as an option; none where TRL has none."""
     try:
-        template = get_training_chat_template(tokenizer)
+        template = get_training_chat_template(speaker)
     except ValueError:
         return {}
-    log.info("the tokenizer's chat template rewrites finished turns: TRL's training template is used in its place")
+    log.info("the chat template rewrites finished turns: TRL's training template is used in its place")
     return {} if template is None else {"chat_template": template}

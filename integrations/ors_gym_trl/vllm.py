@@ -8,11 +8,13 @@ request a turn. The trainer keeps the server's weights up to date before every r
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import random
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -23,10 +25,14 @@ from trl import GRPOConfig, GRPOTrainer
 from ors_gym.errors import ConnectError, ORSError
 from ors_gym.fastwire import FastWire
 from ors_gym.portal import Portal
+from ors_gym_trl.images import Pictures, VisionProcessor
 from ors_gym_trl.in_process import stop_tokens
-from ors_gym_trl.sampling import BatchSampler, BusyClock, Sampled, SamplingError
+from ors_gym_trl.sampling import Asked, BatchSampler, BusyClock, Sampled, SamplingError
 
 __all__ = ["ColocatedSampler", "ServerSampler", "sampling_parameters", "server_url"]
+
+FINAL_ONLY = 2
+"""What vLLM calls an answer at the end, of whatever was sampled."""
 
 BUSY = frozenset({429, 503})
 """What a server answers that has produced nothing yet and can be asked again."""
@@ -57,7 +63,10 @@ class ServerSampler:
 
     Works with ``vllm serve``, ``trl vllm-serve`` and any server that takes token ids as the prompt and returns the
     sampled ones, as ``token_ids`` (``return_token_ids``) or as ``token_id:…`` (``return_tokens_as_token_ids``), with
-    their log-probabilities. A request is sent again only where nothing was produced: no connection, or 429 or 503.
+    their log-probabilities. Prompts with images go the way that vLLM has for them since 0.30, with
+    ``--enable-scale-out``: ``/v1/chat/completions/render`` computes what the model takes of the images, and
+    ``/inference/v1/generate`` continues the tokens with it. A request is sent again only where nothing was produced:
+    no connection, or 429 or 503.
 
     Args:
         url: The server.
@@ -66,6 +75,7 @@ class ServerSampler:
         model: The model's name there; None asks the server.
         timeout_seconds: How long a server that cannot be reached, or is busy, is asked again.
         api_key: Sent as a bearer token.
+        image_token_id: The token that images are runs of, for a model that takes images.
     """
 
     def __init__(
@@ -77,8 +87,11 @@ class ServerSampler:
         model: str | None = None,
         timeout_seconds: float = 240.0,
         api_key: str | None = None,
+        image_token_id: int | None = None,
     ) -> None:
         self.url = url
+        self._image_token_id = image_token_id
+        self._features: dict[tuple[Pictures, ...], Any] = {}
         self._parameters = dict(parameters)
         self._stops = stops
         self.model = model
@@ -93,7 +106,7 @@ class ServerSampler:
         self._wire: FastWire | None = None
 
     @classmethod
-    def of_trainer(cls, trainer: GRPOTrainer) -> ServerSampler:
+    def of_trainer(cls, trainer: GRPOTrainer, vision: VisionProcessor | None = None) -> ServerSampler:
         """The server that the trainer's arguments name."""
         args = cast("GRPOConfig", trainer.args)
         return cls(
@@ -101,6 +114,7 @@ class ServerSampler:
             sampling_parameters(args),
             stop_tokens(trainer),
             timeout_seconds=args.vllm_server_timeout,
+            image_token_id=None if vision is None else vision.image_token_id,
         )
 
     @property
@@ -122,10 +136,10 @@ class ServerSampler:
                 self._portal.run(self._wire.aclose())
                 self._wire = None
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> Future[Sampled]:
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures] = ()) -> Future[Sampled]:
         """Send the turn's request."""
         assert self._portal is not None
-        return self._portal.submit(self.sample(list(prompt), max_new_tokens))
+        return self._portal.submit(self.sample(list(prompt), max_new_tokens, tuple(pictures)))
 
     def serve(self) -> None:
         """Wait: the requests are sent from a thread of their own."""
@@ -135,28 +149,65 @@ class ServerSampler:
         """End :meth:`serve`."""
         self._stopped.set()
 
-    async def sample(self, prompt: list[int], max_new_tokens: int) -> Sampled:
-        """Continue ``prompt`` by at most ``max_new_tokens`` tokens.
+    async def sample(self, prompt: list[int], max_new_tokens: int, pictures: tuple[Pictures, ...] = ()) -> Sampled:
+        """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
 
         Raises:
             SamplingError: The server cannot be reached, refuses, or does not return tokens.
         """
-        request = self._parameters | {
-            "model": self.model,
-            "prompt": prompt,
+        parameters = self._parameters | {
             "max_tokens": max_new_tokens,
             "n": 1,
             "logprobs": 0,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
             "seed": random.getrandbits(31),  # engines of one server draw alike: one seed would repeat an episode
         }
         self._clock.begin()
         try:
-            answer = await self._ask("POST", "/v1/completions", json.dumps(request).encode())
+            if pictures:
+                request = {
+                    "request_id": uuid.uuid4().hex,
+                    "model": self.model,
+                    "token_ids": prompt,
+                    "features": await self._features_in(prompt, pictures),
+                    "sampling_params": parameters | {"output_kind": FINAL_ONLY},
+                }
+                answer = await self._ask("POST", "/inference/v1/generate", request)
+            else:
+                request = parameters | {
+                    "model": self.model,
+                    "prompt": prompt,
+                    "return_token_ids": True,
+                    "return_tokens_as_token_ids": True,
+                }
+                answer = await self._ask("POST", "/v1/completions", request)
         finally:
             self._clock.end()
         return self._read(answer, max_new_tokens)
+
+    async def _features_in(self, prompt: Sequence[int], pictures: tuple[Pictures, ...]) -> dict[str, Any]:
+        """What the server's model takes of the images, and where in the prompt it puts it.
+
+        The server says where the images are in a conversation of nothing else, which was rendered for it.
+        """
+        features = self._features.get(pictures)
+        if features is None:
+            urls = [f"data:{block.mime_type};base64,{block.data}" for each in pictures for block in each.blocks]
+            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            request = {"model": self.model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+            answer = await self._ask("POST", "/v1/chat/completions/render", request)
+            features = self._features[pictures] = answer["features"]
+        runs: list[dict[str, int]] = []
+        for token, places in itertools.groupby(range(len(prompt)), key=lambda place: prompt[place]):
+            if token == self._image_token_id:
+                first, *rest = places
+                runs.append({"offset": first, "length": 1 + len(rest)})
+        count = len(features["mm_placeholders"]["image"])
+        if len(runs) != count:
+            raise SamplingError(
+                f"the prompt has {len(runs)} runs of image tokens for {count} images; vLLM's way for token ids with "
+                "images needs one run an image. Sample in process (use_vllm=False), or colocated"
+            )
+        return {**features, "mm_placeholders": {**features["mm_placeholders"], "image": runs}}
 
     async def _served_model(self) -> str:
         answer = await self._ask("GET", "/v1/models", None)
@@ -165,8 +216,9 @@ class ServerSampler:
         except (KeyError, IndexError, TypeError):
             raise SamplingError(f"{self.url}/v1/models names no model") from None
 
-    async def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+    async def _ask(self, method: str, path: str, request: Mapping[str, Any] | None) -> Any:
         assert self._wire is not None
+        body = None if request is None else json.dumps(request).encode()
         patience = time.monotonic() + self._timeout_seconds
         delay = 0.1
         while True:
@@ -183,6 +235,11 @@ class ServerSampler:
             if status == 200:
                 return _decoded(content, self.url + path)
             text = content.decode(errors="replace")[:500]
+            if status == 404 and path == "/v1/chat/completions/render":
+                raise SamplingError(
+                    f"{self.url} does not serve {path}, which prompts with images need; start it with "
+                    "--enable-scale-out (vLLM 0.30 or newer)"
+                )
             if status is not None and status not in BUSY:
                 raise SamplingError(f"{self.url}{path} answered {status}: {text}")
             if time.monotonic() + delay > patience:
@@ -198,7 +255,8 @@ class ServerSampler:
             ids = choice.get("token_ids")
             if ids is None:
                 ids = [int(token.removeprefix("token_id:")) for token in logprobs["tokens"]]
-            values = [math.nan if value is None else float(value) for value in logprobs["token_logprobs"]]
+            given = logprobs["token_logprobs"] if "token_logprobs" in logprobs else _content_logprobs(logprobs)
+            values = [math.nan if value is None else float(value) for value in given]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise SamplingError(
                 f"{self.url} does not return the sampled tokens and their log-probabilities ({error!r}). Training on "
@@ -211,6 +269,11 @@ class ServerSampler:
         if not sampled.ids:
             raise SamplingError(f"{self.url} returned no tokens (finish_reason {choice.get('finish_reason')!r})")
         return sampled
+
+
+def _content_logprobs(logprobs: Mapping[str, Any]) -> list[float | None]:
+    """The log-probabilities as chat completions, and completions of tokens with images, have them."""
+    return [entry["logprob"] for entry in logprobs["content"]]
 
 
 def _decoded(content: bytes, url: str) -> Any:
@@ -250,20 +313,23 @@ class ColocatedSampler(BatchSampler):
             generation.llm.sleep(level=2)
             generation._llm_weights_sleeping = True
 
-    def sample(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[Sampled]:
+    def sample(self, asked: Sequence[Asked]) -> list[Sampled]:
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
+        images = [[image for each in one.pictures for image in each.images] or None for one in asked]
         generation = self._generation
         configured = generation.max_completion_length
-        generation.max_completion_length = max(max_new_tokens)
+        generation.max_completion_length = max(one.max_new_tokens for one in asked)
         try:
-            _, completions, logprobs, _ = generation.generate([list(ids) for ids in prompts], None, 1)
+            _, completions, logprobs, _ = generation.generate(
+                [list(one.prompt) for one in asked], images if any(images) else None, 1
+            )
         finally:
             generation.max_completion_length = configured
         if logprobs is None:
             raise SamplingError("the colocated vLLM engine returned no log-probabilities")
         return [
-            Sampled.cut(ids, [_sampled_logprob(token) for token in values], limit, self._stops)
-            for ids, values, limit in zip(completions, logprobs, max_new_tokens, strict=True)
+            Sampled.cut(ids, [_sampled_logprob(token) for token in values], one.max_new_tokens, self._stops)
+            for ids, values, one in zip(completions, logprobs, asked, strict=True)
         ]
 
 

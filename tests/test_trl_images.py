@@ -1,0 +1,205 @@
+"""Images reach a vision-language model where it samples and where it is trained, each row its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ors_gym import RolloutLimits, ToolCall
+from ors_gym.types import ImageBlock, Message, TextBlock, ToolList
+from ors_gym_server import create_app
+from ors_gym_trl import ORSRollouts, SamplingError, TemplateError
+from ors_gym_trl.images import ImageFeed, VisionProcessor, read_image
+from ors_gym_trl.tokens import ChatTokenizer, Stretch, TokenRecord
+from tests.ors_servers import RunningServer, serve_app
+from tests.tiny_vision import COLORS, Colors, make_gemma, make_qwen, png
+from tests.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
+from tests.trl_runs import make_trainer, one_thread
+from tests.trl_says import Says
+
+__all__ = ["one_thread"]  # a fixture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serve_app(create_app([Colors])) as running:
+        yield running
+
+
+@pytest.fixture
+def rollouts(server: RunningServer) -> Iterator[ORSRollouts]:
+    """Two turns, each a look at another picture, which one sampled token asks for."""
+    limits = RolloutLimits(max_turns=2)
+    parser = Says(ToolCall("look"))
+    with ORSRollouts(server.url, env_name="colors", limits=limits, parser=parser, max_turn_tokens=1) as made:
+        yield made
+
+
+@pytest.fixture
+def trainer_of(rollouts: ORSRollouts, tmp_path: Path) -> Callable[..., Any]:
+    """A trainer for which every token but an image's ends a turn."""
+
+    def make(make_model: Callable[[], tuple[Any, Any]], **settings: Any) -> Any:
+        model, processor = make_model()
+        model.save_pretrained(tmp_path / "model")
+        model = type(model).from_pretrained(tmp_path / "model")  # where the trainer finds its reference model, too
+        settings = {"max_completion_length": 1024, "per_device_train_batch_size": 4} | settings
+        trainer = make_trainer(rollouts, tmp_path, tokenizer=processor, model=model, **settings)
+        trainer.generation_config.eos_token_id = list(range(len(processor.tokenizer)))
+        return trainer
+
+    return make
+
+
+def padded(columns: dict[str, list[Any]], order: list[int], pad: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Token ids, attention mask and the completions' width, of the rows in this order, as a trainer has them."""
+    before = max(map(len, columns["prompt_ids"]))
+    after = max(map(len, columns["completion_ids"]))
+    rows = [(columns["prompt_ids"][i], columns["completion_ids"][i]) for i in order]
+    ids = [[pad] * (before - len(p)) + p + c + [pad] * (after - len(c)) for p, c in rows]
+    mask = [[0] * (before - len(p)) + [1] * len(p + c) + [0] * (after - len(c)) for p, c in rows]
+    return torch.tensor(ids), torch.tensor(mask), after
+
+
+@pytest.fixture
+def vllm_server() -> Iterator[CompletionsServer]:
+    vision = VisionProcessor(make_qwen()[1])
+    vision.encode("<|vision_start|><|image_pad|>", [ImageBlock(png("red"), "image/png")])  # which it learns from
+    completions = CompletionsServer(vision=vision)
+    with serve_app(completions.app) as running:
+        completions.url = running.url
+        yield completions
+
+
+@pytest.mark.parametrize(
+    ("make_model", "backend"),
+    [(make_qwen, "in process"), (make_gemma, "in process"), (make_qwen, "server"), (make_qwen, "colocate")],
+)
+def test_the_trainer_sees_what_was_sampled_from_whatever_the_order_of_the_rows(
+    make_model: Callable,
+    backend: str,
+    trainer_of: Callable,
+    rollouts: ORSRollouts,
+    vllm_server: CompletionsServer,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    trainer = trainer_of(make_model)
+    match backend:
+        case "server":
+            vllm_server.model = trainer.model
+            in_server_mode(trainer, vllm_server.url)
+        case "colocate":
+            engine = colocated_generation(trainer, monkeypatch)
+            engine.vision = vllm_server.vision
+    prompts = [row for row in rollouts.train_dataset["prompt"] for _ in range(4)]
+
+    columns = rollouts.rollout_func(prompts, trainer)
+
+    order = list(range(len(prompts)))
+    random.Random(0).shuffle(order)
+    ids, mask, width = padded(columns, order, trainer._tokenizer.pad_token_id)
+    with torch.no_grad():
+        recomputed = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, batch_size=5)[0]
+    for place, row in enumerate(order):
+        logprobs, env_mask = columns["logprobs"][row], columns["env_mask"][row]
+        assert sum(env_mask) == 2
+        for again, sampled, is_sampled in zip(recomputed[place].tolist(), logprobs, env_mask, strict=False):
+            assert not is_sampled or abs(again - sampled) < 1e-4
+    assert columns["ors_return"] == [1.0] * len(prompts)
+
+
+@pytest.mark.parametrize("make_model", [make_qwen, make_gemma])
+def test_the_part_that_sees_is_trained(make_model: Callable, trainer_of: Callable, rollouts: ORSRollouts):
+    draw = random.Random(0)
+
+    def luck(completions: list[Any], **columns: Any) -> list[float]:
+        return [draw.random() for _ in completions]
+
+    trainer = trainer_of(make_model, reward_funcs=[*rollouts.reward_funcs, luck], beta=0.1, learning_rate=1e-2)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters() if "vis" in name}
+    assert before
+
+    trainer.train()
+
+    after = dict(trainer.model.named_parameters())
+    assert any(not torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+def test_batches_of_evaluation_come_between_the_steps_of_a_batch_of_training(
+    trainer_of: Callable, rollouts: ORSRollouts
+):
+    rollouts.__dict__["eval_dataset"] = rollouts.train_dataset
+    settings = {"steps_per_generation": 2, "num_iterations": 2, "max_steps": 5, "eval_strategy": "steps"}
+    trainer = trainer_of(make_qwen, eval_steps=1, per_device_eval_batch_size=4, **settings)
+
+    trainer.train()
+
+    assert trainer.state.global_step == 5
+
+
+def test_completions_that_are_masked_as_truncated_keep_their_images(trainer_of: Callable, rollouts: ORSRollouts):
+    trainer = trainer_of(make_qwen, mask_truncated_completions=True)
+    trainer.eos_token_ids = []
+
+    trainer.train()
+
+    assert trainer.state.global_step == 2
+
+
+def test_rows_of_the_same_tokens_are_given_each_its_own_images(trainer_of: Callable):
+    trainer = trainer_of(make_qwen)
+    vision = VisionProcessor(trainer.processing_class)
+    text = "<|vision_start|><|image_pad|>which?"
+    records = []
+    for color in (*COLORS, COLORS[0]):
+        ids, pictures = vision.encode(text, [ImageBlock(png(color), "image/png")])
+        records.append(TokenRecord.beginning(Stretch(ids, pictures)))
+        records[-1].add_sampled([7, 8], [-1.0, -1.0])
+    feed = ImageFeed(vision, trainer)
+
+    feed.hold(records, training=True)
+
+    assert [record.completion_ids for record in records] == [[7, 8], [7, 8, 8], [7, 8, 8, 8], [7, 8]]
+    assert all(sum(record.mask) == 2 for record in records)
+    columns = {"prompt_ids": [r.prompt_ids for r in records], "completion_ids": [r.completion_ids for r in records]}
+    ids, mask, _ = padded(columns, [0, 1, 2, 3], trainer._tokenizer.pad_token_id)
+    with torch.no_grad():
+        logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, len(records[0].prompt_ids)]
+    assert torch.allclose(logits[0], logits[3], atol=1e-6)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-4)
+    with pytest.raises(RuntimeError, match="no episode of the batch"):
+        trainer.model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:])
+
+
+def test_a_server_that_was_not_started_for_images_is_told_apart(
+    trainer_of: Callable, rollouts: ORSRollouts, vllm_server: CompletionsServer
+):
+    trainer = trainer_of(make_qwen)
+    without = CompletionsServer(trainer.model)
+    with serve_app(without.app) as running:
+        in_server_mode(trainer, running.url)
+        with pytest.raises(SamplingError, match="--enable-scale-out"):
+            rollouts.rollout_func([rollouts.train_dataset[0]["prompt"]] * 4, trainer)
+
+
+def test_images_that_the_template_leaves_out_are_an_error():
+    _, processor = make_qwen()
+    blind = processor.chat_template.replace("<|vision_start|><|image_pad|>", "")
+    chat = ChatTokenizer(processor.tokenizer, {"chat_template": blind}, vision=VisionProcessor(processor))
+    message = Message("user", (TextBlock("which?"), ImageBlock(png("red"), "image/png")))
+
+    with pytest.raises((TemplateError, ValueError), match="image"):
+        chat.prompt([message], ToolList())
+
+
+@pytest.mark.parametrize("data", ["%%%", "aGVsbG8="])
+def test_an_image_that_cannot_be_read_is_an_error_that_says_so(data: str):
+    with pytest.raises(ValueError, match="image/webp"):
+        read_image(ImageBlock(data, "image/webp"))
