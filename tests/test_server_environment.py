@@ -215,6 +215,7 @@ def pair(self: Any, params: Pair) -> ToolOutput: ...  # type: ignore[empty-body]
         ({"f": pair, "terminal": "f"}, "must take one field at most"),
         ({"f": good, "list_splits": classmethod(lambda cls: [])}, "has no splits"),
         ({"f": good, "get_prompt": Environment.get_prompt}, "has no prompt"),
+        ({"name": tool(good)}, r"hides the environment's own name\(\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

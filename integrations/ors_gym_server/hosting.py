@@ -35,6 +35,12 @@ class HostedEnvironment:
     def __init__(self, cls: Any, workers: Workers, toolsets: Mapping[str, type] | None = None) -> None:
         if not _is_environment(cls):
             raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
+        hidden = [name for name in dir(Environment) if getattr(getattr(cls, name, None), "_env_tool", False)]
+        if hidden:
+            raise TypeError(
+                f"the tool {hidden[0]!r} of {cls.__name__} hides the environment's own {hidden[0]}(); "
+                "give it another name, or put it into a class of toolsets"
+            )
         self.cls = cls
         self.name: str = self.cls.name().lower()
         self.workers = workers
