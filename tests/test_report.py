@@ -203,6 +203,15 @@ def test_a_browser_draws_the_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_a_batch_that_several_steps_are_made_with_is_called_a_batch(tmp_path):
+    steps = [StepRecord(4 * n + 1, 1.0 * n, 8, n / 40) for n in range(40)]
+    page, _ = rendered(write_report(tmp_path / "report.html", RunRecord("run", steps=steps)), tmp_path)
+    assert "last 10 batches" in page
+    assert "last 10 steps" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def test_episodes_are_browsed_and_curves_read_with_the_keyboard_alone(tmp_path):
     steps = [StepRecord(n, 1.0 * n, 8, n / 40) for n in range(1, 41)]
     samples = [Sample(two_turns(episode_id=f"e{n}"), n, episode_return=n % 3 - 1.0) for n in range(1, 41)]
