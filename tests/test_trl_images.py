@@ -132,6 +132,24 @@ def test_the_part_that_sees_is_trained(make_model: Callable, trainer_of: Callabl
     assert any(not torch.equal(weight, after[name]) for name, weight in before.items())
 
 
+def test_another_trainer_sees_the_images_too_of_another_model_and_of_the_same(
+    trainer_of: Callable, rollouts: ORSRollouts, tmp_path: Path
+):
+    first, other = trainer_of(make_qwen), trainer_of(make_gemma)
+    prompts = [row for row in rollouts.train_dataset["prompt"] for _ in range(4)]
+    again = make_trainer(
+        rollouts, tmp_path, tokenizer=first.processing_class, model=first.model, max_completion_length=1024
+    )
+    again.generation_config.eos_token_id = first.generation_config.eos_token_id
+
+    for trainer in (first, other, again):
+        columns = rollouts.rollout_func(prompts, trainer)
+        ids, mask, _ = padded(columns, [0, 4], trainer._tokenizer.pad_token_id)
+        with torch.no_grad():
+            logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, len(columns["prompt_ids"][0])]
+        assert not torch.allclose(logits[0], logits[1], atol=1e-4)
+
+
 def test_batches_of_evaluation_come_between_the_steps_of_a_batch_of_training(
     trainer_of: Callable, rollouts: ORSRollouts
 ):

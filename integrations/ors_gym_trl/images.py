@@ -114,10 +114,18 @@ class ImageFeed:
         self._latest: _Rows = {}
         self._trained: _Rows = {}
         """Not the latest where one is evaluated before a batch of training is used up."""
-        for model in (trainer.model, trainer.ref_model):
-            if model is not None:
-                unwrapped = cast("torch.nn.Module", trainer.accelerator.unwrap_model(model))
-                unwrapped.register_forward_pre_hook(self._add, with_kwargs=True)
+        models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
+        self._hooks = [
+            cast("torch.nn.Module", trainer.accelerator.unwrap_model(model)).register_forward_pre_hook(
+                self._add, with_kwargs=True
+            )
+            for model in models
+        ]
+
+    def close(self) -> None:
+        """Feed nothing any more: another trainer's batches come next."""
+        for hook in self._hooks:
+            hook.remove()
 
     def hold(self, records: Iterable[TokenRecord], *, training: bool) -> None:
         """Hold the images of a batch until the next of its kind.

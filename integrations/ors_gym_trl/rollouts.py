@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,7 @@ class Rollouts:
             raise ValueError(f"the environments of a mix need names of their own, got {names}: give name=…")
         self.listeners: list[Callable[[RolloutBatch], None]] = []
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
+        self._prepared_for: weakref.ref[GRPOTrainer] | None = None
         self._tokenizers: dict[str, ChatTokenizer] = {}
         self._vision: VisionProcessor | None = None
         self._feed: ImageFeed | None = None
@@ -96,7 +98,7 @@ class Rollouts:
         Prompts come repeated ``num_generations`` times; those of one such group are played as a group.
         """
         started = time.monotonic()
-        if not self._tokenizers:
+        if self._prepared_for is None or self._prepared_for() is not trainer:
             self._prepare(trainer)
         training = cast("torch.nn.Module", trainer.model).training
         plan = self._plan(prompts, trainer, training)
@@ -183,6 +185,10 @@ class Rollouts:
     def _prepare(self, trainer: GRPOTrainer) -> None:
         """Check the trainer, and learn how its model reads conversations."""
         check_trainer(trainer)
+        if self._feed is not None:
+            self._feed.close()
+        self._vision = self._feed = None
+        self._num_batches = 0
         tokenizer: Any = trainer.processing_class
         if isinstance(tokenizer, ProcessorMixin):
             self._vision = VisionProcessor(tokenizer)
@@ -192,6 +198,7 @@ class Rollouts:
             name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
             for name, source in self._sources.items()
         }
+        self._prepared_for = weakref.ref(trainer)
 
     def _plan(self, prompts: Sequence[Any], trainer: GRPOTrainer, training: bool) -> list[_PlannedGroup]:
         """The groups, or parts of groups, among the prompts. Their borders are counted over all processes."""
