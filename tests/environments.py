@@ -187,8 +187,10 @@ class Mirror(Environment):
         return [GroupScore(reward=float(length), metadata={"of": len(lengths)}) for length in lengths]
 
 
-class Essay(Environment):
-    """Wants one message and has no other tool."""
+class OneTask(Environment):
+    """One task with nothing in it, and a sentence to begin with."""
+
+    asks: ClassVar[str]
 
     @classmethod
     def list_splits(cls):
@@ -199,7 +201,13 @@ class Essay(Environment):
         return [{}]
 
     def get_prompt(self):
-        return [TextBlock(text="Write.")]
+        return [TextBlock(text=self.asks)]
+
+
+class Essay(OneTask):
+    """Wants one message and has no other tool."""
+
+    asks = "Write."
 
     @terminal
     @tool

@@ -13,6 +13,8 @@ from openreward.environments.types import ListToolsOutput, ToolSpec
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from tests.environments import OneTask
+
 
 def picture(colour: str) -> str:
     """A PNG of 4 by 2 pixels, in base64."""
@@ -66,19 +68,10 @@ class Words(BaseModel):
     text: str
 
 
-class Quiz(Environment):
+class Quiz(OneTask):
     """One question; the plain answer goes to the terminal tool."""
 
-    @classmethod
-    def list_splits(cls):
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split):
-        return [{}]
-
-    def get_prompt(self):
-        return [TextBlock(text="What is 2 + 2?")]
+    asks = "What is 2 + 2?"
 
     @terminal
     @tool
@@ -182,21 +175,11 @@ class Meeting(Environment):
         return ToolOutput(blocks=[TextBlock(text="met")], reward=1.0)
 
 
-class Kitchen(Environment):
+class Kitchen(OneTask):
     """Dishes that take until somebody rings the bell; the others go on meanwhile."""
 
+    asks = "Cook."
     bell: asyncio.Event | None = None
-
-    @classmethod
-    def list_splits(cls):
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split):
-        return [{}]
-
-    def get_prompt(self):
-        return [TextBlock(text="Cook.")]
 
     @tool
     async def bake(self) -> ToolOutput:

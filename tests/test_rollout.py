@@ -28,7 +28,7 @@ from ors_gym import (
     run_groups,
 )
 from ors_gym.types import Message, ReasoningBlock, TextBlock, ToolResultBlock
-from tests.environments import Counter
+from tests.environments import Counter, OneTask
 from tests.ors_servers import RunningServer
 
 THREE = TaskRef("counter", "train", 2)
@@ -398,24 +398,15 @@ def test_the_completion_begins_after_the_assistants_part_of_the_prompt(start_ser
     assert len(trajectory.messages) == 4
 
 
-class Gate(Environment):
+class Gate(OneTask):
     """``meet`` answers when two of its calls are under way; ``leave`` ends the episode, ``burn`` breaks it."""
+
+    asks = "Meet."
 
     def __init__(self, task_spec={}, secrets={}):  # noqa: B006
         super().__init__(task_spec, secrets)
         self.waiting = asyncio.Barrier(2)
         self.log = []
-
-    @classmethod
-    def list_splits(cls):
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split):
-        return [{}]
-
-    def get_prompt(self):
-        return [SDKTextBlock(text="Meet.")]
 
     @tool(concurrent=True)
     async def meet(self) -> ToolOutput:

@@ -23,14 +23,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
-from openreward.environments import Environment, ToolOutput, tool
 from openreward.environments import TextBlock as ServerText
+from openreward.environments import ToolOutput, tool
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from ors_gym.env import ORSEnv
 from ors_gym.schemas import Schema
 from ors_gym.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
 from ors_gym.types import TerminalTool, ToolCall, ToolList, ToolSpec
+from tests.environments import OneTask
 from tests.ors_servers import serve
 
 WORDS = ToolSpec(
@@ -390,19 +391,10 @@ def form(kind: Any) -> Any:
     return tool(fill_in)
 
 
-class Office(Environment):
+class Office(OneTask):
     """A tool for each type of field, and one without arguments."""
 
-    @classmethod
-    def list_splits(cls):
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split):
-        return [{}]
-
-    def get_prompt(self):
-        return [ServerText(text="Fill in the forms.")]
+    asks = "Fill in the forms."
 
     @tool
     def ring(self) -> ToolOutput:
