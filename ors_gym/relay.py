@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from ors_gym.errors import ConnectError, ProtocolError, TransportError
@@ -138,35 +139,39 @@ class Relay:
             return
         url = await self.backends.find(session_id) if session_id else await self.backends.any()
         sent = body if body or scope["method"] in ("POST", "PUT", "PATCH") else None
-        exchange = self._wire.send(scope["method"], f"{url}{path}", headers, sent)
+        gone = asyncio.ensure_future(receive())
+        while_here = asyncio.timeout(None)  # ends when the client leaves
 
         def leave(_: asyncio.Task[Message]) -> None:
-            answer.close()
+            with suppress(RuntimeError):  # the answer has ended in the same moment
+                while_here.reschedule(0.0)
 
         begun = False
-        gone = asyncio.ensure_future(receive())
         try:
-            async with exchange as answer:
+            async with while_here:
                 gone.add_done_callback(leave)
-                begun = True
-                passed = [
-                    (name.encode("latin-1"), value.encode("latin-1"))
-                    for name, value in answer.headers.items()
-                    if name not in NOT_PASSED_BACK
-                ]
-                await send({"type": "http.response.start", "status": answer.status, "headers": passed})
-                whole = False
-                async for chunk in answer.chunks():
-                    whole = answer.complete
-                    await send({"type": "http.response.body", "body": chunk, "more_body": not whole})
-                if not whole:
-                    await send({"type": "http.response.body", "body": b""})
+                async with self._wire.send(scope["method"], f"{url}{path}", headers, sent) as answer:
+                    begun = True
+                    passed = [
+                        (name.encode("latin-1"), value.encode("latin-1"))
+                        for name, value in answer.headers.items()
+                        if name not in NOT_PASSED_BACK
+                    ]
+                    await send({"type": "http.response.start", "status": answer.status, "headers": passed})
+                    whole = False
+                    async for chunk in answer.chunks():
+                        whole = answer.complete
+                        await send({"type": "http.response.body", "body": chunk, "more_body": not whole})
+                    if not whole:
+                        await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            pass  # nobody reads it any more
         except ConnectError:
             raise await self.backends.unreachable(url) from None
         except (TransportError, ProtocolError) as error:
-            if not begun and not gone.done():
+            if not begun:
                 raise RefusedError(502, f"the server that holds the session did not answer: {error.message}") from None
-            # Returning without the last piece cuts the answer short, as it was for us; or nobody reads it any more.
+            # Returning without the last piece cuts the answer short, as it was for us.
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()

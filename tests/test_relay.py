@@ -131,6 +131,26 @@ def test_a_client_that_leaves_takes_its_request_along(run: Callable):
     relayed(run, handler, conversation)
 
 
+def test_a_client_that_leaves_before_the_answer_begins_takes_its_request_along(run: Callable):
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def handler(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()  # and answers nothing, as a server does that hangs
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read(1) == b""
+        gone.set()
+
+    async def conversation(http: httpx.AsyncClient, backends: Fixed) -> None:
+        asking = asyncio.create_task(http.get("/prompt"))
+        async with asyncio.timeout(20):
+            await asked.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+            await gone.wait()
+
+    relayed(run, handler, conversation)
+
+
 def test_what_is_too_large_goes_no_further(run: Callable):
     async def handler(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise AssertionError(head)
