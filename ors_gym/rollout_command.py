@@ -10,8 +10,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -164,8 +164,11 @@ class _Rollout:
             tasks = await load_tasks(client, env_name, split, limit=self.num_groups * (1 + refills))
             if not tasks:
                 raise InputError(f"split {split!r} has no tasks")
-            writer = stack.enter_context(self._writer()) if arguments.out else None
-            stack.enter_context(self._metrics_server())
+            with _naming("--out"):
+                writer = stack.enter_context(self._writer()) if arguments.out else None
+            with _naming("--metrics-port"):
+                stack.enter_context(self._metrics_server())
+            self._write_report(None, client.url)  # now, not after hours: it may be that no file can be there
             limits = RolloutLimits(
                 arguments.max_turns, max_concurrent_sessions=arguments.concurrency, max_tokens=arguments.max_tokens
             )
@@ -248,26 +251,32 @@ class _Rollout:
 
     def _sum_up(self, whole: StepRecord, url: str) -> None:
         arguments = self.arguments
-        said: list[str] = []
+        if arguments.json:
+            print(json.dumps(self._summary(whole)))
+        else:
+            _print_summary(self.console, whole, self.groups)
+        self._write_report(whole, url)
+        if arguments.json:
+            return
         if arguments.report:
-            record = RunRecord(
-                self.title, f"Played on {url}.", self.settings, steps=[whole] if self.groups else [], ended=self.ended
-            )
+            say(self.console, f"The report is at {Path(arguments.report).resolve().as_uri()}")
+        if arguments.out:
+            say(self.console, f"The episodes are in {arguments.out}")
+
+    def _write_report(self, whole: StepRecord | None, url: str) -> None:
+        """Write the page that was asked for; before the run there is no ``whole``."""
+        if not self.arguments.report:
+            return
+        record = RunRecord(self.title, f"Played on {url}.", self.settings)
+        if whole is not None:
+            record.steps, record.ended = [whole] if self.groups else [], self.ended
             record.samples = [
                 Sample(member, label=f"Task {number}", episode_return=trajectory_return(member), group=str(number))
                 for number, group in enumerate(self.groups)
                 for member in group.members
             ]
-            path = write_report(arguments.report, record, secrets=self.hidden)
-            said.append(f"The report is at {path.resolve().as_uri()}")
-        if arguments.out:
-            said.append(f"The episodes are in {arguments.out}")
-        if arguments.json:
-            print(json.dumps(self._summary(whole)))
-            return
-        _print_summary(self.console, whole, self.groups)
-        for line in said:
-            say(self.console, line)
+        with _naming("--report"):
+            write_report(self.arguments.report, record, secrets=self.hidden)
 
     def _summary(self, whole: StepRecord) -> Mapping[str, Any]:
         """The run in numbers, null where there is none."""
@@ -290,13 +299,22 @@ class _Rollout:
         }
 
 
+@contextmanager
+def _naming(option: str) -> Generator[None, None, None]:
+    """Say of which option the file or the port is that cannot be had."""
+    try:
+        yield
+    except (OSError, OverflowError) as error:  # the latter is what a port beyond 65535 gives
+        raise InputError(f"{option}: {error}") from None
+
+
 def _policy(arguments: argparse.Namespace) -> Policy:
     if arguments.sampling and not arguments.policy.startswith("openai:"):
         raise InputError("--sampling is for --policy openai:MODEL")
     if arguments.policy == "random":
         return RandomPolicy(arguments.seed)
     module, colon, name = arguments.policy.partition(":")
-    if not colon:
+    if not (colon and name):
         _wrong_policy(arguments.policy, "write random, openai:MODEL or module:name")
     if module == "openai":
         return _chat_policy(arguments, name)
