@@ -301,3 +301,30 @@ class Forge(ors_gym_server.Environment):
         cls.executions.clear()
         cls.released.clear()
         cls.started.clear()
+
+
+class Grudge(Forge):
+    """It spoils its own task, holds up its constructor, and ends as the task says."""
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"name": "plain", "answer": {"is": "here"}}]
+
+    def __init__(self, task_spec, secrets=None):
+        super().__init__(task_spec, secrets)
+        self.task_spec.setdefault("answer", {}).pop("is", None)
+        if self.task_name == "slow":
+            self.started["constructor"].set()
+            assert self.released["constructor"].wait(30)
+            raise RuntimeError("no")
+
+    def get_prompt(self):
+        return str(self.task_spec)
+
+    def teardown(self):
+        super().teardown()
+        match self.task_name:
+            case "leave":
+                raise SystemExit("bye")
+            case "late":
+                raise TimeoutError("the sandbox does not answer")

@@ -15,7 +15,7 @@ from ors_gym_server import Limits, create_app
 from ors_gym_server.app import ORSApp
 from tests.environments import Ledger
 from tests.ors_servers import serve_app
-from tests.server_environments import Forge
+from tests.server_environments import Forge, Grudge
 
 PLAIN, SLOW, BROKEN = 0, 1, 2
 
@@ -110,6 +110,44 @@ def test_of_two_creations_under_one_id_the_second_is_refused(run: Callable):
         before = Ledger.constructions
         run(conversation(url))
     assert Ledger.constructions == before + 1
+
+
+def test_a_session_whose_constructor_fails_late_leaves_the_next_of_its_id_alone(run: Callable):
+    async def conversation(url: str) -> None:
+        async with bare(url) as http:
+            headers = {"X-Session-ID": "one"}
+
+            def create(name: str) -> Any:
+                return http.post("/create", json={"task_spec": {"name": name}}, headers=headers)
+
+            first = asyncio.create_task(create("slow"))
+            await started("constructor")
+            deletion = asyncio.create_task(http.post("/delete", headers=headers))
+            while (await http.post("/ping", headers=headers)).status_code != 404:
+                pass
+            assert (await create("plain")).status_code == 200
+            Forge.released["constructor"].set()
+            assert (await first).status_code == 500
+            await deletion
+            assert (await http.post("/ping", headers=headers)).status_code == 200
+            await http.post("/delete", headers=headers)
+
+    app = create_app([Grudge])
+    with serve_app(app) as running:
+        run(conversation(running.url))
+    assert Forge.log == ["teardown of plain"]
+
+
+def test_what_a_session_does_to_its_task_no_other_session_sees(run: Callable):
+    async def conversation(url: str) -> None:
+        async with ORSClient(url) as client:
+            for _ in range(2):
+                async with client.session("grudge", split="train", index=0) as session:
+                    assert "here" not in str(await session.get_prompt())
+            assert (await client.get_task("grudge", "train", 0))["answer"] == {"is": "here"}
+
+    with serve_app(create_app([Grudge])) as running:
+        run(conversation(running.url))
 
 
 # -------------------------------------------------------------------- how much
@@ -295,6 +333,37 @@ def test_when_the_server_stops_every_session_is_torn_down(run: Callable):
         run(conversation(url))
         assert len(app.sessions) == 5
     assert Forge.log == ["teardown of plain"] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("leave", "SystemExit: bye"), ("late", "TimeoutError: the sandbox does not answer")]
+)
+def test_a_teardown_that_fails_is_logged_and_harms_nobody(name: str, message: str, run: Callable, caplog: Any):
+    async def conversation(url: str) -> None:
+        async with ORSClient(url) as client, client.session("grudge", task={"name": "plain"}) as bystander:
+            async with client.session("grudge", task={"name": name}) as session:
+                await session.get_prompt()
+            assert (await bystander.call_tool("hit", {"text": "a"})).ok
+
+    with serve_app(create_app([Grudge])) as running:
+        run(conversation(running.url))
+    assert Forge.log == [f"teardown of {name}", "teardown of plain"]
+    assert message in caplog.text
+
+
+def test_a_teardown_that_takes_too_long_is_left_behind(run: Callable, caplog: Any, monkeypatch: pytest.MonkeyPatch):
+    def teardown(self: Forge) -> None:
+        assert self.released["teardown"].wait(30)
+
+    async def conversation(url: str) -> None:
+        async with bare(url) as http:
+            await http.post("/delete", headers=await opened(http))
+
+    monkeypatch.setattr(Forge, "teardown", teardown)
+    with forge(limits=Limits(teardown_seconds=0.05)) as (_, url):
+        run(conversation(url))
+    Forge.released["teardown"].set()
+    assert "TimeoutError: it took longer than 0.05 s, and is left behind" in caplog.text
 
 
 # -------------------------------------------------------------------- threads

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Episode"]
 
-logger = logging.getLogger(__name__)
-
 
 class Episode:
     """An instance of an environment class, from its constructor to its teardown."""
@@ -55,7 +53,8 @@ class Episode:
         """Make the instance."""
         hosted = self._hosted
         toolset_class = None if toolset is None else hosted.named_toolset(toolset)
-        self._environment = await self._run(lambda: hosted.cls(task_spec=task_spec, secrets=secrets))
+        # A copy: the list of tasks is one for all sessions, and some environments change what they are given.
+        self._environment = await self._run(lambda: hosted.cls(task_spec=copy.deepcopy(task_spec), secrets=secrets))
         if toolset_class is not None:
             try:
                 self._toolset = await self._run(toolset_class, self._environment)
@@ -78,8 +77,13 @@ class Episode:
             if worker is not None and worker.pending and not await _becomes_idle(worker, patience_seconds):
                 self._worker = None  # a fresh one for teardown, which may be what sets the old one free
             if self._environment is not None:
-                async with asyncio.timeout(patience_seconds):
-                    await self._user("teardown")
+                try:
+                    async with asyncio.timeout(patience_seconds) as patience:
+                        await self._user("teardown")
+                except TimeoutError:
+                    if not patience.expired():  # the environment's own
+                        raise
+                    raise TimeoutError(f"it took longer than {patience_seconds:g} s, and is left behind") from None
         finally:
             for each in {worker, self._worker} - {None}:
                 assert each is not None

@@ -191,7 +191,8 @@ class Sessions:
         try:
             await session.episode.begin(task_spec, secrets, toolset)
         except BaseException as error:
-            self._sessions.pop(sid, None)
+            if self._sessions.get(sid) is session:  # it may be deleted already, and its id taken anew
+                del self._sessions[sid]
             session.state = SessionState.CLOSED
             session.forget_results()
             await self._end(session)
@@ -284,9 +285,7 @@ class Sessions:
     async def _end(self, session: Session) -> None:
         try:
             await session.episode.end(patience_seconds=self.limits.teardown_seconds)
-        except TimeoutError:
-            logger.error("teardown of session %s took longer than %g s", session.id, self.limits.teardown_seconds)
-        except Exception as error:
+        except BaseException as error:  # a SystemExit that got out of this task would end the server
             session.log("teardown", error)
 
     async def close_all(self) -> None:
