@@ -322,3 +322,38 @@ def test_a_batch_that_is_reused_is_one_step_of_the_report(make_rollouts: Callabl
     assert [step.step for step in record.steps] == [1, 3]
     assert record.total_steps == 2
     assert all(step.training_seconds for step in record.steps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches_played", "steps_recorded"),
+    [
+        ({"steps_per_generation": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, 2, [1, 3]),
+        (
+            {"steps_per_generation": 1, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 8},
+            8,
+            [1, 2, 3, 4],
+        ),
+    ],
+)
+def test_a_batch_lasts_for_as_many_steps_as_it_is_generated_for(
+    make_rollouts: Callable, tmp_path: Path, settings: dict, batches_played: int, steps_recorded: list[int]
+):
+    rollouts = make_rollouts()
+    record = RunRecord(title="buttons")
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
+    callbacks = [ReportCallback(rollouts, None, record)]
+    trainer = make_trainer(
+        rollouts, tmp_path, callbacks, reward_funcs=[*rollouts.reward_funcs, brevity], max_steps=4, **settings
+    )
+    before = weights(trainer)
+
+    trainer.train()
+
+    assert not torch.equal(before, weights(trainer))
+    assert [[len(group.members) for group in batch.groups] for batch in batches] == [[4, 4]] * batches_played
+    assert [step.step for step in record.steps] == steps_recorded
+    assert record.total_steps == len(steps_recorded)
+    for entry in trainer.state.log_history[: len(steps_recorded)]:
+        stopped = [value for name, value in entry.items() if name.startswith("rollout/stopped/")]
+        assert not stopped or sum(stopped) == 8

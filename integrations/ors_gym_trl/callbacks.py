@@ -65,7 +65,7 @@ class ReportCallback(TrainerCallback):
         self._step_began = self._began = time.monotonic()
         settings = cast("Any", args)
         updates_per_batch = settings.num_iterations * settings.steps_per_generation / args.gradient_accumulation_steps
-        self.record.total_steps = ceil(state.max_steps / updates_per_batch)
+        self.record.total_steps = ceil(state.max_steps / max(1.0, updates_per_batch))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from ors_gym.trajectory import Trajectory
+from ors_gym.trajectory import StopReason, Trajectory
 from ors_gym_trl.batch import RolloutBatch
 
 __all__ = ["episode_table", "rollout_metrics"]
@@ -14,7 +14,8 @@ __all__ = ["episode_table", "rollout_metrics"]
 def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
     """Means over the batch's episodes; counts per batch; seconds of wall time.
 
-    ``rollout/failed/<kind>`` counts every failed attempt, also those that a later attempt made good.
+    ``rollout/failed/<kind>`` counts every failed attempt, also those that a later attempt made good. The trainer logs
+    its mean over the batches and processes that had one of that kind; of everything else, the mean over all.
     ``rollout/zero_variance_groups`` is the share of groups whose returns are all equal: they teach nothing.
     ``rollout/environment_seconds`` is the mean time an episode spent in tool calls.
     """
@@ -35,11 +36,11 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/seconds": batch.seconds,
         "rollout/sampling_seconds": batch.sampling_seconds,
     }
-    stops = Counter(str(trajectory.stop_reason) for trajectory in batch.trajectories)
+    stops = Counter(trajectory.stop_reason for trajectory in batch.trajectories)
     failures = Counter(failure.kind for group in groups for failure in group.failures)
     return (
         metrics
-        | {f"rollout/stopped/{reason}": float(n) for reason, n in stops.items()}
+        | {f"rollout/stopped/{reason}": float(stops[reason]) for reason in StopReason}
         | {f"rollout/failed/{kind}": float(n) for kind, n in failures.items()}
     )
 
