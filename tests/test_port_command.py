@@ -123,6 +123,8 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
         (["openenv:http://127.0.0.1:1", "--set", "x=1"], "has made its own"),
         (["tests.environments:Nothing"], "has no attribute 'Nothing'"),
         (["tests.environments:PIXEL"], "is no class"),
+        (["json:JSONDecoder"], "JSONDecoder'> is no environment: subclass ors_gym_server.Environment"),
+        (["gym:CartPole-v1", "--port", "70000"], "the port must be from 0 to 65535, not 70000"),
         (["tests.environments:Counter", "--name", "x"], "--name cannot be used with tests.environments:Counter"),
     ],
 )

@@ -102,6 +102,12 @@ def test_an_address_that_is_taken_is_an_error_and_not_an_exit():
             serve([Forge], port=taken.getsockname()[1])
 
 
+@pytest.mark.parametrize("port", [-1, 65_536, 99_999])
+def test_a_port_that_there_is_not_is_refused(port: int):
+    with pytest.raises(ValueError, match=f"from 0 to 65535, not {port}"):
+        serve([Forge], port=port)
+
+
 def test_what_serve_changes_of_the_process_is_put_back(monkeypatch: pytest.MonkeyPatch):
     before = (sys.getswitchinterval(), gc.get_threshold())
     seen: list[tuple[object, object]] = []

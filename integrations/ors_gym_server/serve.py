@@ -60,7 +60,8 @@ def serve(
 
     Raises:
         RuntimeError: a worker process could not start.
-        ValueError: ``host`` is open to other machines and there is neither a key nor ``open_to_all``.
+        TypeError, ValueError: something is wrong with an environment class, or with an argument; ``host`` is open to
+            other machines and there is neither a key nor ``open_to_all``.
         OSError: the address is taken.
     """
     if api_key is None and not open_to_all and not _is_loopback(host):
@@ -70,6 +71,8 @@ def serve(
         )
     if workers < 1:
         raise ValueError(f"there must be at least one worker, not {workers}")
+    if not 0 <= port < 2**16:  # getaddrinfo would take the lower 16 bits of it
+        raise ValueError(f"the port must be from 0 to 65535, not {port}")
     app = create_app(environments, api_key=api_key, limits=limits, toolsets=toolsets)
     listener = _listen(host, port)
     address, bound = listener.getsockname()[:2]

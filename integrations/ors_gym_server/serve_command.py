@@ -98,7 +98,7 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             workers=arguments.workers,
             started=lambda url: _announce(console, environments, url, with_key=api_key is not None),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
             str(error).replace("api_key", "--api-key").replace("open_to_all=True", "--open-to-all")
         ) from None
