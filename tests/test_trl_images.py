@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import re
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -217,7 +220,18 @@ def test_images_that_the_template_leaves_out_are_an_error():
         chat.prompt([message], ToolList())
 
 
-@pytest.mark.parametrize("data", ["%%%", "aGVsbG8="])
+def test_text_that_the_model_would_take_for_an_image_is_an_error_that_shows_it():
+    _, processor = make_qwen()
+    chat = ChatTokenizer(processor.tokenizer, vision=VisionProcessor(processor))
+
+    with pytest.raises(ValueError, match=re.escape("'<|image_pad|>' as text") + ".*write <"):
+        chat.prompt([Message("user", (TextBlock("write <|image_pad|>"),))], ToolList())
+
+
+HUGE = base64.b64encode(b"BM" + bytes(8) + struct.pack("<IIiiHHIIiiII", 54, 40, 99999, 99999, 1, 24, *[0] * 6)).decode()
+
+
+@pytest.mark.parametrize("data", ["%%%", "aGVsbG8=", HUGE])
 def test_an_image_that_cannot_be_read_is_an_error_that_says_so(data: str):
     with pytest.raises(ValueError, match="image/webp"):
         read_image(ImageBlock(data, "image/webp"))

@@ -48,7 +48,7 @@ def read_image(block: ImageBlock) -> Image.Image:
     """
     try:
         return Image.open(io.BytesIO(base64.b64decode(block.data, validate=True))).convert("RGB")
-    except (binascii.Error, UnidentifiedImageError, OSError) as error:
+    except (binascii.Error, UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"an image block of type {block.mime_type!r} cannot be read: {error}") from error
 
 

@@ -299,6 +299,9 @@ class ChatTokenizer:
             if len(self._encoded) >= 4096:
                 self._encoded.clear()
             ids = self._encoded[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._vision is not None and self._vision.image_token_id in ids:
+            token = self.tokenizer.decode([self._vision.image_token_id])
+            raise ValueError(f"a message holds {token!r} as text, which the model takes for an image: {text[-500:]!r}")
         return Stretch(list(ids))
 
     def _encode_images(self, text: str, blocks: Sequence[ImageBlock]) -> Stretch:
