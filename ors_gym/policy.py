@@ -21,6 +21,9 @@ from ors_gym.types import Message, ToolCall, ToolList
 
 __all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn"]
 
+EPISODES_KEPT = 1 << 14
+"""Of so many episodes a random policy keeps the state: nobody tells it that one is over. More than run at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -90,6 +93,8 @@ class RandomPolicy:
             task = str(turn.task)
             seed = None if self._seed is None else f"{self._seed} {task} {self._begun[task]}"
             self._begun[task] += 1
+            if len(self._episodes) == EPISODES_KEPT:
+                del self._episodes[next(iter(self._episodes))]  # the oldest: over for long
             draw = self._episodes[turn.episode_id] = random.Random(seed)
         return draw
 

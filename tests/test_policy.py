@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolCallSpace, ToolList, ToolSpec, Turn
+from ors_gym.policy import EPISODES_KEPT
 from ors_gym.types import TerminalTool
 
 TOOLS = ToolList(
@@ -45,6 +46,19 @@ def test_a_random_policy_repeats_itself_with_the_same_seed_in_whatever_order_epi
     one_first = [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
 
     assert play(in_turn) == play(one_first)
+
+
+def test_a_random_policy_that_plays_for_days_keeps_no_state_of_the_first_episodes():
+    policy = RandomPolicy(seed=0)
+
+    async def play(count: int) -> None:
+        for number in range(count):
+            await policy.act(replace(turn(tools=ToolList()), episode_id=str(number)))
+
+    asyncio.run(play(EPISODES_KEPT + 10))
+
+    assert len(policy._episodes) == EPISODES_KEPT
+    assert str(EPISODES_KEPT + 9) in policy._episodes
 
 
 def test_a_random_policy_writes_a_message_where_there_is_only_a_terminal_tool():
