@@ -193,6 +193,8 @@ async def run_groups(
     after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. Leaving the loop early ends the
     episodes that are still under way and closes their sessions.
     """
+    if max_concurrent_groups < 1:
+        raise ValueError("max_concurrent_groups must be at least 1")
     failure_policy = failures or FailurePolicy()
     waiting = iter(tasks)
     wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)

@@ -145,6 +145,11 @@ def test_so_many_groups_are_taken_of_an_endless_stream(counter_server: RunningSe
     assert len(groups) == 7
 
 
+def test_no_groups_at_once_is_a_mistake_and_not_an_empty_run(counter_server: RunningServer, run: Callable):
+    with pytest.raises(ValueError, match="max_concurrent_groups must be at least 1"):
+        run(play_groups(counter_server, ScriptedPolicy([ADD]), max_concurrent_groups=0))
+
+
 def test_with_redundancy_the_first_to_end_are_taken_and_the_others_are_cancelled(
     counter_server: RunningServer, run: Callable
 ):
