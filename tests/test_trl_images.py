@@ -220,6 +220,23 @@ def test_images_that_the_template_leaves_out_are_an_error():
         chat.prompt([message], ToolList())
 
 
+def test_a_template_that_knows_only_parts_shows_texts_too():
+    _, processor = make_qwen()
+    loop = "{% for part in m.content %}{{ '<|image_pad|>' if part.type == 'image' else part.text }}{% endfor %}"
+    template = "{% for m in messages %}<|im_start|>{{ m.role }} " + loop + "<|im_end|>{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    chat = ChatTokenizer(processor.tokenizer, {"chat_template": template}, vision=VisionProcessor(processor))
+    picture = ImageBlock(png("red"), "image/png")
+    say = Message("assistant", (TextBlock("red"),))
+
+    prompt = chat.prompt([Message("user", (TextBlock("which?"),))], ToolList())
+    shown = chat.between(say, [Message("user", (picture, TextBlock("and now?")))], ToolList())
+
+    assert processor.tokenizer.decode(prompt.ids) == "<|im_start|>user which?<|im_end|><|im_start|>assistant "
+    assert "and now?" in processor.tokenizer.decode(shown.ids)
+    assert shown.pictures is not None
+
+
 def test_text_that_the_model_would_take_for_an_image_is_an_error_that_shows_it():
     _, processor = make_qwen()
     chat = ChatTokenizer(processor.tokenizer, vision=VisionProcessor(processor))

@@ -204,6 +204,8 @@ class ChatTokenizer:
         self._ends = [str(tokenizer.eos_token), *(str(tokenizer.decode([token])) for token in stops)]
         self._options = options
         self._encoded: dict[str, list[int]] = {}
+        self._in_parts = False
+        self._in_parts = vision is not None and not self._shows_strings()
         if self._fault() is not None:
             self._options |= _training_template(speaker)
             fault = self._fault()
@@ -272,6 +274,13 @@ class ChatTokenizer:
                 return after[common + len(end) :]
         raise TemplateError(REWRITES)
 
+    def _shows_strings(self) -> bool:
+        """Templates of some vision-language models (SmolVLM, LLaVA) loop over parts, and leave a string out."""
+        try:
+            return "question" in self._render([{"role": "user", "content": "question"}], None)
+        except CANNOT_RENDER:
+            return False
+
     def _fault(self) -> Exception | None:
         """What is wrong with a turn that tool results follow, or a message. A TemplateError rules the template out."""
         call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": {}}}
@@ -286,6 +295,8 @@ class ChatTokenizer:
         return None
 
     def _render(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
+        if self._in_parts:
+            chat = [message | {"content": _parts(message["content"])} for message in chat]
         rendered = self.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options, **self._options)
         return str(rendered)
 
@@ -318,6 +329,10 @@ class ChatTokenizer:
                 "Set the processor's chat_template to one that shows them"
             )
         return Stretch(ids, pictures)
+
+
+def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _common_length(one: str, other: str) -> int:
