@@ -207,6 +207,34 @@ def test_no_more_groups_are_begun_than_asked_for(make_rollouts: Callable, make_w
     worker.check_health(60.0)
 
 
+def test_groups_ahead_are_counted_as_groups_however_many_rows_they_have(make_rollouts: Callable, make_worker: Callable):
+    rollouts = make_rollouts(max_turn_tokens=48, parser=LookThenPress())
+    worker = make_worker(rollouts, max_groups_ahead=3, credit="turn")
+    worker.start()
+    for _ in range(3):
+        worker.metrics_queue.get(timeout=30)
+
+    assert worker._next_group == 3
+    assert worker.rollout_buffer.qsize() > 3 * 4
+    first = worker.rollout_buffer.get(timeout=30)
+    while worker.rollout_buffer.get(timeout=30).group_id == first.group_id:
+        pass
+    worker.metrics_queue.get(timeout=30)
+    assert worker._next_group == 4
+
+
+def test_a_worker_that_was_stopped_can_be_started_again(make_rollouts: Callable, make_worker: Callable):
+    worker = make_worker(make_rollouts(), max_groups_ahead=1)
+    first = take(worker, 4)
+    worker.stop()
+    left = worker.rollout_buffer.qsize()
+
+    again = take(worker, left + 4)
+
+    assert again[-1].group_id > first[0].group_id
+    worker.check_health(60.0)
+
+
 def test_a_worker_whose_server_is_gone_says_so(
     make_rollouts: Callable, make_worker: Callable, completions: CompletionsServer
 ):

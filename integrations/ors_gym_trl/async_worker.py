@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import nan
@@ -82,7 +83,8 @@ class ORSRolloutWorker:
             raise ValueError(f"credit must be 'episode' or 'turn', not {credit!r}")
         if credit == "turn" and any(source.score_group for source in rollouts.sources.values()):
             raise ValueError('score_group compares whole episodes: with credit="turn" its scores belong to no turn')
-        self.rollout_buffer: queue.Queue[RolloutSample] = _Buffer(self._wake)
+        self._buffer = _Buffer(self._wake)
+        self.rollout_buffer: queue.Queue[RolloutSample] = self._buffer
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()
         self.model_version = 0
         self._rollouts = rollouts
@@ -121,9 +123,10 @@ class ORSRolloutWorker:
         self._next_group = 0
 
     def start(self) -> None:
-        """Begin to play, in a thread."""
+        """Begin to play, in a thread; again, after :meth:`stop`, when the trainer trains again."""
         if self._thread is not None:
             raise RuntimeError("the worker was started before")
+        self._stopping, self._fault = False, None
         self._last_sign_of_life = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ors-gym rollout worker", daemon=True)
         self._thread.start()
@@ -174,7 +177,7 @@ class ORSRolloutWorker:
                 for group in [group for group in playing if group.done()]:
                     playing.remove(group)
                     group.result()  # a fault of the policy's ends the worker
-                waiting = -(-self.rollout_buffer.qsize() // self._num_generations)
+                waiting = self._buffer.num_groups
                 while len(playing) + waiting < self._max_groups_ahead:
                     begun = asyncio.create_task(self._play(self._next_group, next(self.tasks)))
                     begun.add_done_callback(lambda _: self._wake())
@@ -279,14 +282,27 @@ class ORSRolloutWorker:
 
 
 class _Buffer(queue.Queue[RolloutSample]):
-    """Says when something was taken out, so that nobody has to look."""
+    """Says when something was taken out, so that nobody has to look, and of how many groups it holds rows."""
 
-    def __init__(self, taken: Any) -> None:
+    def __init__(self, taken: Callable[[], None]) -> None:
         super().__init__()
         self._taken = taken
+        self._rows_of: Counter[int] = Counter()
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of which there are rows; how many those are is the episodes' and the turns' doing."""
+        return len(self._rows_of)
+
+    def _put(self, item: RolloutSample) -> None:
+        super()._put(item)
+        self._rows_of[item.group_id] += 1
 
     def _get(self) -> RolloutSample:
         sample = super()._get()
+        self._rows_of[sample.group_id] -= 1
+        if not self._rows_of[sample.group_id]:
+            del self._rows_of[sample.group_id]
         self._taken()
         return sample
 
