@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,6 +152,48 @@ def test_workers_end_with_a_parent_that_is_killed_without_a_word(run: Callable):
         workers = run(conversation(url))
         process.kill()
         wait_until(lambda: all(map(gone, workers)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("run = lambda *_: os._exit(7)", "RuntimeError: the .* ended before it answered, with status 7"),
+        ("fork = os.fork; forks = iter([fork, fork]); os.fork = lambda: next(forks)()", "StopIteration"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_and_leaves_no_process(fault: str, said: str):
+    program = f"""
+import multiprocessing, os, signal
+from ors_gym_server import create_app
+from ors_gym_server.prefork import Prefork, _loopback_socket
+from tests.worker_server import Mill
+
+class LateWord(Prefork):
+    def _stop(self):
+        super()._stop()
+        os.kill(os.getpid(), signal.SIGUSR1)  # from a child that answered just before it was told to stop
+        assert not multiprocessing.active_children()
+
+def run(app, listener, ready, tick):
+    signal.raise_signal(signal.SIGTERM)  # it may come before the server listens to signals
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    while True:
+        tick()
+
+{fault}
+LateWord(create_app([Mill]), _loopback_socket(), run, 2).run(print)
+"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert re.search(said, ended.stderr.splitlines()[-1])
 
 
 def test_there_is_at_least_one_worker():

@@ -116,7 +116,8 @@ class Prefork:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         received = None
         try:
-            self._children = [self._start(index) for index in range(len(self._answering))]
+            for index in range(len(self._answering)):
+                self._children.append(self._start(index))
             announced = False
             while received is None:
                 signum = signal.sigwait(SIGNALS)
@@ -129,6 +130,8 @@ class Prefork:
                     started()
         finally:
             self._stop()
+            while late := signal.sigpending() & set(SIGNALS):  # a child's SIGUSR1 would end this process
+                signal.sigwait(late)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         signal.raise_signal(received)  # as a server of one process does that was told to stop, once it has drained
 
@@ -141,7 +144,13 @@ class Prefork:
 
     def _live(self, index: int) -> None:
         os.setpgid(0, 0)  # Ctrl-C is the parent's to answer
-        signal.signal(signal.SIGTERM, _ignore)  # the server replaces it, and puts it back when it has stopped
+        told_to_stop = False
+
+        def remember(signum: int, frame: FrameType | None) -> None:
+            nonlocal told_to_stop
+            told_to_stop = True
+
+        signal.signal(signal.SIGTERM, remember)  # the server replaces it, and puts it back when it has stopped
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         is_front = index == len(self._sockets)
 
@@ -152,7 +161,7 @@ class Prefork:
         def tick() -> None:
             if not is_front:
                 self._num_sessions[index] = self._app.num_sessions
-            if os.getppid() != self._parent:  # it was killed without a word
+            if told_to_stop or os.getppid() != self._parent:  # before the server listened, or without a word
                 signal.raise_signal(signal.SIGTERM)
 
         if is_front:
@@ -182,8 +191,8 @@ class Prefork:
     def _stop(self) -> None:
         """Drain the process in front, then the workers: while calls run, the way to their clients is open."""
         self._listener.close()
-        *workers, front = self._children
-        for group in ([front], workers):
+        workers, front = self._children[: len(self._sockets)], self._children[len(self._sockets) :]
+        for group in (front, workers):
             for child in group:
                 child.terminate()
             while any(child.exitcode is None for child in group):
@@ -192,10 +201,6 @@ class Prefork:
                         child.kill()
         for each in self._sockets:
             each.close()
-
-
-def _ignore(signum: int, frame: FrameType | None) -> None:
-    """Ended by returning, the process ends its threads and its own children."""
 
 
 def _loopback_socket() -> socket.socket:
