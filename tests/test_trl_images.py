@@ -6,6 +6,7 @@ import base64
 import random
 import re
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,8 @@ def test_rows_of_the_same_tokens_are_given_each_its_own_images(trainer_of: Calla
     text = "<|vision_start|><|image_pad|>which?"
     records = []
     for color in (*COLORS, COLORS[0]):
-        ids, pictures = vision.encode(text, [ImageBlock(png(color), "image/png")])
-        records.append(TokenRecord.beginning(Stretch(ids, pictures)))
+        pictures = vision.encode(text, [ImageBlock(png(color), "image/png")])
+        records.append(TokenRecord.beginning(Stretch(list(pictures.ids), pictures)))
         records[-1].add_sampled([7, 8], [-1.0, -1.0])
     feed = ImageFeed(vision, trainer)
 
@@ -197,6 +198,19 @@ def test_rows_of_the_same_tokens_are_given_each_its_own_images(trainer_of: Calla
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
     with pytest.raises(RuntimeError, match="no episode of the batch"):
         trainer.model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:])
+
+
+def test_what_a_group_is_shown_is_computed_once_and_forgotten_with_its_episodes():
+    vision = VisionProcessor(make_qwen()[1])
+    red, blue = (ImageBlock(png(color), "image/png") for color in ("red", "blue"))
+    shown = vision.encode("<|image_pad|>", [red])
+
+    assert vision.encode("<|image_pad|>", [ImageBlock(png("red"), "image/png")]) is shown
+    assert vision.encode("<|image_pad|>", [blue]) is not shown
+    assert vision.encode("which? <|image_pad|>", [red]) is not shown
+    gone = weakref.ref(shown)
+    del shown
+    assert gone() is None
 
 
 def test_a_server_that_was_not_started_for_images_is_told_apart(

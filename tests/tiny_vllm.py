@@ -60,7 +60,7 @@ def sample_turn(
 def seen(vision: VisionProcessor, images: list[Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the model is given beside the ids of one row with these images."""
     tensors = vision.processor.image_processor(images=images, return_tensors="pt")
-    return vision.inputs(ids, [Pictures((), tuple(images), tensors)])
+    return vision.inputs(ids, [Pictures((), (), tuple(images), tensors)])
 
 
 @dataclass

@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -30,10 +31,11 @@ class ImagesNotSupportedError(NotImplementedError):
     """An environment showed an image to a model, or through a way of sampling, that takes none."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pictures:
-    """The images of one stretch of a conversation."""
+    """The images of one stretch of a conversation, which has these ids."""
 
+    ids: tuple[int, ...]
     blocks: tuple[ImageBlock, ...]
     images: tuple[Image.Image, ...]
     tensors: Mapping[str, torch.Tensor]
@@ -64,9 +66,20 @@ class VisionProcessor:
         self.image_token_id = int(self.processor.image_token_id)
         self._type_ids: set[str] = set()
         """The model's inputs that tell image tokens from text, learned from what the processor gives."""
+        self._encoded: WeakValueDictionary[tuple[str, tuple[ImageBlock, ...]], Pictures] = WeakValueDictionary()
 
-    def encode(self, text: str, blocks: Sequence[ImageBlock]) -> tuple[list[int], Pictures]:
-        """The ids of ``text``, each placeholder in it grown to its image's tokens, and the images."""
+    def encode(self, text: str, blocks: Sequence[ImageBlock]) -> Pictures:
+        """The images in ``text``, and its ids: each placeholder in it has grown to its image's tokens.
+
+        What a group's episodes are all shown is computed once, and is in memory once.
+        """
+        known = (text, tuple(blocks))
+        pictures = self._encoded.get(known)
+        if pictures is None:
+            pictures = self._encoded[known] = self._encode(text, known[1])
+        return pictures
+
+    def _encode(self, text: str, blocks: tuple[ImageBlock, ...]) -> Pictures:
         images = tuple(map(read_image, blocks))
         encoded = self.processor(text=[text], images=[list(images)], add_special_tokens=False, return_tensors="pt")
         ids = encoded.pop("input_ids")
@@ -77,7 +90,7 @@ class VisionProcessor:
                 self._type_ids.add(name)
             else:
                 tensors[name] = value
-        return ids[0].tolist(), Pictures(tuple(blocks), images, tensors)
+        return Pictures(tuple(ids[0].tolist()), blocks, images, tensors)
 
     def inputs(self, ids: torch.Tensor, pictures: Iterable[Pictures]) -> dict[str, torch.Tensor]:
         """What the model takes beside ``ids``, of shape (batch, length): the images in them, row after row."""

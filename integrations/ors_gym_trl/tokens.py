@@ -322,13 +322,13 @@ class ChatTokenizer:
                 "the environment sent an image, and the model is trained on text. Train a vision-language model, with "
                 "its processor as the trainer's processing_class; or have the environment describe what it shows"
             )
-        ids, pictures = self._vision.encode(text, blocks)
-        if self._vision.image_token_id not in ids:
+        pictures = self._vision.encode(text, blocks)
+        if self._vision.image_token_id not in pictures.ids:
             raise TemplateError(
                 "the chat template leaves out the images of a message (of a tool's result, perhaps). "
                 "Set the processor's chat_template to one that shows them"
             )
-        return Stretch(ids, pictures)
+        return Stretch(list(pictures.ids), pictures)
 
 
 def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
