@@ -159,6 +159,20 @@ def test_data_that_is_not_there_is_named(monkeypatch, tmp_path):
 # --- limits
 
 
+@pytest.mark.parametrize(
+    ("command", "said"), [("echo a\0b", "NUL"), ("echo " + "a" * 2**17, "longer than 131071 bytes")]
+)
+def test_a_command_that_no_system_can_start_is_the_agents_business(method, command, said):
+    async def conversation() -> None:
+        async with sandbox_by(method) as sandbox:
+            result = await sandbox.run(command)
+            assert (result.exit_code, result.stdout, said in result.stderr) == (126, "", True)
+            longest = await sandbox.run("echo " + "a" * (2**17 - 14) + " | wc -c")
+            assert longest.stdout.strip() == str(2**17 - 13)
+
+    run(conversation())
+
+
 def test_time_is_up_and_the_output_so_far_is_kept(method):
     async def conversation():
         async with sandbox_by(method) as sandbox:

@@ -28,6 +28,10 @@ WRITE = 'case $1 in */*) mkdir -p -- "${1%/*}/" || exit;; esac; rm -f -- "$1" &&
 READ = '[ -e "$1" ] || exit 66; [ -f "$1" ] || { echo "not a regular file" >&2; exit 1; }; exec cat < "$1"'
 NO_SUCH_FILE = 66
 REMOVE_SECONDS = 2.0
+CANNOT_EXECUTE = 126
+"""The exit code by which shells say that a command cannot be started."""
+MAX_WORD_BYTES = 2**17 - 1
+"""Linux's limit on one word of a command (MAX_ARG_STRLEN), without the NUL at its end."""
 
 
 class LocalSandbox(Sandbox):
@@ -125,6 +129,8 @@ class LocalSandbox(Sandbox):
     ) -> CommandResult:
         """Run a command; whatever it leaves running is killed when it ends."""
         words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        if problem := impossible(words):
+            return CommandResult(CANNOT_EXECUTE, "", problem)
         ended = await self._execute(
             words,
             stdin=as_bytes(stdin),
@@ -244,3 +250,12 @@ class LocalSandbox(Sandbox):
                 return
             await asyncio.sleep(REMOVE_SECONDS / 20)
             group.remove()
+
+
+def impossible(words: Sequence[str]) -> str:
+    """Why Linux cannot be given these words as a command, where it cannot: they may be an agent's."""
+    if any("\0" in word for word in words):
+        return "sh: a command cannot hold NUL characters\n"
+    if any(len(word.encode()) > MAX_WORD_BYTES for word in words):
+        return f"sh: a command is longer than {MAX_WORD_BYTES} bytes: write it to a file in parts, and run that\n"
+    return ""
