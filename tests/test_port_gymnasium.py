@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+from typing import Any
 
 import gymnasium
 import minigrid.wrappers
@@ -291,12 +292,13 @@ def test_an_environment_is_named_after_its_id_without_its_version():
 
 
 def test_a_factory_is_ported_with_its_wrappers():
-    def half(size: float) -> gymnasium.Env:
+    def half(size: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: reward * size)
 
-    ported = as_ors_environment(half, size=0.5)
-    assert ported.__name__ == "CartPole"
-    assert step(begun(ported), action="left").reward == 0.5
+    for size in (0.5, np.array([0.5])):  # a few environments give an array of one number
+        ported = as_ors_environment(half, size=size)
+        assert ported.__name__ == "CartPole"
+        assert step(begun(ported), action="left").reward == 0.5
 
 
 def test_a_factory_chooses_how_it_is_drawn():

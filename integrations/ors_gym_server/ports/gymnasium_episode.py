@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from ors_gym.types import Block, Task, TextBlock, ToolOutput
@@ -89,7 +90,8 @@ class Episode:
         observation, reward, terminated, truncated, info = self._env.step(action)
         metadata = {"terminated": bool(terminated), "truncated": bool(truncated), "info": as_json(info)}
         finished = bool(terminated or truncated)
-        return ToolOutput(self._screen.blocks(observation, info), float(reward), finished, metadata)
+        given = float(np.asarray(reward).item())  # a few environments give an array of one number
+        return ToolOutput(self._screen.blocks(observation, info), given, finished, metadata)
 
     def close(self) -> None:
         """Close the environment."""
