@@ -77,8 +77,9 @@ class Episode:
             if worker is not None and worker.pending and not await _becomes_idle(worker, patience_seconds):
                 self._worker = None  # a fresh one for teardown, which may be what sets the old one free
             if self._environment is not None:
+                patience = asyncio.timeout(patience_seconds)
                 try:
-                    async with asyncio.timeout(patience_seconds) as patience:
+                    async with patience:
                         await self._user("teardown")
                 except TimeoutError:
                     if not patience.expired():  # the environment's own
