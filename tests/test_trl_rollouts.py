@@ -227,6 +227,19 @@ def test_samples_that_do_not_come_from_the_trained_weights_stop_the_run(make_rol
         check_sampling(trainer, records)
 
 
+def test_every_process_checks_by_as_many_forward_passes_whatever_it_played(make_rollouts: Callable, tmp_path: Path):
+    trainer = make_trainer(make_rollouts(), tmp_path)
+    failed = TokenRecord([5, 6])
+    failed.add_environment([7])
+    passes: list[Any] = []
+    trainer.model.register_forward_hook(lambda module, given, output: passes.append(output.logits.shape))
+
+    check_sampling(trainer, [failed])
+    check_sampling(trainer, [failed] * 9)
+
+    assert len(passes) == 8
+
+
 def test_a_trainer_with_tools_of_its_own_is_refused(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts()
     trainer = make_trainer(rollouts, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -67,18 +68,19 @@ def check_whole_groups(source: Source, trainer: GRPOTrainer, num_prompts: int, n
 def check_sampling(trainer: GRPOTrainer, rows: Sequence[TokenRecord], num_rows: int = 4) -> None:
     """Compare log-probabilities as sampled with a plain forward pass over the final tokens of a few episodes.
 
-    Every process makes one forward pass, whatever it has to compare, so that sharded models stay in step.
+    Every process makes ``num_rows`` forward passes, whatever it has to compare, so that sharded models stay in step.
+    Each is of one row, and only its sampled tokens' logits become float32: a vocabulary times an episode is gigabytes.
 
     Raises:
         SamplingMismatchError: They differ by more than 0.1 nats on average.
     """
     shown = [row for row in rows if any(row.mask)][:num_rows] or list(rows[:1])
-    differences = [
-        abs(sampled - again)
-        for row, recomputed in zip(shown, _recompute(trainer, shown), strict=True)
-        for sampled, again, mask in zip(row.logprobs, recomputed, row.mask, strict=True)
-        if mask and not math.isnan(sampled)
-    ]
+    differences: list[float] = []
+    with model_for_generation(trainer) as model:
+        for row in itertools.islice(itertools.cycle(shown), num_rows):
+            sampled = [logprob for logprob, mask in zip(row.logprobs, row.mask, strict=True) if mask]
+            again = _recompute(model, row, cast("GRPOConfig", trainer.args).temperature)
+            differences += [abs(a - b) for a, b in zip(sampled, again, strict=True) if not math.isnan(a)]
     mean = sum(differences) / max(len(differences), 1)
     if not mean <= MAX_MEAN_DIFFERENCE:
         where = (
@@ -95,17 +97,11 @@ def check_sampling(trainer: GRPOTrainer, rows: Sequence[TokenRecord], num_rows: 
         )
 
 
-def _recompute(trainer: GRPOTrainer, rows: Sequence[TokenRecord]) -> list[list[float]]:
-    """The log-probability of each completion token by one plain forward pass, as the trainer will compute it."""
-    width = max(len(row.ids) for row in rows)
-    with model_for_generation(trainer) as model:
-        pad = cast("Any", trainer)._tokenizer.pad_token_id
-        ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=model.device)
-        seen = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
-        logits: Any = model(input_ids=ids, attention_mask=seen).logits
-    scaled = logits.float() / cast("GRPOConfig", trainer.args).temperature
-    chosen = scaled[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2) - scaled[:, :-1].logsumexp(dim=2)
-    return [
-        chosen[i, len(row.prompt_ids) - 1 : len(row.ids) - 1].tolist()  # the logits at a place are the next token's
-        for i, row in enumerate(rows)
-    ]
+def _recompute(model: Any, row: TokenRecord, temperature: float) -> list[float]:
+    """The log-probability of each sampled token by a plain forward pass, as the trainer will compute it."""
+    ids = torch.tensor([row.ids], device=model.device)
+    logits: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    places = [place for place, mask in enumerate(row.mask, start=len(row.prompt_ids)) if mask]
+    scaled = logits[0, [place - 1 for place in places]].float() / temperature  # a place's logits are the next token's
+    chosen = scaled.gather(1, ids[0, places, None]).squeeze(1) - scaled.logsumexp(dim=1)
+    return [float(value) for value in chosen]
