@@ -135,14 +135,14 @@ async def measure_random_policy(url: str, env_name: str, arguments: argparse.Nam
         limits = RolloutLimits(max_turns=arguments.max_turns)
         runner = EpisodeRunner(client, RandomPolicy(arguments.seed), limits=limits)
         returns = [
-            trajectory_return(member) or 0.0
+            trajectory_return(member, truncated_reward=0.0, stopped_reward=0.0)  # as in the training
             async for group in run_groups(runner, tasks, 1)
             for member in group.members
-            if not member.failed
         ]
-    if not returns:
-        raise RuntimeError(f"not one episode of {env_name!r} could be played; is the server well?")
-    return Measurement(fmean(returns), len(returns))
+    scored = [value for value in returns if value is not None]
+    if not scored:
+        raise RuntimeError(f"not one episode of {env_name!r} was played and rewarded; is the server well?")
+    return Measurement(fmean(scored), len(scored))
 
 
 async def ask_server(url: str, env_name: str | None) -> tuple[str, ToolList]:
