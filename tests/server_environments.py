@@ -271,6 +271,20 @@ class Forge(ors_gym_server.Environment):
         return ors.ToolOutput((ors.TextBlock(params.text),), reward=float(params.reward))
 
     @ors_gym_server.tool
+    def blunder(self, params: Note) -> ors.ToolOutput:
+        """Return what no type checker lets pass."""
+        return {
+            "blocks": ors.ToolOutput("hello"),
+            "reward": ors.ToolOutput((), reward="high"),
+            "dict": {"reward": 1.0},
+        }[params.text]
+
+    @ors_gym_server.tool
+    def count(self) -> str:
+        """Return a number instead."""
+        return 5
+
+    @ors_gym_server.tool
     def mangle(self) -> str:
         """Break a character in two."""
         return "\ud83d"
@@ -307,8 +321,13 @@ class Grudge(Forge):
     """It spoils its own task, holds up its constructor, and ends as the task says."""
 
     @classmethod
+    def list_splits(cls):
+        return ["train", "stream"]
+
+    @classmethod
     def list_tasks(cls, split):
-        return [{"name": "plain", "answer": {"is": "here"}}]
+        tasks = [{"name": "plain", "answer": {"is": "here"}}]
+        return iter(tasks) if split == "stream" else tasks
 
     def __init__(self, task_spec, secrets=None):
         super().__init__(task_spec, secrets)

@@ -219,6 +219,10 @@ def test_a_slow_tool_is_commented_on_until_it_ends(run: Callable):
     [
         ("reward", {"reward": "nan"}, "the result of tool 'reward' cannot be sent: its reward is nan"),
         ("reward", {"reward": "-inf"}, "the result of tool 'reward' cannot be sent: its reward is -inf"),
+        ("blunder", {"text": "blocks"}, "the result of tool 'blunder' cannot be sent: it holds str; expected blocks"),
+        ("blunder", {"text": "reward"}, "the result of tool 'blunder' cannot be sent: must be real number, not str"),
+        ("blunder", {"text": "dict"}, "TypeError: 'blunder' returned dict; expected ToolOutput"),
+        ("count", {}, "TypeError: 'count' returned int; it is declared to return str"),
         ("mangle", {}, "the result of tool 'mangle' cannot be sent: .*surrogates not allowed"),
         ("quit", {}, "CancelledError: tool 'quit' was cancelled from within"),
         ("leave", {}, "SystemExit: bye"),

@@ -150,6 +150,19 @@ def test_what_a_session_does_to_its_task_no_other_session_sees(run: Callable):
         run(conversation(running.url))
 
 
+def test_tasks_that_are_no_list_are_an_error_that_says_so(run: Callable):
+    async def conversation(url: str) -> None:
+        async with ORSClient(url) as client:
+            for _ in range(2):
+                with pytest.raises(
+                    StatusError, match=r"list_tasks\('stream'\) returned list_iterator; expected a list"
+                ):
+                    await client.num_tasks("grudge", "stream")
+
+    with serve_app(create_app([Grudge])) as running:
+        run(conversation(running.url))
+
+
 # -------------------------------------------------------------------- how much
 
 

@@ -93,7 +93,10 @@ class HostedEnvironment:
         if split not in self._tasks:
             async with self._reading.setdefault(split, asyncio.Lock()):
                 if split not in self._tasks:
-                    self._tasks[split] = await self.run(self.cls.list_tasks, split)
+                    tasks = await self.run(self.cls.list_tasks, split)
+                    if not (hasattr(tasks, "__len__") and hasattr(tasks, "__getitem__")):
+                        raise TypeError(f"list_tasks({split!r}) returned {type(tasks).__name__}; expected a list")
+                    self._tasks[split] = tasks
         return self._tasks[split]
 
     async def list_tasks(self, split: str) -> Sequence[Any]:

@@ -59,15 +59,15 @@ def encode_output(name: str, result: Any) -> tuple[str, bool]:
     Raises:
         TypeError, ValueError: it is no tool's output, or cannot be sent; the message names the tool.
     """
+    record: Any = result if isinstance(result, BaseModel) and hasattr(result, "blocks") else as_output(name, result)
     try:
-        if isinstance(result, BaseModel) and hasattr(result, "blocks"):
-            _finite(getattr(result, "reward", None), "its reward")
-            return f'{{"ok":true,"output":{result.model_dump_json()}}}', bool(getattr(result, "finished", False))
-        output = as_output(name, result)
-        if not output.ok:
-            return encode_refusal(output.error, output.reason), False
-        return _encode_record(output), output.finished
-    except ValueError as error:
+        if isinstance(record, BaseModel):
+            _finite(getattr(record, "reward", None), "its reward")
+            return f'{{"ok":true,"output":{record.model_dump_json()}}}', bool(getattr(record, "finished", False))
+        if not record.ok:
+            return encode_refusal(record.error, record.reason), False
+        return _encode_record(record), record.finished
+    except (TypeError, ValueError) as error:
         raise ValueError(f"the result of tool {name!r} cannot be sent: {error}") from error
 
 
@@ -75,7 +75,7 @@ def _encode_record(output: ToolOutput) -> str:
     wire = {
         "ok": True,
         "output": {
-            "blocks": [block_to_wire(block) for block in output.blocks],
+            "blocks": [_block_wire(block, "it") for block in output.blocks],
             "metadata": output.metadata,
             "reward": _finite(output.reward, "its reward"),
             "finished": bool(output.finished),

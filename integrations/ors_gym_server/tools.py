@@ -212,7 +212,13 @@ class BoundTool:
             result = await self.fn(*arguments)
         else:
             result = await run_user(run, self.fn, *arguments)
-        return ToolOutput((TextBlock(result),)) if self.declaration.returns_text else result
+        if not self.declaration.returns_text:
+            return result
+        if not isinstance(result, str):
+            raise TypeError(
+                f"{self.declaration.name!r} returned {type(result).__name__}; it is declared to return str"
+            )
+        return ToolOutput((TextBlock(result),))
 
     def arguments(self, input: Mapping[str, Any]) -> tuple[BaseModel, ...]:
         """The arguments to call ``fn`` with.
