@@ -24,6 +24,7 @@ from ors_gym import (
     run_group,
 )
 from ors_gym_ray import RolloutPool
+from ors_gym_ray.events import Job
 from tests.environments import Mirror
 from tests.ors_servers import RunningServer
 from tests.ray_clusters import connected, wait_until
@@ -330,6 +331,27 @@ def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_mo
     run(conversation())
 
     assert len(cancelled) == 2
+
+
+def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    async def conversation() -> None:
+        await pool.ready()
+        actor = pool._workers[0].actor
+        jobs = [Job(f"cancelled {number}", THREE, 0, ask_driver=True) for number in range(20)]
+        calls = [call for job in jobs for call in (actor.submit.remote([job]), actor.cancel.remote([job.episode_id]))]
+        # A large task takes longer to an actor than its cancellation: then this is all that arrives in its order.
+        await asyncio.gather(*calls, actor.submit.remote([Job("overtaken", THREE, 0, ask_driver=True)]))
+
+        def is_idle() -> bool:
+            return not ray.get(actor.__ray_call__.remote(lambda actor: len(actor._episodes)))
+
+        await asyncio.to_thread(wait_until, is_idle)
+
+    run(conversation())
+
+    wait_until(lambda: not counter_server.live_sessions)
 
 
 def test_a_policy_that_is_cancelled_by_itself_is_no_hang(

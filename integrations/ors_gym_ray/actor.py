@@ -61,7 +61,8 @@ class RolloutActor:
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Begin these episodes."""
         for job in jobs:
-            self._episodes[job.episode_id] = asyncio.create_task(self._play(job))
+            task = self._episodes[job.episode_id] = asyncio.create_task(self._play(job), name=job.episode_id)
+            task.add_done_callback(self._forget)
 
     async def respond(self, replies: Sequence[tuple[str, Reply]], noted: Sequence[str]) -> None:
         """Hand the policy's replies to the episodes that wait for them, and let the sessions that were noted open."""
@@ -152,9 +153,11 @@ class RolloutActor:
             self._tell(Ended(trajectory))
         except Exception as error:  # a policy's fault or a bug: told to the pool, which raises it where it is awaited
             self._tell(Broken(job.episode_id, _portable(error)))
-        finally:
-            del self._episodes[job.episode_id]
-            self._known.pop(job.episode_id, None)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Called when an episode has ended; _play cannot do it, for one that is cancelled early never begins."""
+        del self._episodes[task.get_name()]
+        self._known.pop(task.get_name(), None)
 
     def _tell(self, event: Event) -> None:
         self._events.append((next(self._numbers), event))

@@ -68,8 +68,8 @@ class Worker:
             del self._episodes[job.episode_id]
             if playing.answering is not None:
                 playing.answering.cancel()
-            if playing.outcome.cancelled() and not self._mute:
-                self.actor.cancel.remote([job.episode_id])
+            if playing.outcome.cancelled():
+                self._cancel(job.episode_id)
 
     async def score_group(self, task: TaskRef, candidates: Iterable[GroupCandidate]) -> tuple[GroupScore, ...]:
         """Have the environment score a group."""
@@ -153,11 +153,13 @@ class Worker:
 
     def _ask(self, turn: Turn, known: int) -> None:
         playing = self._episodes.get(turn.episode_id)
-        if playing is not None:
-            playing.messages = playing.messages[:known] + turn.messages
-            playing.tools = playing.tools if known else turn.tools
-            whole = replace(turn, messages=playing.messages, tools=playing.tools)
-            playing.answering = asyncio.create_task(self._answer(whole, playing))
+        if playing is None:  # cancelled; Ray keeps no order among calls, so that may have come before the job
+            self._cancel(turn.episode_id)
+            return
+        playing.messages = playing.messages[:known] + turn.messages
+        playing.tools = playing.tools if known else turn.tools
+        whole = replace(turn, messages=playing.messages, tools=playing.tools)
+        playing.answering = asyncio.create_task(self._answer(whole, playing))
 
     async def _answer(self, turn: Turn, playing: _Playing) -> None:
         try:
@@ -167,11 +169,14 @@ class Worker:
             raise
         except Exception as error:  # raised where the episode is awaited
             self._settle(turn.episode_id, error)
-            if not self._mute:
-                self.actor.cancel.remote([turn.episode_id])
+            self._cancel(turn.episode_id)
             return
         self._replies.append((turn.episode_id, reply))
         self._flush_soon()
+
+    def _cancel(self, episode_id: str) -> None:
+        if not self._mute:
+            self.actor.cancel.remote([episode_id])
 
     def _settle(self, episode_id: str, outcome: Trajectory | Exception) -> None:
         playing = self._episodes.get(episode_id)
