@@ -215,9 +215,7 @@ class BoundTool:
         if not self.declaration.returns_text:
             return result
         if not isinstance(result, str):
-            raise TypeError(
-                f"{self.declaration.name!r} returned {type(result).__name__}; it is declared to return str"
-            )
+            raise TypeError(f"{self.declaration.name!r} returned {type(result).__name__}; it is declared to return str")
         return ToolOutput((TextBlock(result),))
 
     def arguments(self, input: Mapping[str, Any]) -> tuple[BaseModel, ...]:
