@@ -17,8 +17,8 @@ import torch
 from ors_gym import RolloutLimits, ToolCall
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolList
 from ors_gym_server import create_app
-from ors_gym_trl import ORSRollouts, SamplingError, TemplateError
-from ors_gym_trl.images import ImageFeed, VisionProcessor, read_image
+from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, SamplingError, TemplateError
+from ors_gym_trl.images import ImageFeed, Pictures, VisionProcessor, read_image
 from ors_gym_trl.tokens import ChatTokenizer, Stretch, TokenRecord
 from tests.ors_servers import RunningServer, serve_app
 from tests.tiny_vision import COLORS, Colors, make_gemma, make_qwen, png
@@ -211,6 +211,15 @@ def test_what_a_group_is_shown_is_computed_once_and_forgotten_with_its_episodes(
     gone = weakref.ref(shown)
     del shown
     assert gone() is None
+
+
+def test_images_that_cannot_be_given_to_a_model_together_are_refused_in_words():
+    vision = VisionProcessor(make_qwen()[1])
+    shapes = [(1, 3, 3, 8, 8), (1, 5, 3, 8, 8)]  # as LLaVA-NeXT has them: as many tiles as the widest image needs
+    pictures = [Pictures((), (), (), {"pixel_values": torch.zeros(shape)}) for shape in shapes]
+
+    with pytest.raises(ImagesNotSupportedError, match="ImageQwenProcessor"):
+        vision.inputs(torch.zeros(2, 4), pictures)
 
 
 def test_a_server_that_was_not_started_for_images_is_told_apart(
