@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from weakref import WeakSet
 
 import pytest
 
@@ -165,6 +168,32 @@ def test_an_environment_for_one_session_says_so_to_the_second(run, ported):
             assert (await first.call_tool("step", {"answer": 1})).reward == 1.0
 
     converse(run, ported("quiz"), conversation)
+
+
+def test_of_two_sessions_that_begin_at_once_one_gets_an_environment_for_one(monkeypatch):
+    together = threading.Barrier(2)
+
+    class Meeting(WeakSet):
+        def __len__(self):
+            seen = super().__len__()
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.3)  # for the other, if it may come so far
+            return seen
+
+    def begins(session):
+        with suppress(RuntimeError):
+            session.setup()
+            return True
+        return False
+
+    monkeypatch.setattr(WalkEnvironment, "SUPPORTS_CONCURRENT_SESSIONS", False)
+    environment = from_openenv(WalkEnvironment)
+    monkeypatch.setattr(environment, "open_sessions", Meeting())
+    sessions = [environment({"seed": 1}) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        assert sum(threads.map(begins, sessions)) == 1
+    for session in sessions:
+        session.teardown()
 
 
 def test_mcp_tools_are_tools_of_their_own_with_the_environment_rewards(run, ported):

@@ -13,6 +13,7 @@ Tasks are those of OpenEnv's task protocol, reset by split and index; without it
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -42,6 +43,9 @@ from ors_gym_server.ports.seed_tasks import SeedTasks, Tasks
 __all__ = ["OpenEnvORSEnvironment", "from_openenv"]
 
 Formatter = Callable[[Mapping[str, Any]], str]
+
+_OPENING = threading.Lock()
+"""Held while a session sees whether it is the only one: sessions are set up on threads of their own."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,12 @@ class OpenEnvORSEnvironment(Environment):
 
     def setup(self) -> Awaitable[None] | None:
         """Make the environment, or a session on its server, and reset it."""
-        if self.open_sessions and not self.source.concurrent:
-            raise RuntimeError(
-                f"{self.name()} allows one session at a time (its class has SUPPORTS_CONCURRENT_SESSIONS = False)"
-            )
-        self.open_sessions.add(self)
+        with _OPENING:
+            if self.open_sessions and not self.source.concurrent:
+                raise RuntimeError(
+                    f"{self.name()} allows one session at a time (its class has SUPPORTS_CONCURRENT_SESSIONS = False)"
+                )
+            self.open_sessions.add(self)
         self._episode = self.source.episode()
         arguments = {name: value for name, value in self.task_spec.items() if name not in ("id", "options", "task")}
         arguments |= self.task_spec.get("options") or {}
