@@ -197,6 +197,26 @@ def test_a_pool_whose_actors_all_died_says_so_instead_of_waiting(start_pool: Cal
         run(run_group(pool, THREE, 1, failures=AT_ONCE))
 
 
+def test_a_pool_that_may_replace_no_actor_is_ready_with_those_it_has(start_pool: Callable, run: Callable):
+    async def conversation() -> None:
+        await pool.ready()
+        ray.kill(pool._workers[0].actor)
+        while pool.num_living_actors > 1:
+            await pool._changed.wait()
+        await pool.ready()
+
+    pool = start_pool(max_actor_restarts=0)
+
+    run(asyncio.wait_for(conversation(), 60))
+
+    assert pool.num_living_actors == 1
+
+
+def test_a_group_of_nobody_is_a_mistake(pool: RolloutPool, run: Callable):
+    with pytest.raises(ValueError, match="group_size must be at least 1"):
+        run(collect(pool, [0], 0))
+
+
 def test_a_closed_pool_says_so(start_pool: Callable, run: Callable):
     pool = start_pool(policy=ScriptedPolicy([ADD]))
     pool.close()

@@ -139,7 +139,7 @@ class RolloutPool:
         return sum(worker.alive for worker in self._workers)
 
     async def ready(self) -> None:
-        """Wait until every actor lives. Without it, the first episodes go to the actors that live first.
+        """Wait until every actor lives that is or will be. Without it, the first episodes go to those that live first.
 
         Raises:
             TimeoutError: that took longer than ``start_seconds``.
@@ -148,7 +148,7 @@ class RolloutPool:
         self._bind()
         try:
             async with asyncio.timeout(self._start_seconds):
-                while self.num_living_actors < self.num_actors:
+                while not (self._workers and all(worker.alive for worker in self._workers)):
                     if error := self._hopeless():
                         raise error
                     await self._changed.wait()
@@ -197,7 +197,7 @@ class RolloutPool:
         ``max_concurrent_groups`` is by default as many as fill the actors, and one more. That bounds the memory: a
         consumer that is slow, or an endless ``tasks``, stops production there.
         """
-        filling = -(-self.num_actors * self.episodes_per_actor // group_size) + 1
+        filling = -(-self.num_actors * self.episodes_per_actor // max(group_size, 1)) + 1
         options = {"max_concurrent_groups": filling, **options}
         async with aclosing(
             run_groups(self, (self._task(task, split) for task in tasks), group_size, **options)
