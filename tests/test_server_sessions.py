@@ -299,14 +299,16 @@ def test_a_slow_setup_is_answered_503_and_what_needs_no_setup_at_once(run: Calla
         run(conversation(url))
 
 
-def test_a_setup_that_fails_is_torn_down_and_answered_without_the_secrets(run: Callable, caplog: Any):
+@pytest.mark.parametrize("secret", ["s3cret", "-----BEGIN\ns3cret\n", 'a "s3cret" of König\'s'])
+def test_a_setup_that_fails_is_torn_down_and_answered_without_the_secrets(secret: str, run: Callable, caplog: Any):
     async def conversation(url: str) -> None:
         async with ORSClient(url) as client:
-            async with client.session("forge", split="train", index=BROKEN, secrets={"KEY": "s3cret"}) as session:
+            async with client.session("forge", split="train", index=BROKEN, secrets={"KEY": secret}) as session:
                 for _ in range(2):
                     with pytest.raises(StatusError, match=r"RuntimeError: no fire with .*\*\*\*") as caught:
                         await session.get_prompt()
                     assert caught.value.status == 500
+                    assert "s3cret" not in str(caught.value)
 
     with forge() as (_, url):
         run(conversation(url))

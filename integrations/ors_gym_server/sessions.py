@@ -10,6 +10,7 @@ The states of a session::
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import traceback
@@ -71,7 +72,8 @@ class Session:
         self.failure = ""
         self.setup: asyncio.Task[None] | None = None
         self.closing: asyncio.Task[None] | None = None
-        self._secrets = sorted((value for value in secrets.values() if value), key=len, reverse=True)
+        written = (each for value in secrets.values() for each in (value, repr(value)[1:-1], json.dumps(value)[1:-1]))
+        self._secrets = sorted(set(written) - {""}, key=len, reverse=True)
 
     def keep(self, call: Call, events: bytes) -> None:
         """Note the end of a call, for a client that comes back for it."""
