@@ -166,8 +166,26 @@ def test_batches_of_evaluation_come_between_the_steps_of_a_batch_of_training(
     assert trainer.state.global_step == 5
 
 
-def test_completions_that_are_masked_as_truncated_keep_their_images(trainer_of: Callable, rollouts: ORSRollouts):
-    trainer = trainer_of(make_qwen, mask_truncated_completions=True)
+@pytest.mark.parametrize("make_model", [make_qwen, make_gemma])
+def test_the_model_is_told_which_tokens_are_images_as_its_processor_tells_it(make_model: Callable):
+    _, processor = make_model()
+    vision = VisionProcessor(processor)
+    image = ImageBlock(png("red", (24, 16)), "image/png")
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    told = processor(text=[text], images=[[read_image(image)]], add_special_tokens=False, return_tensors="pt")
+
+    given = vision.inputs(told["input_ids"], [vision.encode(text, [image])])
+
+    assert given.keys() == told.keys() - {"input_ids", "attention_mask"}
+    assert all(torch.equal(given[name], told[name]) for name in given)
+    assert int((told["input_ids"] == vision.image_token_id).sum()) > 1
+
+
+@pytest.mark.parametrize("make_model", [make_qwen, make_gemma])
+def test_completions_that_are_masked_as_truncated_keep_their_images(
+    make_model: Callable, trainer_of: Callable, rollouts: ORSRollouts
+):
+    trainer = trainer_of(make_model, mask_truncated_completions=True)
     trainer.eos_token_ids = []
 
     trainer.train()

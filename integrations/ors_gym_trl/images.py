@@ -63,7 +63,10 @@ class VisionProcessor:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self.image_token_id = int(self.processor.image_token_id)
+        self._typed_token_ids = [int(token) for token in self.processor.image_token_ids]
+        token = int(self.processor.image_token_id)
+        # Gemma 3's image_token_id is what its prompts say for an image, and not what stands in the ids for one.
+        self.image_token_id = token if token in self._typed_token_ids else self._typed_token_ids[0]
         self._type_ids: set[str] = set()
         """The model's inputs that tell image tokens from text, learned from what the processor gives."""
         self._encoded: WeakValueDictionary[tuple[str, tuple[ImageBlock, ...]], Pictures] = WeakValueDictionary()
@@ -104,7 +107,8 @@ class VisionProcessor:
                 f"the images of several turns cannot be joined as {type(self.processor).__name__} computes them "
                 f"({error}); models whose images have one size, or as many patches as they need, can be trained"
             ) from error
-        return joined | dict.fromkeys(self._type_ids, (ids == self.image_token_id).long())
+        types = torch.isin(ids, torch.tensor(self._typed_token_ids, device=ids.device)).long()
+        return joined | dict.fromkeys(self._type_ids, types)
 
 
 _Rows: TypeAlias = dict[tuple[int, ...], Mapping[int, Pictures]]
