@@ -263,6 +263,7 @@ class Forge(ors_gym_server.Environment):
         mine, other = params.text, "b" if params.text == "a" else "a"
         self.started[mine].set()
         assert self.started[other].wait(30)
+        self.log.append(f"met {other}")
         return mine
 
     @ors_gym_server.tool

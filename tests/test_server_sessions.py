@@ -338,6 +338,24 @@ def test_deleting_a_session_ends_its_setup_or_its_calls_before_the_teardown(run:
         assert Forge.log == ["teardown of slow", "teardown of plain"]
 
 
+def test_a_teardown_waits_for_a_concurrent_synchronous_tool(run: Callable):
+    async def conversation(url: str) -> None:
+        async with bare(url) as http:
+            headers = await opened(http)
+            call = asyncio.create_task(
+                http.post("/call", json={"name": "meet", "input": {"text": "a"}}, headers=headers)
+            )
+            await started("a")
+            deletion = asyncio.create_task(http.post("/delete", headers=headers))
+            assert "Session deleted" in (await call).text
+            Forge.started["b"].set()
+            await deletion
+
+    with forge() as (_, url):
+        run(conversation(url))
+        assert Forge.log == ["met b", "teardown of plain"]
+
+
 def test_when_the_server_stops_every_session_is_torn_down(run: Callable):
     async def conversation(url: str) -> None:
         async with bare(url) as http:

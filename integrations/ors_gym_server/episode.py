@@ -42,6 +42,8 @@ class Episode:
     def __init__(self, hosted: HostedEnvironment) -> None:
         self._hosted = hosted
         self._worker: Worker | None = None
+        self._beside: list[Worker] = []
+        """Threads on which concurrent tools run on whose calls were ended."""
         self._environment: Any = None
         self._toolset: Any = None
         self._finder: ToolFinder | None = None
@@ -74,7 +76,9 @@ class Episode:
         self._ended = True
         worker = self._worker
         try:
-            if worker is not None and worker.pending and not await _becomes_idle(worker, patience_seconds):
+            running = [each for each in (worker, *self._beside) if each is not None and each.pending]
+            await asyncio.gather(*(_wait_for(each, patience_seconds) for each in running))
+            if worker is not None and worker.pending:
                 self._worker = None  # a fresh one for teardown, which may be what sets the old one free
             if self._environment is not None:
                 patience = asyncio.timeout(patience_seconds)
@@ -86,10 +90,11 @@ class Episode:
                         raise
                     raise TimeoutError(f"it took longer than {patience_seconds:g} s, and is left behind") from None
         finally:
-            for each in {worker, self._worker} - {None}:
+            for each in {worker, self._worker, *self._beside} - {None}:
                 assert each is not None
                 self._hosted.workers.give_back(each)
             self._worker = None
+            self._beside.clear()
 
     # ---------------------------------------------------------------- running the environment's code
 
@@ -98,6 +103,17 @@ class Episode:
         if self._worker is None:
             self._worker = self._hosted.workers.borrow()
         return await self._worker.run(fn, *args)
+
+    async def _run_beside(self, fn: Any, *args: Any) -> Any:
+        """Run synchronous code of a concurrent tool, on a thread that no other code of the episode is on."""
+        worker = self._hosted.workers.borrow()
+        try:
+            return await worker.run(fn, *args)
+        finally:
+            if worker.pending and not self._ended:
+                self._beside.append(worker)
+            else:
+                self._hosted.workers.give_back(worker)
 
     async def _user(self, method: str, *args: Any) -> Any:
         """Call a method of the instance; the base class's default is not worth a thread."""
@@ -161,7 +177,7 @@ class Episode:
             except ValidationError as error:
                 refusal = refusal_of(error)
                 return encode_refusal(refusal.error, refusal.reason)
-            run = self._hosted.workers.run if turn is Turn.CONCURRENT else self._run
+            run = self._run_beside if turn is Turn.CONCURRENT else self._run
             return self._result(name, await tool.call(run, arguments))
         finally:
             self._turns.give_back(name, turn)
@@ -208,8 +224,7 @@ def _finished_refusal(name: str) -> str:
     return encode_refusal(error + "are accepted.", "episode_finished")
 
 
-async def _becomes_idle(worker: Worker, seconds: float) -> bool:
+async def _wait_for(worker: Worker, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await worker.run(int)
-    return not worker.pending
