@@ -61,8 +61,11 @@ An episode that the world breaks (a crashed tool, a lost connection) is played a
 scored. Ctrl-C closes every session, and leaves the file and the report with what there is.
 """
 
-NOT_SETTINGS = ("command", "secret", "api_key", "model_key", "report", "out", "resume", "json", "metrics_port")
-"""Arguments that say nothing of how episodes are played, or must not be told."""
+NOT_SETTINGS = (
+    *("command", "secret", "api_key", "model_key", "base_url"),
+    *("report", "out", "resume", "json", "metrics_port"),
+)
+"""Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
 IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens")
 """What must be the same for a run to go on in the same file."""
 
@@ -159,6 +162,8 @@ class _Rollout:
             split = await choose_split(client, env_name, arguments.split)
             self.settings = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
             self.settings |= {"env": env_name, "split": split}
+            if isinstance(self.policy, ChatPolicy):
+                self.settings["endpoint"] = self.policy.url
             self.title = f"{arguments.policy} policy on {env_name}:{split}"
             refills = FailurePolicy().refills if arguments.incomplete == "refill" else 0
             tasks = await load_tasks(client, env_name, split, limit=self.num_groups * (1 + refills))

@@ -184,6 +184,21 @@ def test_secrets_reach_the_environment_and_no_page(cli, start_server, tmp_path, 
     assert not any(secret in text for secret in ("open=sesame", "swordfish", "opensesame2"))
 
 
+def test_a_key_in_an_endpoints_address_is_on_no_page(cli, counter_server, tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://models.example/v1?key=opensesame")
+    cli("rollout", counter_server.url, "--episodes", 1, "--policy", "tests.test_cli:add_one", "--report", page)
+    assert "opensesame" not in page.read_text()
+
+    with serve_chat() as chat:
+        chat.answers = [calls(("add", '{"amount": 1}'))]
+        endpoint = ("--policy", "openai:m", "--base-url", f"{chat.url}?key=swordfish")
+        cli("rollout", counter_server.url, "--episodes", 1, *endpoint, "--report", page)
+
+    assert f"{chat.url}/chat/completions" in page.read_text()
+    assert "swordfish" not in page.read_text()
+
+
 def test_a_model_at_an_endpoint_plays(cli, counter_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-swordfish")
     with serve_chat() as chat:
