@@ -11,6 +11,7 @@ at best 2.5.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import subprocess
@@ -85,6 +86,7 @@ WAYS = {
 
 def main() -> None:
     """Run everything and print it."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
     load = os.getloadavg()[0]
     print(f"{CALLS} calls an episode, {NUM_ACTORS} actors; load average {load:.1f} on {os.cpu_count()} cores")

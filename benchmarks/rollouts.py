@@ -15,6 +15,7 @@ The reference server runs in a process of its own. All figures come from one run
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import subprocess
@@ -160,6 +161,7 @@ async def cost(url: str, at_once: int) -> float:
 
 def main() -> None:
     """Run everything and print it."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ideal = CALLS * TOOL_SECONDS
     with running_server() as url:
         asyncio.run(floor(url))  # warms up

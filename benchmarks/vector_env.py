@@ -13,6 +13,7 @@ one run:
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import socket
@@ -191,6 +192,7 @@ def tail_episodes_per_second(url: str, *, barrier: bool) -> float:
 
 def main() -> None:
     """Run everything and print it."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with running_server() as url:
         print(
             f"set-up {LATENCY_SECONDS} s, tool {LATENCY_SECONDS} s; medians of {ROUNDS} resets, {ROUNDS * STEPS} steps"

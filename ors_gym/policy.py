@@ -60,6 +60,10 @@ class Reply:
     """Tokens that the message took, reasoning included, where they are known: they count against
     ``RolloutLimits.max_tokens``."""
 
+    def __post_init__(self) -> None:
+        if self.error is not None and self.tool_calls:
+            raise ValueError("a reply with an error calls no tools: its calls would stay without results")
+
 
 class Policy(Protocol):
     """Anything that answers a turn. It is asked for many episodes at once, once at a time for each."""

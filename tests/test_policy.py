@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolCallSpace, ToolList, ToolSpec, Turn
 from ors_gym.policy import EPISODES_KEPT
 from ors_gym.types import TerminalTool
@@ -76,3 +78,8 @@ def test_a_scripted_policy_plays_its_moves_in_order_and_then_stops():
         Reply(text="it is red"),
         Reply(),
     ]
+
+
+def test_a_reply_that_could_not_be_read_calls_nothing():
+    with pytest.raises(ValueError, match="calls no tools"):
+        Reply(error="unreadable", tool_calls=(ToolCall("look"),))
