@@ -10,6 +10,7 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from ors_gym import RolloutLimits, StopReason
 from ors_gym_trl import RolloutBatch, SamplingError, SamplingMismatchError
 from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.in_process import ContinuousSampler, PaddedSampler
@@ -154,6 +155,20 @@ def test_a_busy_server_is_asked_again(make_rollouts: Callable, trainer_with: Cal
 
     assert all(rows["completion_ids"])
     assert not completions.refusals
+
+
+def test_an_episode_that_fills_the_servers_context_is_cut_off_and_the_run_goes_on(
+    make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
+):
+    completions.max_model_len = 44
+    rollouts = make_rollouts(limits=RolloutLimits(max_turns=20), max_turn_tokens=64)
+    trainer = trainer_with("server", rollouts)
+
+    rows = rollouts.rollout_func(prompts_of(rollouts, [0] * 16), trainer)
+
+    lengths = [len(p + c) for p, c in zip(rows["prompt_ids"], rows["completion_ids"], strict=True)]
+    assert max(lengths) == 44
+    assert StopReason.MAX_TOKENS in {member.stop_reason for member in rows["ors_trajectory"]}
 
 
 @pytest.mark.parametrize(("fault", "words"), [({"refusals": [400] * 4}, "answered 400"), ({"cut": True}, "broke")])

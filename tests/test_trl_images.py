@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import re
 import struct
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ors_gym import RolloutLimits, ToolCall
+from ors_gym import RolloutLimits, TaskRef, ToolCall, Turn
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolList
 from ors_gym_server import create_app
 from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, SamplingError, TemplateError
 from ors_gym_trl.images import ImageFeed, Pictures, VisionProcessor, read_image
+from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.sampling import Sampled
 from ors_gym_trl.tokens import ChatTokenizer, Stretch, TokenRecord
 from tests.ors_servers import RunningServer, serve_app
 from tests.tiny_vision import COLORS, Colors, make_gemma, make_qwen, png
@@ -117,6 +121,21 @@ def test_the_trainer_sees_what_was_sampled_from_whatever_the_order_of_the_rows(
         for again, sampled, is_sampled in zip(recomputed[place].tolist(), logprobs, env_mask, strict=False):
             assert not is_sampled or abs(again - sampled) < 1e-4
     assert columns["ors_return"] == [1.0] * len(prompts)
+
+
+def test_a_turn_ends_before_an_image_token_that_was_sampled():
+    _, processor = make_qwen()
+    vision = VisionProcessor(processor)
+    answer: Future[Sampled] = Future()
+    answer.set_result(Sampled([7, 8, vision.image_token_id, 9], [-1.0] * 4, ended=True))
+    chat = ChatTokenizer(processor.tokenizer, vision=vision)
+    policy = TokenPolicy(chat, Says(ToolCall("look")), lambda *_: answer, max_completion_tokens=100)
+    turn = Turn("e", TaskRef("colors", "train", 0), (Message("user", (TextBlock("which?"),)),), ToolList())
+
+    reply = asyncio.run(policy.act(turn))
+
+    assert reply.truncated
+    assert policy.records["e"].completion_ids == [7, 8]
 
 
 @pytest.mark.parametrize("make_model", [make_qwen, make_gemma])

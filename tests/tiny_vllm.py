@@ -40,7 +40,8 @@ def sample_turn(
     seed: int | None = None,
     see: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {},
 ) -> tuple[list[int], list[float]]:
-    """Sample until the end-of-sequence token, which is the last of the ids, or the limit."""
+    """Sample until the end-of-sequence token, which is the last of the ids, or the limit; never an image token."""
+    never = getattr(model.config, "image_token_id", None)
     draw = torch.Generator()
     draw.seed() if seed is None else draw.manual_seed(seed)
     ids, logprobs = list(prompt), []
@@ -49,7 +50,10 @@ def sample_turn(
             inputs = torch.tensor([ids])
             logits = model(input_ids=inputs, **see(inputs)).logits[0, -1].float() / temperature
             distribution = logits.log_softmax(dim=-1)
-            token = int(torch.multinomial(distribution.exp(), 1, generator=draw))
+            chances = distribution.exp()
+            if never is not None:
+                chances[never] = 0.0
+            token = int(torch.multinomial(chances, 1, generator=draw))
             ids.append(token)
             logprobs.append(float(distribution[token]))
             if token == model.config.get_text_config().eos_token_id:
@@ -73,6 +77,8 @@ class CompletionsServer:
     neither."""
     refusals: list[int] = field(default_factory=list)
     """Statuses of the next answers, before it begins to sample."""
+    max_model_len: int = 4096
+    """What prompt and continuation may have together; a longer request is refused."""
     cut: bool = False
     """Break every connection in the middle of the answer."""
     vision: VisionProcessor | None = None
@@ -135,7 +141,7 @@ class CompletionsServer:
         return JSONResponse({"request_id": body["request_id"], "choices": [choice]})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"data": [{"id": "tiny"}]})
+        return JSONResponse({"data": [{"id": "tiny", "max_model_len": self.max_model_len}]})
 
     async def completions(self, request: Request) -> Response:
         body = await request.json()
@@ -144,6 +150,8 @@ class CompletionsServer:
             return JSONResponse({"error": "not now"}, self.refusals.pop(0))
         if self.cut:
             return Response(b"{", headers={"Content-Length": "1000"})
+        if len(body["prompt"]) + body["max_tokens"] > self.max_model_len:
+            return JSONResponse({"error": f"the context length is {self.max_model_len} tokens"}, 400)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

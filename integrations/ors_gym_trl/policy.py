@@ -68,6 +68,9 @@ class TokenPolicy:
         if budget <= 0:
             return Reply(truncated=True, num_tokens=0)
         sampled = await asyncio.wrap_future(self._submit(record.ids, budget, tuple(record.pictures.values())))
+        image_token = self._tokenizer.image_token_id
+        if image_token is not None and image_token in sampled.ids:
+            sampled = sampled.before(image_token)  # of an image that there is not: vLLM does not rule it out
         record.add_sampled(sampled.ids, sampled.logprobs)
         text = self._tokenizer.decode_turn(sampled.ids)
         if not sampled.ended:

@@ -402,6 +402,7 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 
 
 def _positions(trainer: GRPOTrainer) -> int:
-    """How many tokens the model has positions for."""
+    """How many tokens the model, and a colocated engine, has positions for."""
     config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    engine = cast("Any", trainer.args).vllm_max_model_length
+    return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, engine or sys.maxsize)

@@ -37,6 +37,11 @@ class Sampled:
         stop = limit if end is None else end
         return cls(list(ids[:stop]), list(logprobs[:stop]), ended=end is not None)
 
+    def before(self, token: int) -> Sampled:
+        """What was sampled before ``token``, as if the limit had been there."""
+        place = self.ids.index(token)
+        return Sampled(self.ids[:place], self.logprobs[:place], ended=False)
+
 
 class Sampler(Protocol):
     """What a rollout asks for turns. Each episode asks for itself: there is no barrier and no collective call.

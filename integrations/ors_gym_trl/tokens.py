@@ -212,6 +212,11 @@ class ChatTokenizer:
             if isinstance(fault, TemplateError):
                 raise fault
 
+    @property
+    def image_token_id(self) -> int | None:
+        """The token that images are runs of; None for a model of text."""
+        return None if self._vision is None else self._vision.image_token_id
+
     def prompt(self, messages: Sequence[Message], tools: ToolList) -> Stretch:
         """An episode's prompt, up to where the model's first turn begins.
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import random
+import sys
 import threading
 import time
 import uuid
@@ -97,6 +98,7 @@ class ServerSampler:
         self.model = model
         """The name that the next requests ask for."""
         self._timeout_seconds = timeout_seconds
+        self._max_context_tokens = sys.maxsize
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -129,8 +131,7 @@ class ServerSampler:
         with Portal() as self._portal:
             self._wire = FastWire(connect_seconds=10.0)
             try:
-                if self.model is None:
-                    self.model = self._portal.run(self._served_model())
+                self._portal.run(self._learn_model())
                 yield self
             finally:
                 self._portal.run(self._wire.aclose())
@@ -152,9 +153,14 @@ class ServerSampler:
     async def sample(self, prompt: list[int], max_new_tokens: int, pictures: tuple[Pictures, ...] = ()) -> Sampled:
         """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
 
+        Where the server's context is too short for that many, by those it has room for: by none, if need be.
+
         Raises:
             SamplingError: The server cannot be reached, refuses, or does not return tokens.
         """
+        max_new_tokens = min(max_new_tokens, self._max_context_tokens - len(prompt))
+        if max_new_tokens <= 0:
+            return Sampled([], [], ended=False)
         parameters = self._parameters | {
             "max_tokens": max_new_tokens,
             "n": 1,
@@ -209,12 +215,17 @@ class ServerSampler:
             )
         return {**features, "mm_placeholders": {**features["mm_placeholders"], "image": runs}}
 
-    async def _served_model(self) -> str:
+    async def _learn_model(self) -> None:
+        """Ask for the model's name, unless it was given, and for how long its conversations may be."""
         answer = await self._ask("GET", "/v1/models", None)
         try:
-            return str(answer["data"][0]["id"])
-        except (KeyError, IndexError, TypeError):
+            served = {str(entry["id"]): entry for entry in answer["data"]}
+            first = next(iter(served))
+        except (KeyError, StopIteration, TypeError):
             raise SamplingError(f"{self.url}/v1/models names no model") from None
+        self.model = self.model or first
+        length = served.get(self.model, served[first]).get("max_model_len")
+        self._max_context_tokens = sys.maxsize if length is None else int(length)
 
     async def _ask(self, method: str, path: str, request: Mapping[str, Any] | None) -> Any:
         assert self._wire is not None
