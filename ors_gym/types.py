@@ -234,11 +234,6 @@ class Message:
         return wire if self.detail is None else wire | {"detail": dict(self.detail)}
 
 
-def _allows_an_object(schema: Any) -> bool:
-    kind = cast(JSONObject, schema).get("type", "object") if isinstance(schema, Mapping) else None
-    return kind == "object" or (isinstance(kind, list) and "object" in kind)
-
-
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """A tool as the environment describes it; ``input_schema`` is JSON Schema, None for a tool without arguments."""
@@ -251,11 +246,9 @@ class ToolSpec:
     def from_wire(cls, wire: Any) -> ToolSpec:
         """Read a tool of ``/tools`` or ``/task_tools``."""
         name, schema = string(wire, "name", "tool"), wire.get("input_schema")
-        if schema is not None and not _allows_an_object(schema):
-            raise ProtocolError(
-                f"the input schema of tool {name!r} must be one of a JSON object, got {str(schema)[:80]}"
-            )
-        return cls(name, wire.get("description") or "", schema)
+        if schema is not None and not isinstance(schema, Mapping):
+            raise ProtocolError(f"the input schema of tool {name!r} must be a JSON object, got {str(schema)[:80]}")
+        return cls(name, wire.get("description") or "", cast("JSONObject | None", schema))
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -113,15 +113,10 @@ def test_a_block_that_holds_no_text_or_image_is_refused(block):
         ToolOutput.from_wire({"ok": True, "output": {"blocks": [block]}})
 
 
-@pytest.mark.parametrize("schema", [True, [], "object", {"type": "array"}, {"type": ["string", "null"]}, {"type": 5}])
-def test_a_tool_whose_input_is_no_object_is_refused(schema):
+@pytest.mark.parametrize("schema", [True, [], "object"])
+def test_a_tool_whose_input_schema_is_none_is_refused(schema):
     with pytest.raises(ProtocolError, match="'guess'"):
         ToolSpec.from_wire({"name": "guess", "input_schema": schema})
-
-
-@pytest.mark.parametrize("schema", [None, {}, {"type": "object"}, {"type": ["object", "null"]}, {"$ref": "#/$defs/a"}])
-def test_a_tool_takes_nothing_or_an_object(schema):
-    assert ToolSpec.from_wire({"name": "guess", "input_schema": schema}).input_schema == schema
 
 
 SCHEMA = {
