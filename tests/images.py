@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 __all__ = ["Image", "ImageBuilder", "missing"]
 
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-PARENTS = " ".join(shlex.quote(str(path)) for path in Path(sys.base_prefix).parents if path != Path("/"))
+PARENTS = " ".join(shlex.quote(str(path)) for path in Path(sys.base_prefix).parents)
 BASE = f"""
 set -e
 awk -F: '$3 >= 1000 && $3 < 60000 {{ print $1 }}' /etc/passwd | xargs -r -n 1 userdel
