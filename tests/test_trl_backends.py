@@ -10,7 +10,7 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from ors_gym import RolloutLimits, StopReason
+from ors_gym import RolloutLimits, StopReason, ToolCall
 from ors_gym_trl import RolloutBatch, SamplingError, SamplingMismatchError
 from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.in_process import ContinuousSampler, PaddedSampler
@@ -19,6 +19,7 @@ from tests.ors_servers import free_port, serve_app
 from tests.tiny import make_model
 from tests.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
 from tests.trl_runs import brevity, make_rollouts, make_trainer, one_thread, prompts_of, server, weights
+from tests.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
@@ -252,8 +253,9 @@ def test_a_colocated_engine_samples_what_is_waiting_and_keeps_within_each_turns_
 def test_a_sleeping_engine_wakes_once_a_rollout_not_once_a_turn(
     make_rollouts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    rollouts = make_rollouts()
+    rollouts = make_rollouts(parser=Says(ToolCall("look")))
     trainer = make_trainer(rollouts, tmp_path)
+    trainer.generation_config.eos_token_id = list(range(len(trainer.processing_class)))  # any token ends a turn
     llm = colocated_generation(trainer, monkeypatch, sleep=True)
     sleeps = llm.sleeps
 

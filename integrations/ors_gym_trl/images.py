@@ -58,7 +58,7 @@ class VisionProcessor:
     """A vision-language model's processor, asked for a stretch of a conversation at a time.
 
     Args:
-        processor: A transformers processor with ``image_token_id`` (Qwen-VL, Gemma, LLaVA, InternVL, …).
+        processor: A transformers processor that says its ``image_token_ids`` (Qwen-VL and Gemma 3 are tested).
     """
 
     def __init__(self, processor: Any) -> None:

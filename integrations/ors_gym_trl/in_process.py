@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from ors_gym.portal import Portal
 from ors_gym_trl.images import Pictures, VisionProcessor
 from ors_gym_trl.sampling import Asked, BatchSampler, BusyClock, Sampled, SamplingError
 
-__all__ = ["ContinuousSampler", "PaddedSampler", "model_for_generation", "stop_tokens"]
+__all__ = ["ContinuousSampler", "PaddedSampler", "context_tokens", "model_for_generation", "stop_tokens"]
 
 
 @contextmanager
@@ -49,6 +50,13 @@ def stop_tokens(trainer: GRPOTrainer) -> frozenset[int]:
     config = getattr(trainer, "generation_config", None)
     stops: Any = trainer.eos_token_ids if config is None else config.eos_token_id
     return frozenset(stops if isinstance(stops, list) else [stops])
+
+
+def context_tokens(trainer: GRPOTrainer) -> int:
+    """How many tokens the model, and a colocated engine, has positions for."""
+    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
+    engine = cast("Any", trainer.args).vllm_max_model_length
+    return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, engine or sys.maxsize)
 
 
 class _SampledLogprobs(LogitsProcessor):
@@ -107,12 +115,11 @@ class PaddedSampler(BatchSampler):
 
     def sample(self, asked: Sequence[Asked]) -> list[Sampled]:
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
-        lengths = [len(one.prompt) for one in asked]
-        width = max(lengths)
+        prompts = [list(one.prompt) for one in asked]
+        width = max(map(len, prompts))
         device = self._model.device
-        pads = [[self._pad_token_id] * (width - len(one.prompt)) for one in asked]
-        ids = torch.tensor([pad + list(one.prompt) for pad, one in zip(pads, asked, strict=True)], device=device)
-        mask = [[0] * (width - length) + [1] * length for length in lengths]
+        ids = torch.tensor([[self._pad_token_id] * (width - len(each)) + each for each in prompts], device=device)
+        mask = [[0] * (width - len(each)) + [1] * len(each) for each in prompts]
         pictures = [each for one in asked for each in one.pictures]
         config = copy.copy(self._config)
         config.max_new_tokens = max(one.max_new_tokens for one in asked)
@@ -125,9 +132,8 @@ class PaddedSampler(BatchSampler):
             logits_processor=LogitsProcessorList([logprobs]),
             **(self._vision.inputs(ids, pictures) if self._vision is not None else {}),
         )
-        sampled = sequences[:, width:].tolist()
-        rows = zip(sampled, logprobs.finish(sequences).tolist(), asked, strict=True)
-        return [Sampled.cut(ids, lps, one.max_new_tokens, self._stops) for ids, lps, one in rows]
+        rows = zip(sequences[:, width:].tolist(), logprobs.finish(sequences).tolist(), asked, strict=True)
+        return [Sampled.cut(sampled, lps, one.max_new_tokens, self._stops) for sampled, lps, one in rows]
 
 
 CPU_CACHE_BLOCKS = 64

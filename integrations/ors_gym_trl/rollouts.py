@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
 from ors_gym_trl.images import ImageFeed, VisionProcessor
-from ors_gym_trl.in_process import stop_tokens
+from ors_gym_trl.in_process import context_tokens, stop_tokens
 from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling import Sampler
@@ -229,7 +228,7 @@ class Rollouts:
                 source.parser,
                 sampler.submit,
                 max_completion_tokens=cast("Any", trainer.args).max_completion_length,
-                max_context_tokens=_positions(trainer),
+                max_context_tokens=context_tokens(trainer),
                 max_turn_tokens=source.max_turn_tokens,
             )
             for name, source in self._sources.items()
@@ -399,10 +398,3 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task, unless it is over, and wait until it has cleaned up."""
     if task.cancel():
         await asyncio.wait([task])
-
-
-def _positions(trainer: GRPOTrainer) -> int:
-    """How many tokens the model, and a colocated engine, has positions for."""
-    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
-    engine = cast("Any", trainer.args).vllm_max_model_length
-    return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, engine or sys.maxsize)

@@ -102,7 +102,8 @@ class TokenRecord:
         """Drop what follows the last sampled token: there is nothing to learn from it."""
         end = len(self.mask) - next((i for i, mask in enumerate(reversed(self.mask)) if mask), len(self.mask))
         del self.completion_ids[end:], self.logprobs[end:], self.mask[end:]
-        self.pictures = {place: each for place, each in self.pictures.items() if place < len(self.ids)}
+        length = len(self.prompt_ids) + len(self.completion_ids)
+        self.pictures = {place: each for place, each in self.pictures.items() if place < length}
 
 
 def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:

@@ -266,9 +266,11 @@ class ServerSampler:
             ids = choice.get("token_ids")
             if ids is None:
                 ids = [int(token.removeprefix("token_id:")) for token in logprobs["tokens"]]
-            given = logprobs["token_logprobs"] if "token_logprobs" in logprobs else _content_logprobs(logprobs)
+            given = logprobs.get("token_logprobs")
+            if given is None:  # as chat completions, and completions of tokens with images, have them
+                given = [entry["logprob"] for entry in logprobs["content"]]
             values = [math.nan if value is None else float(value) for value in given]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise SamplingError(
                 f"{self.url} does not return the sampled tokens and their log-probabilities ({error!r}). Training on "
                 "exact tokens needs a server that does: vllm serve from 0.10.2 on, or one that understands "
@@ -280,11 +282,6 @@ class ServerSampler:
         if not sampled.ids:
             raise SamplingError(f"{self.url} returned no tokens (finish_reason {choice.get('finish_reason')!r})")
         return sampled
-
-
-def _content_logprobs(logprobs: Mapping[str, Any]) -> list[float | None]:
-    """The log-probabilities as chat completions, and completions of tokens with images, have them."""
-    return [entry["logprob"] for entry in logprobs["content"]]
 
 
 def _decoded(content: bytes, url: str) -> Any:
