@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from ors_gym import RolloutLimits, TaskRef, ToolCall, Turn
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolList
@@ -233,8 +234,26 @@ def test_rows_of_the_same_tokens_are_given_each_its_own_images(trainer_of: Calla
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, len(records[0].prompt_ids)]
     assert torch.allclose(logits[0], logits[3], atol=1e-6)
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
+    with torch.no_grad():  # a row without padding needs no mask
+        alone = trainer.model(input_ids=ids[2:3]).logits[:, len(records[0].prompt_ids)]
+    assert torch.allclose(logits[2:3], alone, atol=1e-6)
     with pytest.raises(RuntimeError, match="no episode of the batch"):
         trainer.model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:])
+
+
+@pytest.mark.parametrize("make_model", [make_qwen, make_gemma])
+def test_generating_with_images_of_ones_own_is_left_alone_between_two_steps(
+    make_model: Callable, trainer_of: Callable, rollouts: ORSRollouts
+):
+    trainer = trainer_of(make_model)
+    rollouts.rollout_func([rollouts.train_dataset[0]["prompt"]] * 4, trainer)
+    processor = trainer.processing_class
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    own = processor(text=[text], images=[[Image.new("RGB", (24, 16))]], add_special_tokens=False, return_tensors="pt")
+
+    written = trainer.model.generate(**own, max_new_tokens=3, min_new_tokens=3)
+
+    assert written.shape[1] == own["input_ids"].shape[1] + 3
 
 
 def test_what_a_group_is_shown_is_computed_once_and_forgotten_with_its_episodes():

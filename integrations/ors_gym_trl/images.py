@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakValueDictionary
@@ -24,7 +26,7 @@ from ors_gym.types import ImageBlock
 if TYPE_CHECKING:
     from ors_gym_trl.tokens import TokenRecord
 
-__all__ = ["ImageFeed", "ImagesNotSupportedError", "Pictures", "VisionProcessor", "read_image"]
+__all__ = ["ImageFeed", "ImagesNotSupportedError", "Pictures", "VisionProcessor", "generation", "read_image"]
 
 
 class ImagesNotSupportedError(NotImplementedError):
@@ -111,6 +113,22 @@ class VisionProcessor:
         return joined | dict.fromkeys(self._type_ids, types)
 
 
+_generating: ContextVar[bool] = ContextVar("_generating", default=False)
+
+_GENERATE_GIVES = ("pixel_values", "mm_encoder_outputs", "past_key_values", "cache")
+"""What a model's ``generate`` calls it with, by the names of different transformers: images it has, or has seen."""
+
+
+@contextmanager
+def generation() -> Iterator[None]:
+    """Within it the model is given its images by who generates, and not by an :class:`ImageFeed`."""
+    token = _generating.set(True)
+    try:
+        yield
+    finally:
+        _generating.reset(token)
+
+
 _Rows: TypeAlias = dict[tuple[int, ...], Mapping[int, Pictures]]
 """By all of a row's tokens: the images of each stretch, by where it begins."""
 
@@ -161,11 +179,12 @@ class ImageFeed:
 
     def _add(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ids = kwargs.get("input_ids")
-        given = "pixel_values" in kwargs or kwargs.get("past_key_values") is not None  # by who generates
+        given = _generating.get() or any(kwargs.get(name) is not None for name in _GENERATE_GIVES)
         if ids is None or given or not bool((ids == self._vision.image_token_id).any()):
             return None
         rows = self._trained if module.training else self._latest
-        seen = kwargs["attention_mask"].bool()
+        mask = kwargs.get("attention_mask")
+        seen = torch.ones_like(ids).bool() if mask is None else mask.bool()
         pictures: list[Pictures] = []
         for row, seen_places in zip(ids, seen, strict=True):
             # Completions that are masked as truncated are there, and not seen, and neither are their images.

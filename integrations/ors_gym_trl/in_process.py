@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ors_gym.portal import Portal
-from ors_gym_trl.images import Pictures, VisionProcessor
+from ors_gym_trl.images import Pictures, VisionProcessor, generation
 from ors_gym_trl.sampling import Asked, BatchSampler, BusyClock, Sampled, SamplingError
 
 __all__ = ["ContinuousSampler", "PaddedSampler", "context_tokens", "model_for_generation", "stop_tokens"]
@@ -125,13 +125,14 @@ class PaddedSampler(BatchSampler):
         config.max_new_tokens = max(one.max_new_tokens for one in asked)
         config.suppress_tokens = None
         logprobs = _SampledLogprobs(self._config.temperature, self._config.suppress_tokens or ())
-        sequences = self._model.generate(
-            input_ids=ids,
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([logprobs]),
-            **(self._vision.inputs(ids, pictures) if self._vision is not None else {}),
-        )
+        with generation():
+            sequences = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([logprobs]),
+                **(self._vision.inputs(ids, pictures) if self._vision is not None else {}),
+            )
         rows = zip(sequences[:, width:].tolist(), logprobs.finish(sequences).tolist(), asked, strict=True)
         return [Sampled.cut(sampled, lps, one.max_new_tokens, self._stops) for sampled, lps, one in rows]
 
