@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
@@ -119,9 +119,8 @@ def test_a_sandbox_that_was_closed_says_so():
 @pytest.mark.parametrize(
     ("make", "package"), [(DaytonaSandbox, "daytona"), (E2BSandbox, "e2b"), (ModalSandbox, "modal")]
 )
-def test_a_package_that_is_missing_is_named(make, package):
-    if importlib.util.find_spec(package) is not None:
-        pytest.skip(f"{package} is installed")
+def test_a_package_that_is_missing_is_named(make, package, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, package, None)
 
     async def conversation():
         with pytest.raises(SandboxError, match=f"pip install {package}"):
