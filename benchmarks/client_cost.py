@@ -30,7 +30,7 @@ Call = Callable[[], Awaitable[Any]]
 
 async def ors_gym(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
     """Sessions of ORSClient."""
-    from ors_gym.client import ORSClient
+    from ors_gym.client.client import ORSClient
 
     client = await stack.enter_async_context(ORSClient(url))
     opened = [await stack.enter_async_context(client.session("stub", split="train", index=0)) for _ in range(sessions)]

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from ors_gym.client import ORSClient
+from ors_gym.client.client import ORSClient
 
 
 def resident_megabytes() -> float:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ors_gym.client import ORSClient
+from ors_gym.client.client import ORSClient
 from tests.environments import Ledger
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
 from tests.ors_servers import RunningServer, serve

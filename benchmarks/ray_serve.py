@@ -77,7 +77,7 @@ class Load:
 
 async def measure(url: str, seconds: float) -> tuple[Load, list[Sample]]:
     """Play through the phases, and look at the replicas all the while."""
-    directory = serve.get_deployment_handle("Directory", "default")
+    directory = serve.get_deployment_handle("Registry", "default")
     samples: list[Sample] = []
     began = time.monotonic()
     async with ORSClient(url) as client:

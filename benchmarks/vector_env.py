@@ -31,7 +31,7 @@ import gymnasium as gym
 import numpy as np
 
 from ors_gym import ToolCall
-from ors_gym.vector_env import ORSVectorEnv
+from ors_gym.envs.vector_env import ORSVectorEnv
 
 LATENCY_SECONDS = 0.2
 STEPS = 5

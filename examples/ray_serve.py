@@ -5,7 +5,7 @@ Then ``ors-gym rollout http://localhost:8000 --episodes 200``, and watch the rep
 
 from ors_gym_ray import serve_app
 from ors_gym_server import as_ors_environment, create_app
-from ors_gym_server.app import ORSApp
+from ors_gym_server.asgi.app import ORSApp
 
 
 def make_app() -> ORSApp:

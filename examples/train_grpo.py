@@ -43,9 +43,9 @@ from ors_gym import (
     run_groups,
     trajectory_return,
 )
-from ors_gym.progress import RunProgress
-from ors_gym.report import Measurement, RunRecord, StepRecord
-from ors_gym.tasks import load_tasks
+from ors_gym.reporting.page import Measurement, RunRecord, StepRecord
+from ors_gym.reporting.progress import RunProgress
+from ors_gym.rollouts.tasks import load_tasks
 
 SOLVED = 0.95
 """The demo stops when the mean reward of its last ten batches reaches this."""
@@ -157,7 +157,7 @@ def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[
     import torch
     from tiny_model import make_model, make_tokenizer, warm_up
 
-    from ors_gym_trl.tokens import chat_tools
+    from ors_gym_trl.tokens.conversation import chat_tools
 
     torch.set_num_threads(1)  # on so small a model more threads only wait for each other
     tokenizer = make_tokenizer()

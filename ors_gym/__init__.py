@@ -3,14 +3,16 @@
 Importing this package registers ``ors_gym/ORS-v0`` with Gymnasium, and imports neither ray, trl nor torch.
 """
 
-from ors_gym.actions import ActionParser, ParsedText, action_parser
-from ors_gym.advantages import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
-from ors_gym.asgi import ASGITransport
-from ors_gym.async_env import AsyncORSEnv
-from ors_gym.client import ORSClient
-from ors_gym.endpoint import ChatPolicy, EndpointRefusedError
-from ors_gym.env import ORSEnv, Secret
-from ors_gym.episode import EpisodeHost, EpisodeRunner, RolloutLimits
+from ors_gym.client.client import ORSClient
+from ors_gym.client.janitor import Janitor
+from ors_gym.client.portal import Portal, shared_portal
+from ors_gym.client.session import Session, SessionState
+from ors_gym.client.timeouts import Timeouts
+from ors_gym.dialects.actions import ActionParser, ParsedText, action_parser
+from ors_gym.envs.async_env import AsyncORSEnv
+from ors_gym.envs.env import ORSEnv, Secret
+from ors_gym.envs.registration import register_envs, register_ors
+from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.errors import (
     AmbiguousCallError,
     AuthenticationError,
@@ -32,11 +34,11 @@ from ors_gym.errors import (
     ToolFailedError,
     TransportError,
 )
-from ors_gym.janitor import Janitor
-from ors_gym.metrics import PrometheusCollector, RolloutMetrics
-from ors_gym.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
-from ors_gym.portal import Portal, shared_portal
-from ors_gym.records import (
+from ors_gym.http.asgi import ASGITransport
+from ors_gym.policies.endpoint import ChatPolicy, EndpointRefusedError
+from ors_gym.policies.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
+from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
+from ors_gym.reporting.records import (
     TrajectoryWriter,
     finished_tasks,
     read_groups,
@@ -44,12 +46,11 @@ from ors_gym.records import (
     read_trajectories,
     to_dataset,
 )
-from ors_gym.registration import register_envs, register_ors
-from ors_gym.rollout import FailurePolicy, run_group, run_groups
-from ors_gym.session import Session, SessionState
-from ors_gym.spaces import TextSpace, ToolCallSpace
-from ors_gym.tasks import TaskSampler, load_tasks, remaining_tasks
-from ors_gym.timeouts import Timeouts
+from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
+from ors_gym.rollouts.groups import FailurePolicy, run_group, run_groups
+from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
+from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
+from ors_gym.spaces.spaces import TextSpace, ToolCallSpace
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
     GroupCandidate,
@@ -64,7 +65,6 @@ from ors_gym.types import (
     ToolOutput,
     ToolSpec,
 )
-from ors_gym.vector_env import ORSVectorEnv
 
 __version__ = "0.1.0"
 

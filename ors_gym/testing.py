@@ -26,10 +26,10 @@ import httpx
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from ors_gym.client import ORSClient
+from ors_gym.client.client import ORSClient
+from ors_gym.client.session import Session
 from ors_gym.errors import ConnectError, ORSError
-from ors_gym.schemas import Schema
-from ors_gym.session import Session
+from ors_gym.spaces.schemas import Schema
 from ors_gym.types import ToolList
 
 __all__ = ["Check", "CheckReport", "Outcome", "check_server"]

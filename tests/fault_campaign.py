@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ors_gym.client import ORSClient, Session, SessionState, Timeouts
+from ors_gym.client.client import ORSClient, Session, SessionState, Timeouts
 from ors_gym.errors import ORSError, SessionError
 from ors_gym_server import create_app
-from ors_gym_server.app import ORSApp
+from ors_gym_server.asgi.app import ORSApp
 from tests.environments import Ledger
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer
 from tests.named_tasks import NamedTasks

@@ -10,7 +10,7 @@ import asyncio
 import json
 from typing import Any
 
-from ors_gym.sse import EventDecoder
+from ors_gym.http.sse import EventDecoder
 
 __all__ = ["NamedTasks"]
 

@@ -7,8 +7,8 @@ from typing import Any
 from gymnasium import spaces
 
 from ors_gym.types import ToolCall
-from ors_gym_server.ports.action_tools import ActionTools
-from ors_gym_server.ports.observation_text import as_json
+from ors_gym_server.adapters.action_tools import ActionTools
+from ors_gym_server.adapters.observation_text import as_json
 
 
 def call_of(tools: ActionTools, action: Any) -> ToolCall:

@@ -20,7 +20,7 @@ import tests.ors_servers  # noqa: F401  (first: it silences the SDK's log, which
 from openreward.environments import ToolOutput, tool
 
 from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, ScriptedPolicy, TaskRef, ToolCall, run_groups
-from ors_gym.client import Timeouts
+from ors_gym.client.client import Timeouts
 from ors_gym.trajectory import TrajectoryGroup
 from tests.environments import Amount, Counter
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer

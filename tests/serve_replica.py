@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ors_gym.types import TextBlock, ToolOutput
 from ors_gym_server import Environment, create_app, tool
-from ors_gym_server.app import ORSApp
+from ors_gym_server.asgi.app import ORSApp
 
 __all__ = ["app_factory"]
 

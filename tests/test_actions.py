@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.actions import ParsedText, action_parser, read_action, tool_call
+from ors_gym.dialects.actions import ParsedText, action_parser, read_action, tool_call
 from ors_gym.types import TerminalTool, ToolCall
 
 GUESS = ToolCall("guess", {"word": "crane"})

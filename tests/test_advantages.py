@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.advantages import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
+from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import ToolCall, ToolOutput
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.channel import backoff_seconds, retry_after_seconds, status_error
-from ors_gym.client import ORSClient
+from ors_gym.client.client import ORSClient
+from ors_gym.client.requests import status_error
 from ors_gym.errors import AmbiguousCallError, CapacityError, NotFoundError, ProtocolError, StartingError, StatusError
+from ors_gym.http.retry import backoff_seconds, retry_after_seconds
 from tests.environments import Ledger
 from tests.faulty_proxy import Fault, FaultyProxy, http_answer
 
@@ -68,7 +69,7 @@ def test_more_sessions_than_open_files_wait_for_one_another(start_server):
     script = textwrap.dedent(f"""
         import asyncio, resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        from ors_gym.client import ORSClient
+        from ors_gym.client.client import ORSClient
 
         async def episode(client):
             async with client.session("ledger", task={{}}) as session:

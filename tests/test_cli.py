@@ -13,9 +13,9 @@ import httpx
 import pytest
 from openreward.environments import TextBlock, ToolOutput, tool
 
-from ors_gym.cli import main
-from ors_gym.policy import Reply, ScriptedPolicy
-from ors_gym.records import finished_tasks, read_groups, read_trajectories
+from ors_gym.cli.main import main
+from ors_gym.policies.policy import Reply, ScriptedPolicy
+from ors_gym.reporting.records import finished_tasks, read_groups, read_trajectories
 from ors_gym.types import ToolCall
 from tests.chat_server import calls, refuses, serve_chat
 from tests.environments import Counter
@@ -380,7 +380,7 @@ def test_help_teaches_by_example(command, capsys):
     ("command", "shown"), [(["play"], "count 0"), (["rollout", "--episodes", "100000", "--seed", "1"], "task 1/100000")]
 )
 def test_ctrl_c_closes_the_sessions(counter_server, command, shown):
-    script = "import sys; from ors_gym.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from ors_gym.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-u", "-c", script, command[0], counter_server.url, *command[1:]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as player:
         player.stdin.write("look\n")
@@ -396,7 +396,7 @@ def test_ctrl_c_closes_the_sessions(counter_server, command, shown):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_ctrl_c_leaves_the_report_and_the_file_with_what_there_is(counter_server, tmp_path):
     page, path = tmp_path / "report.html", tmp_path / "run.jsonl"
-    script = "import sys; from ors_gym.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from ors_gym.cli.main import main; sys.exit(main(sys.argv[1:]))"
     options = ["--episodes", "100000", "--seed", "1", "--report", page, "--out", path]
     command = [sys.executable, "-u", "-c", script, "rollout", counter_server.url, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as player:

@@ -14,8 +14,7 @@ import httpx
 import pytest
 from openreward.environments import Environment, Server, Split, ToolOutput, tool
 
-from ors_gym.asgi import ASGITransport
-from ors_gym.client import ORSClient, Timeouts
+from ors_gym.client.client import ORSClient, Timeouts
 from ors_gym.errors import (
     AmbiguousCallError,
     AuthenticationError,
@@ -26,9 +25,10 @@ from ors_gym.errors import (
     RequestTimeoutError,
     StatusError,
 )
-from ors_gym.fastwire import FastWire
+from ors_gym.http.asgi import ASGITransport
+from ors_gym.http.asyncio_transport import AsyncioTransport
+from ors_gym.http.httpx_transport import HTTPXTransport
 from ors_gym.types import TextBlock
-from ors_gym.wire import HTTPXWire
 from tests.environments import Counter, Ledger, Mirror
 from tests.faulty_proxy import Fault, FaultyProxy, http_answer
 from tests.ors_servers import RunningServer, serve
@@ -158,8 +158,8 @@ def test_many_sessions_that_open_at_once_look_for_the_environment_once(server):
 def test_no_more_requests_are_under_way_than_allowed(server):
     async def conversation(client: ORSClient) -> int:
         most = 0
-        wire = client.channel.wire
-        assert isinstance(wire, FastWire)
+        wire = client.sender.transport
+        assert isinstance(wire, AsyncioTransport)
 
         async def watch() -> None:
             nonlocal most
@@ -395,12 +395,12 @@ def test_a_proxy_is_used_when_it_is_given_or_set_in_the_environment(server, monk
 def test_only_what_needs_httpx_travels_through_it(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert isinstance(ORSClient("http://localhost").channel.wire, FastWire)
-    assert isinstance(ORSClient("http://localhost", auth=("a", "b")).channel.wire, HTTPXWire)
+    assert isinstance(ORSClient("http://localhost").sender.transport, AsyncioTransport)
+    assert isinstance(ORSClient("http://localhost", auth=("a", "b")).sender.transport, HTTPXTransport)
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     monkeypatch.setenv("no_proxy", "localhost")
-    assert isinstance(ORSClient("http://localhost").channel.wire, FastWire)
-    assert isinstance(ORSClient("http://other").channel.wire, HTTPXWire)
+    assert isinstance(ORSClient("http://localhost").sender.transport, AsyncioTransport)
+    assert isinstance(ORSClient("http://other").sender.transport, HTTPXTransport)
 
 
 def test_the_users_client_and_transport_options_exclude_each_other():
@@ -542,6 +542,6 @@ def test_keys_and_secrets_are_in_nothing_that_is_logged_or_raised(server, caplog
 
 
 def test_importing_the_client_is_light():
-    script = "import sys, ors_gym, ors_gym.client, ors_gym.portal; print(*sys.modules)"
+    script = "import sys, ors_gym, ors_gym.client.client, ors_gym.client.portal; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert {"ray", "trl", "torch", "openreward", "aiohttp", "uvicorn", "transformers"} & set(modules) == set()

@@ -23,11 +23,11 @@ from gymnasium.wrappers import (
 )
 
 import ors_gym
-from ors_gym.actions import ParsedText
-from ors_gym.env import ORSEnv, Secret
+from ors_gym.dialects.actions import ParsedText
+from ors_gym.envs.env import ORSEnv, Secret
+from ors_gym.envs.rendering import image_frame
 from ors_gym.errors import NotFoundError, ProtocolError, ToolFailedError
-from ors_gym.rendering import image_frame
-from ors_gym.spaces import TextSpace
+from ors_gym.spaces.spaces import TextSpace
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ImageBlock, TextBlock, ToolCall, ToolResultBlock
 from tests.gym_environments import Faulty, Kitchen, Quiz, Walk
@@ -380,10 +380,7 @@ class TestSecrets:
     def test_what_gym_make_was_told_in_confidence_is_shown_nowhere(self, make):
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"}, client_options={"headers": {"X-Own": "h-1618"}})
         shown = (
-            repr(env)
-            + repr(env.spec)
-            + str(env.unwrapped.spec.pprint(disable_print=True))
-            + repr(env.unwrapped.blueprint)
+            repr(env) + repr(env.spec) + str(env.unwrapped.spec.pprint(disable_print=True)) + repr(env.unwrapped.recipe)
         )
         assert not any(secret in shown for secret in ("k-3141", "t-2718", "h-1618"))
         with pytest.raises(TypeError, match="Secret is not JSON"):
@@ -391,7 +388,7 @@ class TestSecrets:
 
     def test_a_password_in_the_url_is_shown_nowhere(self, server):
         env = gym.make("ors_gym/ORS-v0", url=server.url.replace("//", "//me:p-1414@"), env_name="walk")
-        assert "p-1414" not in repr(env) + repr(env.spec) + repr(env.unwrapped.blueprint)
+        assert "p-1414" not in repr(env) + repr(env.spec) + repr(env.unwrapped.recipe)
         again = gym.make(env.spec)
         assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
         again.close()
@@ -400,11 +397,11 @@ class TestSecrets:
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"})
         again = gym.make(env.spec)
         assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
-        assert again.unwrapped.blueprint.secrets == {"TOKEN": "t-2718"}
+        assert again.unwrapped.recipe.secrets == {"TOKEN": "t-2718"}
         again.close()
 
     def test_a_secret_can_be_given_from_the_start(self, make):
-        assert make(secrets=Secret({"TOKEN": "t"})).unwrapped.blueprint.secrets == {"TOKEN": "t"}
+        assert make(secrets=Secret({"TOKEN": "t"})).unwrapped.recipe.secrets == {"TOKEN": "t"}
         assert repr(Secret("t")) == "Secret(***)"
         assert Secret("t") == pickle.loads(pickle.dumps(Secret("t"))) != Secret("u")
 

@@ -11,7 +11,7 @@ import pytest
 
 from ors_gym import errors
 from ors_gym.errors import ORSError, StatusError
-from ors_gym.wire import _httpx_faults_named
+from ors_gym.http.httpx_transport import _translate_httpx_errors
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 
@@ -69,5 +69,5 @@ def test_every_error_of_httpx_is_named_at_the_boundary():
             continue
         takes_message = "message" in inspect.signature(cls.__init__).parameters
         error = cls("boom") if takes_message else cls()
-        with pytest.raises(errors.TransportError), _httpx_faults_named():
+        with pytest.raises(errors.TransportError), _translate_httpx_errors():
             raise error

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ors_gym.errors import ConnectError, ConnectionLostError, ORSError, ProtocolError
-from ors_gym.fastwire import PAUSE_BYTES, FastWire
+from ors_gym.http.asyncio_transport import PAUSE_BYTES, AsyncioTransport
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -60,7 +60,7 @@ def ask(*answers: bytes | tuple[bytes, ...], times: int | None = None) -> tuple[
     """Send as many requests as there are answers and read them to their end."""
 
     async def conversation() -> tuple[list[bytes | ORSError], ScriptedServer]:
-        wire = FastWire(connect_seconds=5)
+        wire = AsyncioTransport(connect_seconds=5)
         outcomes: list[bytes | ORSError] = []
         async with ScriptedServer(*answers) as server:
             for _ in range(times or len(answers)):
@@ -149,7 +149,7 @@ def test_a_second_answer_that_nobody_asked_for_is_never_taken_for_the_next_ones(
 
 def test_leaving_an_answer_unread_closes_its_connection():
     async def conversation() -> int:
-        wire = FastWire(connect_seconds=5)
+        wire = AsyncioTransport(connect_seconds=5)
         async with ScriptedServer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", OK) as server:
             async with wire.send("GET", server.url, {}, None) as response:
                 assert response.status == 200
@@ -163,7 +163,7 @@ def test_leaving_an_answer_unread_closes_its_connection():
 
 def test_a_large_answer_that_is_not_read_makes_the_server_wait():
     async def conversation() -> None:
-        wire = FastWire(connect_seconds=5)
+        wire = AsyncioTransport(connect_seconds=5)
         written = 0
         size = 64 * PAUSE_BYTES
         waiting = asyncio.Event()
@@ -196,7 +196,7 @@ def test_a_large_answer_that_is_not_read_makes_the_server_wait():
 
 def test_nothing_listening_is_a_connect_error_that_names_the_address():
     async def conversation() -> None:
-        wire = FastWire(connect_seconds=5)
+        wire = AsyncioTransport(connect_seconds=5)
         with pytest.raises(ConnectError, match=r"127\.0\.0\.1:9"):
             async with wire.send("GET", "http://127.0.0.1:9/", {}, None):
                 raise AssertionError("connected")
@@ -210,12 +210,12 @@ def test_nothing_listening_is_a_connect_error_that_names_the_address():
 @pytest.mark.parametrize("headers", [{"X-A": "b\r\nX-Evil: 1"}, {"X-A": "b\nc"}, {"X-A\r\n": "b"}, {"X-A": "b\r"}])
 def test_a_header_cannot_smuggle_another(headers):
     with pytest.raises(ValueError, match="line break"):
-        FastWire(connect_seconds=5).send("GET", "http://localhost/", headers, None)
+        AsyncioTransport(connect_seconds=5).send("GET", "http://localhost/", headers, None)
 
 
 def test_the_request_line_and_host_are_as_the_url_says():
     async def conversation() -> bytes:
-        wire = FastWire(connect_seconds=5)
+        wire = AsyncioTransport(connect_seconds=5)
         async with ScriptedServer(OK) as server:
             async with wire.send("POST", f"{server.url}/a%20b?c=d", {"X-A": "ü"}, b"") as response:
                 await response.read()
@@ -253,11 +253,11 @@ def test_certificates_are_verified_unless_told_otherwise(certificate):
             url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
             trusting = ssl.create_default_context(cafile=str(cert))
             for verify in (trusting, False):
-                wire = FastWire(connect_seconds=5, verify=verify)
+                wire = AsyncioTransport(connect_seconds=5, verify=verify)
                 async with wire.send("GET", url, {}, None) as response:
                     assert await response.read() == b"ok"
                 await wire.aclose()
-            wire = FastWire(connect_seconds=5)
+            wire = AsyncioTransport(connect_seconds=5)
             with pytest.raises(ConnectError, match="certificate"):
                 async with wire.send("GET", url, {}, None):
                     raise AssertionError("connected")

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 import pytest
 
 from ors_gym import ORSClient
-from ors_gym.janitor import Janitor
+from ors_gym.client.janitor import Janitor
 from tests.ors_servers import RunningServer
 
 OWNER = """
 import asyncio, os, sys, time
 from ors_gym import ORSClient
-from ors_gym.janitor import Janitor
+from ors_gym.client.janitor import Janitor
 
 async def main():
     client = ORSClient(sys.argv[1], journal=Janitor(sys.argv[1]))
@@ -64,7 +64,7 @@ async def open_and_forget(janitor: Janitor, url: str) -> None:
     client = ORSClient(url, journal=janitor)
     await client.session("counter", split="train", index=4).open()
     await client.pinger.aclose()
-    await client.channel.wire.aclose()
+    await client.sender.transport.aclose()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from ors_gym.client import ORSClient, SessionState
+from ors_gym.client.client import ORSClient, SessionState
+from ors_gym.client.keepalive import MAX_PINGS_AT_ONCE, Pinger
 from ors_gym.errors import ConnectionLostError
-from ors_gym.keepalive import MAX_PINGS_AT_ONCE, Pinger
 from tests.environments import Ledger
 from tests.faulty_proxy import FaultyProxy
 from tests.ors_servers import server_loop

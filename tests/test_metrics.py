@@ -21,7 +21,7 @@ from ors_gym import (
     run_group,
     run_groups,
 )
-from ors_gym.metrics import PrometheusCollector, RolloutMetrics
+from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
 from tests.environments import Mirror
 from tests.ors_servers import RunningServer
 

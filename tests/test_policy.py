@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolCallSpace, ToolList, ToolSpec, Turn
-from ors_gym.policy import EPISODES_KEPT
+from ors_gym.policies.policy import EPISODES_KEPT
 from ors_gym.types import TerminalTool
 
 TOOLS = ToolList(

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from ors_gym.spaces import ToolCallSpace
+from ors_gym.spaces.spaces import ToolCallSpace
 from ors_gym.types import ToolList
-from ors_gym_server.ports.action_schemas import UnsupportedSpaceError, decode, describe, schema_of
-from ors_gym_server.ports.action_tools import ActionTools, InvalidActionError
+from ors_gym_server.adapters.action_schemas import UnsupportedSpaceError, decode, describe, schema_of
+from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
 
 shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
 float_types = st.sampled_from([np.float16, np.float32, np.float64])

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ors_gym import ORSClient
-from ors_gym.cli import main
+from ors_gym.cli.main import main
 from ors_gym.types import ToolSpec, text_of
 from tests.ors_servers import serve_app
 
@@ -34,7 +34,7 @@ def serve_by_command():
     processes = []
 
     def start(*arguments):
-        code = "import sys; from ors_gym.cli import main; sys.exit(main())"
+        code = "import sys; from ors_gym.cli.main import main; sys.exit(main())"
         command = [sys.executable, "-c", code, "serve", *arguments, "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
@@ -165,7 +165,7 @@ def test_the_help_teaches(capsys):
 def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(capsys):
     from rich.console import Console
 
-    from ors_gym.play import print_tools
+    from ors_gym.cli.play import print_tools
 
     nested = {"type": "array", "items": {"$ref": "#/$defs/Nested"}}
     schema = {

@@ -17,8 +17,8 @@ from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
 from ors_gym.types import Split, text_of
-from ors_gym_server.ports.gymnasium_adapter import GymnasiumEnvironment, as_ors_environment
-from ors_gym_server.ports.gymnasium_episode import Screen
+from ors_gym_server.adapters.gymnasium import GymnasiumEnvironment, as_ors_environment
+from ors_gym_server.adapters.gymnasium_episode import Screen
 from tests.ported import call_of
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ors_gym.types import ImageBlock, text_of
-from ors_gym_server.ports.observation_text import as_json, image_block, observation_blocks, plain_text
+from ors_gym_server.adapters.observation_text import as_json, image_block, observation_blocks, plain_text
 from tests.test_port_actions import graphs, nested_spaces
 
 

@@ -15,10 +15,10 @@ from gymnasium import spaces
 
 import ors_gym  # noqa: F401  (it registers ors_gym/ORS-v0)
 from ors_gym import EpisodeRunner, ORSClient, RandomPolicy, RolloutLimits, StopReason
-from ors_gym.tasks import load_tasks
+from ors_gym.rollouts.tasks import load_tasks
 from ors_gym.types import text_of
 from ors_gym_server import as_openreward, as_ors_environment, create_app
-from ors_gym_server.ports.gymnasium_episode import Screen
+from ors_gym_server.adapters.gymnasium_episode import Screen
 from tests.ors_servers import serve, serve_app
 from tests.port_environments import AdventureEnv
 from tests.ported import call_of

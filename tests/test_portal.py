@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.errors import PortalError
-from ors_gym.portal import Portal, shared_portal
 from tests.environments import Counter
 
 
@@ -126,7 +126,7 @@ def test_after_a_fork_the_childs_use_is_a_clear_error_and_its_own_portal_works()
 def test_an_interrupt_cancels_the_work_and_waits_until_it_has_cleaned_up():
     script = textwrap.dedent("""
         import asyncio
-        from ors_gym.portal import shared_portal
+        from ors_gym.client.portal import shared_portal
 
         async def work():
             try:
@@ -152,7 +152,7 @@ def test_an_interrupt_cancels_the_work_and_waits_until_it_has_cleaned_up():
 
 def test_sessions_left_open_at_exit_are_deleted(counter_server):
     script = textwrap.dedent(f"""
-        from ors_gym.portal import shared_portal
+        from ors_gym.client.portal import shared_portal
         portal = shared_portal()
         client = portal.client({counter_server.url!r})
         portal.run(client.session("counter", split="train", index=0).open())

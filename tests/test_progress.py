@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ors_gym import progress as progress_module
-from ors_gym.progress import RunProgress, duration, sparkline
+from ors_gym.reporting import progress as progress_module
+from ors_gym.reporting.progress import RunProgress, duration, sparkline
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 

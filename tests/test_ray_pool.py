@@ -24,7 +24,7 @@ from ors_gym import (
     run_group,
 )
 from ors_gym_ray import RolloutPool
-from ors_gym_ray.events import Job
+from ors_gym_ray.rollouts.events import Job
 from tests.environments import Mirror
 from tests.ors_servers import RunningServer
 from tests.ray_clusters import connected, wait_until

@@ -26,11 +26,11 @@ from ors_gym import (
     ToolCall,
     run_groups,
 )
-from ors_gym.session import Session
+from ors_gym.client.session import Session
 from ors_gym.testing import check_server
 from ors_gym_ray import serve_app
-from ors_gym_ray.directory import replica_of
-from ors_gym_server.app import ORSApp
+from ors_gym_ray.serve.registry import replica_of
+from ors_gym_server.asgi.app import ORSApp
 from tests.ors_servers import free_port
 from tests.ray_clusters import connected
 from tests.serve_replica import app_factory
@@ -67,7 +67,7 @@ def url(ray_cluster: Cluster) -> Iterator[str]:
 
 async def replicas() -> dict[str, tuple[int, bool]]:
     """Each replica's number of sessions and whether it is being drained, by its name."""
-    overview = await serve.get_deployment_handle("Directory", "default").overview.remote()
+    overview = await serve.get_deployment_handle("Registry", "default").overview.remote()
     return {name: (load, draining) for name, load, draining in overview}
 
 
@@ -182,11 +182,11 @@ def test_without_the_directory_and_the_door_sessions_only_wait(run: Callable, ur
     async def conversation() -> None:
         async with ORSClient(url) as client:
             async with opened(client, 1) as (session,):
-                kill("Directory")
+                kill("Registry")
                 assert await work(session) == 1
                 async with opened(client, 1) as (fresh,):
                     assert await work(fresh) == 1
-                kill("Door")
+                kill("Ingress")
                 assert await work(session) == 2
 
     run(conversation())

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, records, run_groups, trajectory_return
-from ors_gym.masking import MASK, SecretMask
-from ors_gym.records import (
+from ors_gym.redaction import MASK, SecretMask
+from ors_gym.reporting.records import (
     TrajectoryWriter,
     finished_tasks,
     read_groups,
@@ -195,7 +195,7 @@ def test_a_whole_line_without_its_break_is_kept(path: Path):
 def test_a_process_that_is_killed_leaves_every_group_that_it_wrote(path: Path):
     script = """
 import os, signal, sys
-from ors_gym.records import TrajectoryWriter
+from ors_gym.reporting.records import TrajectoryWriter
 from ors_gym.trajectory import StopReason, TaskRef, Trajectory
 writer = TrajectoryWriter(sys.argv[1])
 for number in range(5):

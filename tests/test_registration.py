@@ -10,10 +10,10 @@ import pytest
 from openreward.environments import Environment, TextBlock, ToolOutput, tool
 
 from ors_gym import register_envs
-from ors_gym.env import ORSEnv
+from ors_gym.envs.env import ORSEnv
+from ors_gym.envs.registration import ORS_ID, register_ors
+from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.errors import ConnectError
-from ors_gym.registration import ORS_ID, register_ors
-from ors_gym.vector_env import ORSVectorEnv
 from tests.ors_servers import free_port, serve
 
 
@@ -57,8 +57,8 @@ def registry_left_as_it_was():
 
 def test_importing_the_package_registers_the_environment_and_its_vector():
     spec = gym.spec(ORS_ID)
-    assert spec.entry_point == "ors_gym.env:ORSEnv"
-    assert spec.vector_entry_point == "ors_gym.vector_env:ORSVectorEnv"
+    assert spec.entry_point == "ors_gym.envs.env:ORSEnv"
+    assert spec.vector_entry_point == "ors_gym.envs.vector_env:ORSVectorEnv"
 
 
 def test_registering_twice_is_registering_once():

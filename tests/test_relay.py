@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ors_gym.relay import RefusedError, Relay
+from ors_gym.http.proxy import RefusedError, StickyProxy
 from tests.ors_servers import free_port, serve_app
 
 
@@ -43,7 +43,7 @@ Handler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitabl
 def relayed(
     run: Callable, handler: Handler, conversation: Callable[[httpx.AsyncClient, Fixed], Awaitable[Any]]
 ) -> None:
-    """Talk through a relay with a server whose answers are written byte by byte; the relay runs on another loop."""
+    """Talk through a proxy with a server whose answers are written byte by byte; the proxy runs on another loop."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,7 +57,7 @@ def relayed(
     async def talk() -> None:
         async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
             backends = Fixed(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            with serve_app(Relay(backends, max_request_bytes=1000)) as running:
+            with serve_app(StickyProxy(backends, max_request_bytes=1000)) as running:
                 async with httpx.AsyncClient(base_url=running.url, timeout=20) as http:
                     await conversation(http, backends)
 
@@ -176,5 +176,5 @@ def test_refusals_say_whether_to_come_again(run: Callable):
             assert (await http.get("/tools")).status_code == 404
 
     backends = Fixed(None)
-    with serve_app(Relay(backends)) as running:
+    with serve_app(StickyProxy(backends)) as running:
         run(conversation(running.url, backends))

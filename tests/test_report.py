@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.report import Measurement, ReportLimits, RunRecord, Sample, StepRecord, write_report
+from ors_gym.reporting.page import Measurement, ReportLimits, RunRecord, Sample, StepRecord, write_report
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
     ImageBlock,

@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 from ors_gym import ORSClient
-from ors_gym.asgi import ASGITransport
+from ors_gym.http.asgi import ASGITransport
 from ors_gym.types import TextBlock, ToolOutput
 from ors_gym_server import Environment, create_app, tool
 from ors_gym_server.sandbox import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ors_gym import cli
+from ors_gym.cli import main as cli
 from ors_gym_server.scaffold import ARCHETYPES, ScaffoldError, scaffold
 
 ROOT = Path(__file__).parent.parent

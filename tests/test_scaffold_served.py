@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, StopReason, cli, trajectory_return
-from ors_gym.tasks import load_tasks
+from ors_gym.rollouts.tasks import load_tasks
 from ors_gym.testing import check_server
 from ors_gym.types import ImageBlock
 from ors_gym_server import as_openreward, create_app
 from ors_gym_server.sandbox import IsolationError, LocalSandbox
 from ors_gym_server.scaffold import ARCHETYPES, scaffold
-from ors_gym_server.scaffold.gates import check_gates
+from ors_gym_server.scaffold.smoke_test import check_gates
 from tests.ors_servers import RunningServer, serve, serve_app
 
 KINDS = [*ARCHETYPES, "gym:FrozenLake-v1"]

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ors_gym import ORSClient, Timeouts, ToolFailedError
-from ors_gym.sse import EventDecoder
+from ors_gym.http.sse import EventDecoder
 from ors_gym_server import Limits, create_app
-from ors_gym_server.app import ORSApp
-from ors_gym_server.calls import CUT, Results, error_events, result_events
-from ors_gym_server.turns import Turn, Turns
+from ors_gym_server.asgi.app import ORSApp
+from ors_gym_server.runtime.calls import CUT, Results, error_events, result_events
+from ors_gym_server.runtime.scheduling import Turn, Turns
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
 from tests.ors_servers import serve_app
 from tests.server_environments import Forge, Workshop

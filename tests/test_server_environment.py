@@ -30,7 +30,7 @@ from ors_gym import (
 )
 from ors_gym.types import GroupCandidate, GroupScore, Message, TerminalTool, ToolCallBlock
 from ors_gym_server import Environment, create_app, terminal, tool
-from ors_gym_server.app import ORSApp
+from ors_gym_server.asgi.app import ORSApp
 from tests.environments import Counter
 from tests.ors_servers import serve_app
 from tests.server_environments import Forge

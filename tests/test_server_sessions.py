@@ -12,7 +12,7 @@ import pytest
 
 from ors_gym import AuthenticationError, ORSClient, SessionLostError, StatusError
 from ors_gym_server import Limits, create_app
-from ors_gym_server.app import ORSApp
+from ors_gym_server.asgi.app import ORSApp
 from tests.environments import Ledger
 from tests.ors_servers import serve_app
 from tests.server_environments import Forge, Grudge

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from ors_gym import ORSClient, ORSError
-from ors_gym.session import Session
+from ors_gym.client.session import Session
 from ors_gym.testing import check_server
 from ors_gym_server import serve
 from tests.ray_clusters import wait_until
@@ -165,7 +165,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_process(fault: str, s
     program = f"""
 import multiprocessing, os, signal
 from ors_gym_server import create_app
-from ors_gym_server.prefork import Prefork, _loopback_socket
+from ors_gym_server.run.workers import Prefork, _loopback_socket
 from tests.worker_server import Mill
 
 class LateWord(Prefork):

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ors_gym.client import ORSClient, Session, SessionState
+from ors_gym.client.client import ORSClient, Session, SessionState
+from ors_gym.client.portal import Portal
 from ors_gym.errors import (
     AmbiguousCallError,
     NotFoundError,
@@ -21,7 +22,6 @@ from ors_gym.errors import (
     SessionLostError,
     ToolFailedError,
 )
-from ors_gym.portal import Portal
 from ors_gym.types import GroupCandidate, ImageBlock, Message, TextBlock
 from tests.environments import Counter, Essay, Ledger, Mirror
 from tests.faulty_proxy import FaultyProxy
@@ -330,7 +330,7 @@ def test_connections_are_used_again(server):
         async with ORSClient(server.url) as client, client.session("counter", split="train", index=4) as session:
             for _ in range(20):
                 await session.call_tool("look")
-            return len(client.channel.wire._open)  # type: ignore[attr-defined]
+            return len(client.sender.transport._open)  # type: ignore[attr-defined]
 
     assert asyncio.run(run()) == 1
 

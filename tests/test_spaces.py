@@ -27,9 +27,9 @@ from openreward.environments import TextBlock as ServerText
 from openreward.environments import ToolOutput, tool
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
-from ors_gym.env import ORSEnv
-from ors_gym.schemas import Schema
-from ors_gym.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
+from ors_gym.envs.env import ORSEnv
+from ors_gym.spaces.schemas import Schema
+from ors_gym.spaces.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
 from ors_gym.types import TerminalTool, ToolCall, ToolList, ToolSpec
 from tests.environments import OneTask
 from tests.ors_servers import serve
@@ -143,7 +143,7 @@ class TestToolCallSpace:
 
     def test_the_same_seed_gives_the_same_calls_in_every_process(self):
         program = (
-            "from ors_gym.spaces import ToolCallSpace; from ors_gym.types import ToolSpec; "
+            "from ors_gym.spaces.spaces import ToolCallSpace; from ors_gym.types import ToolSpec; "
             "schema = {'properties': {key: {'pattern': '[^x]+'} for key in 'abc'}}; "
             "space = ToolCallSpace([ToolSpec('a', input_schema=schema), ToolSpec('b')], seed=7); "
             "print([space.sample() for _ in range(5)])"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.errors import ProtocolError
-from ors_gym.sse import Event, EventDecoder
+from ors_gym.http.sse import Event, EventDecoder
 
 NEWLINES = st.sampled_from(["\n", "\r", "\r\n"])
 # Text of one data line: anything but the line ends, with the characters that careless decoders split or strip.

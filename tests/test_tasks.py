@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.client import ORSClient
-from ors_gym.tasks import TaskSampler, load_tasks, remaining_tasks
+from ors_gym.client.client import ORSClient
+from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.trajectory import TaskRef
 
 

@@ -13,7 +13,7 @@ from trl.experimental.async_grpo.async_grpo_trainer import FixedCountBatcher, Ro
 from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
 
 from ors_gym import FailurePolicy, ToolCall, group_advantages
-from ors_gym.actions import ParsedText
+from ors_gym.dialects.actions import ParsedText
 from ors_gym_trl import ORSRollouts, RolloutBatch
 from ors_gym_trl.async_worker import ORSRolloutWorker
 from tests.ors_servers import RunningServer, serve_app

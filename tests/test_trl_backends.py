@@ -12,9 +12,9 @@ from trl import GRPOTrainer
 
 from ors_gym import RolloutLimits, StopReason, ToolCall
 from ors_gym_trl import RolloutBatch, SamplingError, SamplingMismatchError
-from ors_gym_trl.backends import make_sampler
-from ors_gym_trl.in_process import ContinuousSampler, PaddedSampler
-from ors_gym_trl.vllm import ColocatedSampler, ServerSampler, server_url
+from ors_gym_trl.sampling.backends import make_sampler
+from ors_gym_trl.sampling.in_process import ContinuousSampler, PaddedSampler
+from ors_gym_trl.sampling.vllm import ColocatedSampler, ServerSampler, server_url
 from tests.ors_servers import free_port, serve_app
 from tests.tiny import make_model
 from tests.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode

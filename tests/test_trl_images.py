@@ -21,10 +21,10 @@ from ors_gym import RolloutLimits, TaskRef, ToolCall, Turn
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolList
 from ors_gym_server import create_app
 from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, SamplingError, TemplateError
-from ors_gym_trl.images import ImageFeed, Pictures, VisionProcessor, read_image
 from ors_gym_trl.policy import TokenPolicy
-from ors_gym_trl.sampling import Sampled
-from ors_gym_trl.tokens import ChatTokenizer, Stretch, TokenRecord
+from ors_gym_trl.sampling.sampler import SampledTurn
+from ors_gym_trl.tokens.conversation import ChatTokenizer, Span, TokenRecord
+from ors_gym_trl.tokens.images import ImageFeed, ImageInputs, VisionProcessor, read_image
 from tests.ors_servers import RunningServer, serve_app
 from tests.tiny_vision import COLORS, Colors, make_gemma, make_qwen, png
 from tests.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
@@ -127,8 +127,8 @@ def test_the_trainer_sees_what_was_sampled_from_whatever_the_order_of_the_rows(
 def test_a_turn_ends_before_an_image_token_that_was_sampled():
     _, processor = make_qwen()
     vision = VisionProcessor(processor)
-    answer: Future[Sampled] = Future()
-    answer.set_result(Sampled([7, 8, vision.image_token_id, 9], [-1.0] * 4, ended=True))
+    answer: Future[SampledTurn] = Future()
+    answer.set_result(SampledTurn([7, 8, vision.image_token_id, 9], [-1.0] * 4, ended=True))
     chat = ChatTokenizer(processor.tokenizer, vision=vision)
     policy = TokenPolicy(chat, Says(ToolCall("look")), lambda *_: answer, max_completion_tokens=100)
     turn = Turn("e", TaskRef("colors", "train", 0), (Message("user", (TextBlock("which?"),)),), ToolList())
@@ -220,7 +220,7 @@ def test_rows_of_the_same_tokens_are_given_each_its_own_images(trainer_of: Calla
     records = []
     for color in (*COLORS, COLORS[0]):
         pictures = vision.encode(text, [ImageBlock(png(color), "image/png")])
-        records.append(TokenRecord.beginning(Stretch(list(pictures.ids), pictures)))
+        records.append(TokenRecord.beginning(Span(list(pictures.ids), pictures)))
         records[-1].add_sampled([7, 8], [-1.0, -1.0])
     feed = ImageFeed(vision, trainer)
 
@@ -272,7 +272,7 @@ def test_what_a_group_is_shown_is_computed_once_and_forgotten_with_its_episodes(
 def test_images_that_cannot_be_given_to_a_model_together_are_refused_in_words():
     vision = VisionProcessor(make_qwen()[1])
     shapes = [(1, 3, 3, 8, 8), (1, 5, 3, 8, 8)]  # as LLaVA-NeXT has them: as many tiles as the widest image needs
-    pictures = [Pictures((), (), (), {"pixel_values": torch.zeros(shape)}) for shape in shapes]
+    pictures = [ImageInputs((), (), (), {"pixel_values": torch.zeros(shape)}) for shape in shapes]
 
     with pytest.raises(ImagesNotSupportedError, match="ImageQwenProcessor"):
         vision.inputs(torch.zeros(2, 4), pictures)

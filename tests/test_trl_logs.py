@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ors_gym import FailurePolicy, ToolCall, read_trajectories
-from ors_gym.records import read_records
+from ors_gym.reporting.records import read_records
 from ors_gym_trl import RolloutBatch, TrajectoryCallback
 from tests.ors_servers import RunningServer
 from tests.trl_runs import AT_ONCE, FailingHost, make_rollouts, make_trainer, one_thread, server

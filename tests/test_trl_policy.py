@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ors_gym import Message, TaskRef, TextBlock, ToolCall, ToolList, ToolSpec
-from ors_gym.policy import Reply, Turn
+from ors_gym.policies.policy import Reply, Turn
 from ors_gym.types import ToolCallBlock, ToolResultBlock
-from ors_gym_trl.images import Pictures
 from ors_gym_trl.policy import TokenPolicy
-from ors_gym_trl.sampling import Sampled
-from ors_gym_trl.tokens import ChatTokenizer
+from ors_gym_trl.sampling.sampler import SampledTurn
+from ors_gym_trl.tokens.conversation import ChatTokenizer
+from ors_gym_trl.tokens.images import ImageInputs
 from tests.chat_templates import QWEN, byte_tokenizer
 from tests.trl_says import Says
 
@@ -32,12 +32,14 @@ class Samples:
         self.turns = list(turns)
         self.asked: list[tuple[list[int], int]] = []
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures]) -> Future[Sampled]:
+    def submit(
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs]
+    ) -> Future[SampledTurn]:
         self.asked.append((list(prompt), max_new_tokens))
         ids = self.turns[len(self.asked) - 1]
         values = [-float(i) - 1.0 for i in range(len(ids))]
-        answer: Future[Sampled] = Future()
-        answer.set_result(Sampled.cut(ids, values, max_new_tokens, frozenset([EOS])))
+        answer: Future[SampledTurn] = Future()
+        answer.set_result(SampledTurn.cut(ids, values, max_new_tokens, frozenset([EOS])))
         return answer
 
 

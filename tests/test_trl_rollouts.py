@@ -12,12 +12,12 @@ import torch
 
 from ors_gym import RolloutLimits, StopReason, TaskRef, ToolCall
 from ors_gym.errors import NotFoundError
-from ors_gym.report import RunRecord
+from ors_gym.reporting.page import RunRecord
 from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, SamplingMismatchError
 from ors_gym_trl.checks import check_sampling
-from ors_gym_trl.in_process import PaddedSampler
-from ors_gym_trl.sampling import Asked
-from ors_gym_trl.tokens import TokenRecord
+from ors_gym_trl.sampling.in_process import PaddedSampler
+from ors_gym_trl.sampling.sampler import SamplingRequest
+from ors_gym_trl.tokens.conversation import TokenRecord
 from tests.ors_servers import RunningServer
 from tests.trl_runs import (
     AT_ONCE,
@@ -182,7 +182,7 @@ def test_a_turn_may_end_with_any_of_the_models_stop_tokens(make_rollouts: Callab
     trainer.generation_config.eos_token_id = stops
 
     with PaddedSampler(trainer).open() as sampler:
-        sampled = sampler.sample([Asked([5, 6, 7], 32) for _ in range(64)])
+        sampled = sampler.sample([SamplingRequest([5, 6, 7], 32) for _ in range(64)])
 
     assert {one.ids[-1] for one in sampled if one.ended} == set(stops)
     assert all(len(one.ids) == 32 for one in sampled if not one.ended)

@@ -13,7 +13,7 @@ import trl
 
 from ors_gym import Message, TextBlock, ToolList, ToolSpec
 from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
-from ors_gym_trl.tokens import ChatTokenizer, TemplateError, chat_messages, chat_tools
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TemplateError, chat_messages, chat_tools
 from tests.chat_templates import byte_tokenizer
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"

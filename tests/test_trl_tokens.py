@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ors_gym import Message, TextBlock, ToolCall, ToolList, ToolSpec
 from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
 from ors_gym_trl import TemplateError
-from ors_gym_trl.tokens import ChatTokenizer, TokenRecord, chat_messages, chat_tools
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord, chat_messages, chat_tools
 from tests.chat_templates import QWEN, byte_tokenizer
 
 LLAMA = (

@@ -11,10 +11,10 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.errors import ORSError
 from ors_gym.trajectory import Failure
 from ors_gym.types import ToolCall
-from ors_gym.vector_env import ORSVectorEnv
 from tests.gym_environments import Faulty, Kitchen, Meeting, Walk
 from tests.ors_servers import serve
 
@@ -296,7 +296,7 @@ def test_secrets_are_shown_nowhere(make_vec):
     envs = make_vec(1, "walk", api_key="k-3141", secrets={"TOKEN": "t-2718"})
     assert not any(secret in repr(envs) + repr(envs.spec) for secret in ("k-3141", "t-2718"))
     again = gym.make_vec(envs.spec)
-    assert again.blueprint.secrets == {"TOKEN": "t-2718"}
+    assert again.recipe.secrets == {"TOKEN": "t-2718"}
     again.close()
 
 

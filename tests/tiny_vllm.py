@@ -23,7 +23,7 @@ from starlette.routing import Route
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ors_gym.types import ImageBlock
-from ors_gym_trl.images import Pictures, VisionProcessor, read_image
+from ors_gym_trl.tokens.images import ImageInputs, VisionProcessor, read_image
 
 __all__ = ["CompletionsServer", "TinyLLM", "colocated_generation", "in_server_mode"]
 
@@ -64,7 +64,7 @@ def sample_turn(
 def seen(vision: VisionProcessor, images: list[Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the model is given beside the ids of one row with these images."""
     tensors = vision.processor.image_processor(images=images, return_tensors="pt")
-    return vision.inputs(ids, [Pictures((), (), tuple(images), tensors)])
+    return vision.inputs(ids, [ImageInputs((), (), tuple(images), tensors)])
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ors_gym import ToolCall
-from ors_gym.actions import ParsedText
+from ors_gym.dialects.actions import ParsedText
 
 __all__ = ["Says"]
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ors_gym_ray.pool import RolloutPool
+from ors_gym_ray.rollouts.pool import RolloutPool
 
 if TYPE_CHECKING:
-    from ors_gym_ray.serving import serve_app
+    from ors_gym_ray.serve.app import serve_app
 
 __all__ = ["RolloutPool", "serve_app"]
 
@@ -13,7 +13,7 @@ __all__ = ["RolloutPool", "serve_app"]
 def __getattr__(name: str) -> Any:
     """``serve_app`` needs ``ray[serve]``, and a second to import it: it is there when it is asked for."""
     if name == "serve_app":
-        from ors_gym_ray.serving import serve_app
+        from ors_gym_ray.serve.app import serve_app
 
         return serve_app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

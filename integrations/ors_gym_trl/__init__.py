@@ -8,10 +8,10 @@ is imported.
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.callbacks import ReportCallback, TrajectoryCallback
 from ors_gym_trl.checks import SamplingMismatchError
-from ors_gym_trl.images import ImagesNotSupportedError
 from ors_gym_trl.rollouts import ORSRollouts, Rollouts
-from ors_gym_trl.sampling import Sampled, Sampler, SamplingError
-from ors_gym_trl.tokens import TemplateError
+from ors_gym_trl.sampling.sampler import SampledTurn, Sampler, SamplingError
+from ors_gym_trl.tokens.conversation import TemplateError
+from ors_gym_trl.tokens.images import ImagesNotSupportedError
 
 __all__ = [
     "ImagesNotSupportedError",
@@ -19,7 +19,7 @@ __all__ = [
     "ReportCallback",
     "RolloutBatch",
     "Rollouts",
-    "Sampled",
+    "SampledTurn",
     "Sampler",
     "SamplingError",
     "SamplingMismatchError",

@@ -15,16 +15,16 @@ from typing import Any, Literal
 import numpy as np
 from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
 
-from ors_gym.advantages import AdvantageMethod, combine_scores, group_advantages, turn_returns
-from ors_gym.tasks import TaskSampler
+from ors_gym.rollouts.returns import AdvantageMethod, combine_scores, group_advantages, turn_returns
+from ors_gym.rollouts.tasks import TaskSampler
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
+from ors_gym_trl.environment import Source
 from ors_gym_trl.metrics import rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.rollouts import Rollouts
-from ors_gym_trl.source import Source
-from ors_gym_trl.tokens import ChatTokenizer, TokenRecord, chat_messages
-from ors_gym_trl.vllm import ServerSampler, sampling_parameters
+from ors_gym_trl.sampling.vllm import ServerSampler, sampling_parameters
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord, chat_messages
 
 __all__ = ["ORSRolloutWorker"]
 

@@ -13,9 +13,9 @@ from typing import Any, cast
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ors_gym.advantages import group_advantages
-from ors_gym.records import TrajectoryWriter
-from ors_gym.report import RunRecord, Sample, StepRecord, write_report
+from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
+from ors_gym.reporting.records import TrajectoryWriter
+from ors_gym.rollouts.returns import group_advantages
 from ors_gym.trajectory import TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.rollouts import Rollouts
@@ -24,7 +24,7 @@ __all__ = ["ReportCallback", "TrajectoryCallback"]
 
 
 class ReportCallback(TrainerCallback):
-    """Keeps a :class:`~ors_gym.report.RunRecord` of the training and writes it as one self-contained page.
+    """Keeps a :class:`~ors_gym.reporting.page.RunRecord` of the training and writes it as one self-contained page.
 
     Args:
         rollouts: Whose batches to record.
@@ -32,7 +32,7 @@ class ReportCallback(TrainerCallback):
         record: The record to fill: its title, settings and baseline are the caller's to set.
         write_every_steps: The page is written anew each so many steps, and at the end.
         sample_every_steps: How often a whole group's trajectories are kept for the page.
-        on_step: Called with each new :class:`~ors_gym.report.StepRecord`, for a progress display.
+        on_step: Called with each new :class:`~ors_gym.reporting.page.StepRecord`, for a progress display.
         secrets: Strings to mask wherever they occur on the page.
     """
 

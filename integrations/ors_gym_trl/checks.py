@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from ors_gym_trl.backends import check_backend
-from ors_gym_trl.in_process import model_for_generation
-from ors_gym_trl.tokens import TokenRecord
+from ors_gym_trl.sampling.backends import check_backend
+from ors_gym_trl.sampling.in_process import model_for_generation
+from ors_gym_trl.tokens.conversation import TokenRecord
 
 if TYPE_CHECKING:
-    from ors_gym_trl.source import Source
+    from ors_gym_trl.environment import Source
 
 __all__ = ["SamplingMismatchError", "check_sampling", "check_trainer", "check_whole_groups"]
 

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from ors_gym.actions import ActionParser
-from ors_gym.policy import Reply, Turn
-from ors_gym_trl.images import Pictures
-from ors_gym_trl.sampling import Sampled
-from ors_gym_trl.tokens import ChatTokenizer, TokenRecord
+from ors_gym.dialects.actions import ActionParser
+from ors_gym.policies.policy import Reply, Turn
+from ors_gym_trl.sampling.sampler import SampledTurn
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord
+from ors_gym_trl.tokens.images import ImageInputs
 
 __all__ = ["TokenPolicy"]
 
 
 class Submit(Protocol):
-    """What a policy asks of a :class:`~ors_gym_trl.sampling.Sampler`."""
+    """What a policy asks of a :class:`~ors_gym_trl.sampling.sampler.Sampler`."""
 
-    def __call__(self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[Pictures]) -> Future[Sampled]:
+    def __call__(
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs]
+    ) -> Future[SampledTurn]:
         """Start sampling a turn."""
         ...
 

@@ -17,22 +17,22 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
-from ors_gym.actions import ActionParser
-from ors_gym.advantages import Reduction
-from ors_gym.portal import Portal
-from ors_gym.rollout import EpisodeHost, FailurePolicy, RolloutLimits, run_all
+from ors_gym.client.portal import Portal
+from ors_gym.dialects.actions import ActionParser
+from ors_gym.rollouts.groups import EpisodeHost, FailurePolicy, RolloutLimits, run_all
+from ors_gym.rollouts.returns import Reduction
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
-from ors_gym_trl.backends import make_sampler
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
-from ors_gym_trl.images import ImageFeed, VisionProcessor
-from ors_gym_trl.in_process import context_tokens, stop_tokens
+from ors_gym_trl.dataset import dataset_of, read_task
+from ors_gym_trl.environment import ReturnSettings, Source
 from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
-from ors_gym_trl.sampling import Sampler
-from ors_gym_trl.source import Source, Worth
-from ors_gym_trl.tasks import dataset_of, read_task
-from ors_gym_trl.tokens import ChatTokenizer, TokenRecord
+from ors_gym_trl.sampling.backends import make_sampler
+from ors_gym_trl.sampling.in_process import context_tokens, stop_tokens
+from ors_gym_trl.sampling.sampler import Sampler
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord
+from ors_gym_trl.tokens.images import ImageFeed, VisionProcessor
 
 __all__ = ["ORSRollouts", "Rollouts"]
 
@@ -285,8 +285,8 @@ class ORSRollouts(Rollouts):
     not help it is left out: its reward is None and its tokens are masked, so it moves neither weights nor baseline.
 
     Where the model samples is the trainer's choice: in its own process, from a vLLM server, or from a colocated vLLM
-    (:mod:`ors_gym_trl.backends`). With several processes each plays its slice of the batch, and no call is common to
-    them while episodes go on.
+    (:mod:`ors_gym_trl.sampling.backends`). With several processes each plays its slice of the batch, and no call is
+    common to them while episodes go on.
 
     Args:
         url: The ORS server.
@@ -304,11 +304,11 @@ class ORSRollouts(Rollouts):
         score_group: Ask the environment to score each group's episodes against each other: a second reward function.
         host: Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process.
             A host has limits and secrets of its own.
-        parser: How the model writes tool calls (see :mod:`ors_gym.actions`).
+        parser: How the model writes tool calls (see :mod:`ors_gym.dialects.actions`).
         max_turn_tokens: Tokens the model may write in one turn; None leaves only ``max_completion_length``.
         template_options: Further variables of the chat template, such as ``enable_thinking``.
         secrets: Passed to each session; never logged, never in a trajectory.
-        client_options: Further arguments of the :class:`~ors_gym.client.ORSClient` (``api_key``, ``timeouts``, …).
+        client_options: Further arguments of the :class:`~ors_gym.ORSClient` (``api_key``, ``timeouts``, …).
     """
 
     def __init__(
@@ -344,7 +344,7 @@ class ORSRollouts(Rollouts):
             max_tasks=max_tasks,
             limits=limits,
             failures=failures,
-            worth=Worth(reward, truncated_reward, stopped_reward),
+            worth=ReturnSettings(reward, truncated_reward, stopped_reward),
             score_group=score_group,
             host=host,
             parser=parser,

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from ors_gym_server.ports.gymnasium_adapter import as_ors_environment
+from ors_gym_server.adapters.gymnasium import as_ors_environment
 
 __all__ = ["ARCHETYPES", "ScaffoldError", "scaffold"]
 
@@ -149,7 +149,7 @@ def _check_openenv(url: str) -> None:
     if not re.fullmatch(r"https?://[\w.:/\[\]-]+", url):
         raise ScaffoldError(f"{url!r} is no URL of an OpenEnv server, such as http://localhost:8000")
     try:
-        from ors_gym_server.ports.openenv_adapter import from_openenv
+        from ors_gym_server.adapters.openenv import from_openenv
 
         from_openenv(url)
     except ModuleNotFoundError as error:

@@ -1,0 +1,374 @@
+"""A pool of Ray actors that plays episodes: the same interface as one process, on as many as there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import ray
+from ray.exceptions import RayError
+
+from ors_gym.client.janitor import Janitor
+from ors_gym.policies.policy import Policy
+from ors_gym.rollouts.episode import RolloutLimits
+from ors_gym.rollouts.groups import run_groups
+from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.types import GroupCandidate, GroupScore, ToolList
+from ors_gym_ray.rollouts.actor import RolloutActor
+from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default, wanted_and_free
+from ors_gym_ray.rollouts.events import Job
+from ors_gym_ray.rollouts.worker import ActorConnection
+
+__all__ = ["RolloutPool"]
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 30.0
+"""How long closing the pool waits for its actors to close their sessions; the janitor closes what they do not."""
+
+
+class RolloutPool:
+    """Plays episodes on ``num_actors`` Ray actors, up to ``episodes_per_actor`` at once on each.
+
+    It is an :class:`~ors_gym.EpisodeHost`: give it to :func:`~ors_gym.rollouts.groups.run_groups`, to
+    ``ors_gym_trl.ORSRollouts(host=…)``, or use :meth:`run_groups`. The policy lives with the pool
+    (``policy_placement="driver"``: where a trainer's weights are; what is new in each turn travels to it and its reply
+    back, many to a message), or is copied to every actor (``"actors"``: a policy that calls an endpoint).
+
+    **Deaths.** When an actor dies, or its process or node does, its episodes come back as failed with kind
+    ``actor_died`` (a group then plays them again elsewhere), its sessions are deleted, and another actor is asked for,
+    ``max_actor_restarts`` times in all. Episodes go to actors that live, so one that waits for resources holds up
+    nobody; if none has lived for ``start_seconds``, waiting ends with an error. When the driver dies, killed without a
+    word or not, a small process beside it (:class:`~ors_gym.Janitor`) deletes the sessions of all actors: no
+    session is created before that process knows of it. Only the loss of the driver's whole machine leaves sessions to
+    the server's expiry.
+
+    Ray is started on this machine if it is not running; ``address`` joins an existing cluster. The pool is used from
+    one event loop at a time.
+
+    Args:
+        url: The ORS server, as every actor and this process reach it.
+        env_name: The environment that :meth:`run_groups` plays when it is given task indices.
+        num_actors: Actor processes.
+        episodes_per_actor: Sessions each holds at once.
+        policy: Whom to ask, unless ``run_episode`` names another.
+        policy_placement: Where ``policy`` runs.
+        limits: When to cut episodes short; ``max_concurrent_sessions`` is ``episodes_per_actor`` here.
+        secrets: Passed to each session; never logged, never in a trajectory.
+        toolset: The name of a set of tools that the server adds to the environment's.
+        tools: The tools, where they are known to be the same for every task: saves one request an episode.
+        parallel_tool_calls: As in :class:`~ors_gym.rollouts.episode.EpisodeRunner`.
+        address: The Ray cluster to join.
+        actor_options: Ray's options for each actor (``num_cpus``, ``resources``, ``runtime_env``, …). Without a
+            ``scheduling_strategy`` the actors are spread over the nodes.
+        max_actor_restarts: How many dead actors are replaced in all; None is four for each actor.
+        start_seconds: How long episodes wait for an actor to live when none does.
+        client_options: Further arguments of every actor's ``ORSClient`` (``api_key``, ``timeouts``, …).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        env_name: str | None = None,
+        num_actors: int = 2,
+        episodes_per_actor: int = 128,
+        policy: Policy | None = None,
+        policy_placement: Literal["driver", "actors"] = "driver",
+        limits: RolloutLimits | None = None,
+        secrets: Mapping[str, str] | None = None,
+        toolset: str | None = None,
+        tools: ToolList | None = None,
+        parallel_tool_calls: bool | Collection[str] = False,
+        address: str | None = None,
+        actor_options: Mapping[str, Any] | None = None,
+        max_actor_restarts: int | None = None,
+        start_seconds: float = 180.0,
+        client_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if num_actors < 1 or episodes_per_actor < 1:
+            raise ValueError("num_actors and episodes_per_actor must be at least 1")
+        if policy_placement not in ("driver", "actors"):
+            raise ValueError(f"policy_placement must be 'driver' or 'actors', not {policy_placement!r}")
+        if not start_seconds > 0:
+            raise ValueError("start_seconds must be positive")
+        self.url = url
+        self.env_name = env_name
+        self.policy = policy
+        self.num_actors = num_actors
+        self.episodes_per_actor = episodes_per_actor
+        self._policy_placement = policy_placement
+        self._actor_options = spread_by_default(actor_options or {})
+        self._actor_class: Any = ray.remote(RolloutActor).options(**self._actor_options)
+        runner_options = {
+            "limits": replace(limits or RolloutLimits(), max_concurrent_sessions=episodes_per_actor),
+            "secrets": secrets,
+            "toolset": toolset,
+            "tools": tools,
+            "parallel_tool_calls": parallel_tool_calls,
+        }
+        actor_policy = policy if policy_placement == "actors" else None
+        self._actor_arguments = (url, dict(client_options or {}), runner_options, actor_policy)
+        self._restarts_left = 4 * num_actors if max_actor_restarts is None else max_actor_restarts
+        self._start_seconds = start_seconds
+        self._closed = False
+        self._broken: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: set[asyncio.Task[None]] = set()
+        self._waiting: deque[asyncio.Future[ActorConnection]] = deque()
+        self._changed = asyncio.Event()
+        self._patience: asyncio.TimerHandle | None = None
+        self._janitor = Janitor(url, client_options)
+        try:
+            self._started_ray = join_ray(address)
+        except BaseException:
+            self._janitor.close()
+            raise
+        self._workers = [self._new_worker() for _ in range(num_actors)]
+
+    @property
+    def num_living_actors(self) -> int:
+        """How many actors play episodes now; the others wait for their place on the cluster."""
+        return sum(worker.alive for worker in self._workers)
+
+    async def ready(self) -> None:
+        """Wait until every actor lives that is or will be. Without it, the first episodes go to those that live first.
+
+        Raises:
+            TimeoutError: that took longer than ``start_seconds``.
+            RayError, RuntimeError: as :meth:`run_episode`.
+        """
+        self._bind()
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while not (self._workers and all(worker.alive for worker in self._workers)):
+                    if error := self._hopeless():
+                        raise error
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(self._missing()) from None
+
+    # ---------------------------------------------------------------- playing
+
+    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
+        """Play one episode on the least busy actor. A fault of the world comes back as a failed trajectory.
+
+        Raises:
+            TimeoutError: no actor came to life within ``start_seconds``.
+            RayError: the actors cannot start, such as for want of a module.
+            RuntimeError: the pool is closed, or every actor died and the restarts are spent.
+        """
+        ask_driver = policy is not None or self._policy_placement == "driver"
+        asked = policy or self.policy
+        if asked is None:
+            raise ValueError("no policy: give one to the RolloutPool or to run_episode")
+        worker = await self._take_place()
+        try:
+            return await worker.play(Job(uuid.uuid4().hex, task, attempt, ask_driver), asked)
+        finally:
+            self._give_place_back(worker)
+
+    async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
+        """Have the environment score trajectories of ``task`` against each other, from the least busy actor.
+
+        Raises:
+            NotFoundError: the environment does not score groups.
+            ORSError: it could not, this time.
+        """
+        worker = await self._take_place()
+        try:
+            return await worker.score_group(task, candidates)
+        finally:
+            self._give_place_back(worker)
+
+    async def run_groups(
+        self, tasks: Iterable[TaskRef | int], group_size: int, *, split: str = "train", **options: Any
+    ) -> AsyncGenerator[TrajectoryGroup, None]:
+        """Play a group of each task, given as a TaskRef or an index of ``split``; yield groups as they complete.
+
+        ``options`` are those of :func:`ors_gym.rollouts.groups.run_groups` (``policy``, ``failures``, …).
+        ``max_concurrent_groups`` is by default as many as fill the actors, and one more. That bounds the memory: a
+        consumer that is slow, or an endless ``tasks``, stops production there.
+        """
+        filling = -(-self.num_actors * self.episodes_per_actor // max(group_size, 1)) + 1
+        options = {"max_concurrent_groups": filling, **options}
+        async with aclosing(
+            run_groups(self, (self._task(task, split) for task in tasks), group_size, **options)
+        ) as groups:
+            async for group in groups:
+                yield group
+
+    def _task(self, task: TaskRef | int, split: str) -> TaskRef:
+        if isinstance(task, TaskRef):
+            return task
+        if self.env_name is None:
+            raise ValueError("a task index needs RolloutPool(env_name=…)")
+        return TaskRef(self.env_name, split, task)
+
+    # ---------------------------------------------------------------- places
+
+    async def _take_place(self) -> ActorConnection:
+        """A living actor with a place free for an episode: the least busy one, when it is this caller's turn."""
+        self._bind()
+        while True:
+            turn: asyncio.Future[ActorConnection] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            self._hand_out()
+            try:
+                worker = await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    self._give_place_back(turn.result())
+                raise
+            if worker.death is None:
+                return worker
+            self._give_place_back(worker)
+
+    def _give_place_back(self, worker: ActorConnection) -> None:
+        worker.places_taken -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free places to those who wait, or an error if there will be none."""
+        living = [worker for worker in self._workers if worker.alive]
+        while self._waiting:
+            if self._waiting[0].done():  # cancelled
+                self._waiting.popleft()
+            elif error := self._hopeless():
+                self._waiting.popleft().set_exception(error)
+            else:
+                worker = min(living, key=lambda worker: worker.places_taken, default=None)
+                if worker is None or worker.places_taken >= self.episodes_per_actor:
+                    break
+                worker.places_taken += 1
+                self._waiting.popleft().set_result(worker)
+        if self._patience is not None and (living or not self._waiting):
+            self._patience.cancel()
+            self._patience = None
+        elif self._patience is None and self._waiting and not living:
+            self._patience = asyncio.get_running_loop().call_later(self._start_seconds, self._lose_patience)
+
+    def _hopeless(self) -> Exception | None:
+        """Why no actor will ever take another episode."""
+        if self._closed:
+            return RuntimeError("the RolloutPool is closed")
+        if self._broken is not None:
+            return self._broken
+        if not self._workers:
+            return RuntimeError("every actor of the RolloutPool died and its max_actor_restarts are spent")
+        return None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        error = self._missing()
+        while self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                turn.set_exception(TimeoutError(error))
+
+    def _missing(self) -> str:
+        """What actors wait for that did not come to life in time."""
+        living = self.num_living_actors
+        return (
+            f"{living or 'no'} actor{'s' * (living > 1)} of the RolloutPool came to life within "
+            f"{self._start_seconds:g} s: {len(self._workers) - living} wait for {wanted_and_free(self._actor_options)}"
+        )
+
+    # ---------------------------------------------------------------- actors
+
+    def _bind(self) -> None:
+        """Listen to the actors on this event loop."""
+        if error := self._hopeless():
+            raise error
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise RuntimeError("the RolloutPool is being used from another event loop")
+        self._loop = loop
+        self._waiting.clear()
+        self._patience = None
+        self._listeners = set()
+        for worker in self._workers:
+            worker.forget_messages()
+            self._listen(worker)
+
+    def _listen(self, worker: ActorConnection) -> None:
+        listener = asyncio.create_task(self._keep(worker))
+        self._listeners.add(listener)
+        listener.add_done_callback(self._listeners.discard)
+
+    async def _keep(self, worker: ActorConnection) -> None:
+        """Listen to an actor until it dies, and put another in its place while the budget lasts."""
+        try:
+            await worker.listen(self._life_changed)
+        except Exception as bug:  # raised where episodes are awaited, so that nobody waits for ever
+            self._broken = bug
+            worker.fail(bug)
+            self._life_changed()
+            return
+        self._workers.remove(worker)
+        if self._closed:
+            return
+        if worker.cannot_live and not self.num_living_actors:
+            self._broken = worker.death
+        elif self._restarts_left > 0:
+            self._restarts_left -= 1
+            self._workers.append(self._new_worker())
+            self._listen(self._workers[-1])
+        where = f"on node {worker.home.node_id}" if worker.home else "before it came to life"
+        why = " ".join(str(worker.death).split())[:500]
+        logger.warning("a rollout actor died %s, %d restarts are left: %s", where, self._restarts_left, why)
+        self._life_changed()
+
+    def _life_changed(self) -> None:
+        """An actor lives, or died: go on with what waits for that."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._hand_out()
+
+    def _new_worker(self) -> ActorConnection:
+        return ActorConnection(self._actor_class.remote(*self._actor_arguments), self._janitor)
+
+    # ---------------------------------------------------------------- closing
+
+    def close(self) -> None:
+        """End all episodes, close their sessions, stop the actors, and Ray too if the pool started it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+        closing = {worker.retire(): worker for worker in self._workers if worker.alive}
+        if closing:
+            closed, _ = ray.wait(list(closing), num_returns=len(closing), timeout=CLOSE_SECONDS)
+            for reference in closed:
+                with suppress(RayError):  # it died: the janitor deletes its sessions
+                    closing[reference].hear_deletions(ray.get(reference))
+        for worker in self._workers:
+            ray.kill(worker.actor)
+        self._janitor.close()
+        if self._started_ray:
+            ray.shutdown()
+
+    def _end(self) -> None:
+        """On the event loop: end what is still awaited."""
+        for listener in self._listeners:
+            listener.cancel()
+        for worker in self._workers:
+            worker.fail(RuntimeError("the RolloutPool was closed"))
+        self._hand_out()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""ORS servers on Ray Serve."""

@@ -1,0 +1,187 @@
+"""A replica: one server with its own sessions, reached by its own address, and stopped when they have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Generator, MutableMapping
+from typing import Any
+
+import ray
+import uvicorn
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from ors_gym.http.asgi import ASGIApp
+from ors_gym_ray.serve.registry import REPORT_SECONDS, Heartbeat, HeartbeatReply, replica_of
+
+__all__ = ["Replica"]
+
+logger = logging.getLogger(__name__)
+
+GAP_SECONDS = 0.05
+"""Between two reports, at least."""
+
+STATUS_SECONDS = 1.0
+"""How often a replica that is being drained looks whether the application is being deleted."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a report may take before it is made again."""
+
+
+class Replica:
+    """The deployment whose replicas hold the sessions.
+
+    Args:
+        directory: A handle to the :class:`~ors_gym_ray.serve.registry.Registry`.
+        app_factory: Makes the server.
+        num_sessions: Asks it how many sessions it has.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, directory: Any, app_factory: Callable[[], ASGIApp], num_sessions: Callable[[Any], int]
+    ) -> None:
+        context = serve.get_replica_context()
+        self._name = context.replica_tag
+        self._app_name = context.app_name
+        self._directory = directory
+        self._app = app_factory()
+        self._count = num_sessions
+        self._created: list[str] = []
+        self._stay = HeartbeatReply(0, 0.0)
+        self._draining = False
+        self._known_to_drain = False
+        self._changed = asyncio.Event()
+        self._count(self._app)  # if it cannot be asked, that is said now
+        self._listener = _listen()
+        address, port = self._listener.getsockname()[:2]
+        self._url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        self._server = _server(self._gate)
+        self._serving = asyncio.create_task(self._server.serve([self._listener]))
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+            if self._serving.done():
+                raise RuntimeError("the server did not start; the log of the replica says why") from (
+                    self._serving.exception()
+                )
+        self._reporting = asyncio.create_task(self._keep_reporting())
+
+    # ---------------------------------------------------------------- what Serve asks
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """The sessions to count when the number of replicas is decided: those that wait for a place, too."""
+        return {"sessions": self._count(self._app) + self._stay.num_coming + self._stay.num_waiting}
+
+    def check_health(self) -> None:
+        """Whether the server runs."""
+        if self._serving.done() or self._reporting.done():
+            raise RuntimeError("the server has stopped")
+
+    async def __del__(self) -> None:
+        """Stop when the last session has ended. Serve calls this, and waits for it, before it ends the process."""
+        self._draining = True
+        self._changed.set()
+        deleted = asyncio.create_task(self._until_deleted())
+        while not deleted.done() and not self._is_empty:
+            await asyncio.wait([deleted], timeout=GAP_SECONDS)
+        deleted.cancel()
+        self._reporting.cancel()
+        self._server.should_exit = True
+        await self._serving
+        with contextlib.suppress(RayError, RayServeException, TimeoutError):  # the directory may be gone before us
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._directory.leave.remote(self._name)
+
+    # ---------------------------------------------------------------- inside
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether no session is here or on its way, since it is known that there will be no other."""
+        return self._known_to_drain and not self._stay.num_coming and not self._count(self._app)
+
+    async def _gate(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """The server, with an eye on which sessions come and go."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        session_id = headers.get(b"x-session-id", b"").decode("latin-1").strip()
+        if session_id and replica_of(session_id) != self._name:  # it meant another that had this address before
+            await send(
+                {"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]}
+            )
+            await send(
+                {"type": "http.response.body", "body": b'{"detail": "the session is lost: its replica is gone"}'}
+            )
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            endpoint = scope["path"].rpartition("/")[2]
+            if endpoint == "create":
+                self._created.append(session_id)
+            if endpoint in ("create", "delete", "delete_session"):
+                self._changed.set()
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            self._changed.clear()
+            created, self._created = self._created, []
+            draining = self._draining
+            report = Heartbeat(self._name, self._url, self._count(self._app), created, draining)
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    self._stay = await self._directory.report.remote(report)
+                self._known_to_drain = draining
+            except (RayError, RayServeException, TimeoutError) as error:  # it is being started again, or deleted
+                self._created = [*created, *self._created]
+                logger.info("the directory does not answer: %s", error)
+            await asyncio.sleep(GAP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._changed.wait()
+
+    async def _until_deleted(self) -> None:
+        """Wait until the whole application is deleted: then no request will come any more, and no session will end."""
+        while True:
+            with contextlib.suppress(RayError, RayServeException):  # the controller is being started again
+                application = (await asyncio.to_thread(serve.status)).applications.get(self._app_name)
+                if application is not None and application.status == "DELETING":
+                    return
+            await asyncio.sleep(STATUS_SECONDS)
+
+
+class _Server(uvicorn.Server):
+    """Its process is Ray's, and so are the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _server(app: Any) -> _Server:
+    config = uvicorn.Config(
+        app,
+        interface="asgi3",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=4096,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+    return _Server(config)
+
+
+def _listen() -> socket.socket:
+    """A socket that the other nodes can reach."""
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    family, kind, protocol, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.bind(where)
+    return listener

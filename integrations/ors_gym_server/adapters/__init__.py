@@ -1,0 +1,1 @@
+"""Existing environments as ORS environments: Gymnasium, OpenEnv, and the reference SDK."""

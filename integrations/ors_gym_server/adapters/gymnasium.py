@@ -1,0 +1,222 @@
+"""Gymnasium environments as ORS environments.
+
+::
+
+    FrozenLake = as_ors_environment("FrozenLake-v1", is_slippery=False)
+    app = create_app([FrozenLake])
+
+A task is a seed: the episode of a task is the one that ``env.reset(seed=seed)`` begins, and the same actions make it go
+the same way as in the environment itself. Each call of a tool is one step, with its reward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, parse_env_id
+
+from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
+from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
+from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory, GymnasiumEpisode, about
+from ors_gym_server.adapters.known_environments import Formatter, action_names_of, known_of
+from ors_gym_server.adapters.seed_tasks import SeedTasks, Tasks
+from ors_gym_server.authoring.environment import Environment
+
+__all__ = ["GymnasiumEnvironment", "as_ors_environment"]
+
+DEFAULT_SPLITS: Mapping[str, Tasks] = {"train": range(1000), "validation": range(1000, 1100), "test": range(1100, 1200)}
+
+
+_BEGINNING = threading.Lock()
+"""Held while the first episode of a class begins: environments import what they draw with when they first need it, and
+two threads that import pygame at once find it half imported."""
+
+
+class GymnasiumEnvironment(Environment):
+    """One episode of a Gymnasium environment. Classes of it are made by :func:`as_ors_environment`."""
+
+    recipe: ClassVar[EnvFactory]
+    tools: ClassVar[ActionTools]
+    tasks: ClassVar[SeedTasks]
+    instructions: ClassVar[str]
+
+    _has_begun: ClassVar[bool] = False
+    _episode: GymnasiumEpisode | None = None
+    _first: tuple[Block, ...] = ()
+    _finished = False
+
+    @classmethod
+    def list_splits(cls) -> Sequence[Split | str]:
+        """The splits that the class was made with."""
+        return cls.tasks.splits
+
+    @classmethod
+    def list_tasks(cls, split: str) -> Sequence[Task]:
+        """The split's tasks: ``{"id", "seed"}``, and ``options`` where it has some."""
+        return cls.tasks.all(split)
+
+    @classmethod
+    def num_tasks(cls, split: str) -> int:
+        """How many seeds the split has."""
+        return cls.tasks.count(split)
+
+    @classmethod
+    def get_task(cls, split: str, index: int) -> Task:
+        """The task at ``index``."""
+        return cls.tasks.at(split, index)
+
+    @classmethod
+    def get_task_range(cls, split: str, start: int | None = None, stop: int | None = None) -> Sequence[Task]:
+        """The tasks ``start`` to ``stop``."""
+        return cls.tasks.between(split, start, stop)
+
+    @classmethod
+    def list_tools(cls) -> ToolList:
+        """The action space as tools."""
+        return ToolList(cls.tools.specs)
+
+    def setup(self) -> None:
+        """Make the environment and reset it."""
+        cls = type(self)
+        with contextlib.nullcontext() if cls._has_begun else _BEGINNING:
+            self._episode = GymnasiumEpisode(self.recipe)
+            self._first = self._episode.reset(self.task_spec)
+        cls._has_begun = True
+
+    def teardown(self) -> None:
+        """Close the environment."""
+        if self._episode is not None:
+            episode, self._episode = self._episode, None
+            episode.close()
+
+    def get_prompt(self) -> Sequence[Block]:
+        """The instructions, and the first observation."""
+        return [TextBlock(f"{self.instructions}\n"), *self._first] if self.instructions else self._first
+
+    def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput:
+        """Take one step. What is no action leaves the episode as it was."""
+        if self._episode is None:
+            raise RuntimeError("the session has no episode: setup() has not run, or teardown() has")
+        if self._finished:
+            return ToolOutput(ok=False, error="The episode is over.", reason="episode_finished")
+        try:
+            action = self.tools.action(name, input)
+        except InvalidActionError as error:
+            return ToolOutput(ok=False, error=str(error), reason=error.reason)
+        output = self._episode.step(action)
+        self._finished = output.finished
+        return output
+
+
+def as_ors_environment(
+    env: str | EnvSpec | Callable[..., AnyEnv],
+    *,
+    name: str | None = None,
+    splits: Mapping[str, Tasks] | None = None,
+    action_names: Sequence[str] | None = None,
+    tool_per_action: bool = False,
+    observation_names: Sequence[str] | None = None,
+    formatter: Formatter | None = None,
+    render_mode: str | None = "auto",
+    instructions: str | None = None,
+    digits: int = 5,
+    **arguments: Any,
+) -> type[GymnasiumEnvironment]:
+    """Make a Gymnasium environment an ORS environment, for this package's server or, by ``as_openreward``, the SDK's.
+
+    One environment is made and closed at once, to see its action space. Environments that keep a processor busy belong
+    in worker processes, which is the server's to do (``workers`` of :func:`~ors_gym_server.run.serve`).
+
+    Args:
+        env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or what makes an environment.
+        name: Of the class, and so of the environment (default: the id without namespace and version).
+        splits: The seeds of each split, as a range or a sequence; in place of a seed there may be a mapping of ``seed``
+            and ``options`` for ``reset``. No task may be in two splits. The default has 1,000 for ``train``, 100 for
+            ``validation`` and 100 for ``test``.
+        action_names: What the actions are called; see :class:`~ors_gym_server.adapters.action_tools.ActionTools`. By
+            default the names that are known of the environment (:mod:`ors_gym_server.adapters.known_environments`).
+        tool_per_action: Each named action is a tool of its own, instead of a value of the tool ``step``.
+        observation_names: What the components of the observation are called.
+        formatter: ``formatter(observation, info)`` writes it as text, instead of
+            :mod:`ors_gym_server.adapters.observation_text`.
+        render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
+            ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
+        instructions: What the agent is told first (default: what the environment's documentation tells of the task).
+            The empty text leaves it at the first observation.
+        digits: How many significant digits fractions are written with.
+        **arguments: For ``gymnasium.make``, or for the factory.
+
+    Raises:
+        gymnasium.error.Error: There is no such environment.
+        ValueError: Names that do not fit the action space, overlapping splits, a render mode that there is not.
+        UnsupportedSpaceError: The action space is of no kind that Gymnasium has.
+    """
+    source = _spec_of(env) if isinstance(env, str) else env
+    probe = EnvFactory(source, arguments).make()
+    try:
+        names = action_names_of(probe) if action_names is None else tuple(action_names)
+        env_name = _env_name(source, probe)
+        tools = ActionTools(
+            probe.action_space,
+            names,
+            description=f"Take one step in {env_name}.",
+            tool_per_action=tool_per_action,
+        )
+        mode = _render_mode(render_mode, source, probe)
+        if instructions is None:
+            shown = formatter is not None or known_of(probe).formatter is not None
+            told = about(probe, actions=tools.names is None, observations=not shown)
+            instructions = f"You play {env_name}.\n\n{told}".strip()
+    finally:
+        probe.close()
+    if mode is not None and mode != probe.render_mode:
+        arguments["render_mode"] = mode
+    recipe = EnvFactory(source, arguments, mode, observation_names, formatter, tools.names, digits)
+    attributes = {
+        "__doc__": f"{env_name} as an ORS environment.",
+        "recipe": recipe,
+        "tools": tools,
+        "tasks": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
+        "instructions": instructions,
+    }
+    return type(name or _class_name(env_name), (GymnasiumEnvironment,), attributes)
+
+
+def _spec_of(env_id: str) -> EnvSpec:
+    """The spec itself, so that a worker process need not have what registered the id."""
+    module, colon, rest = env_id.partition(":")
+    if colon:
+        importlib.import_module(module)  # it registers the id
+    return gymnasium.spec(rest if colon else env_id)
+
+
+def _env_name(source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str:
+    if isinstance(source, EnvSpec):
+        return source.id
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__.removesuffix("Env")
+
+
+def _class_name(env_name: str) -> str:
+    """``ALE/Pong-v5`` → ``Pong``: what stands in URLs, and after ``--env``."""
+    with contextlib.suppress(gymnasium.error.Error):
+        env_name = parse_env_id(env_name)[1]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", env_name).strip("_") or "Environment"
+
+
+def _render_mode(wanted: str | None, source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str | None:
+    offered: Sequence[str] = env.metadata.get("render_modes") or ()
+    if wanted == "auto" and env.render_mode is not None:  # a factory's choice
+        return env.render_mode if env.render_mode in ("ansi", "rgb_array") else None
+    if wanted == "auto":
+        return "ansi" if "ansi" in offered and isinstance(source, EnvSpec) else None
+    if wanted not in (None, "ansi", "rgb_array"):
+        raise ValueError(f'render_mode must be "auto", "ansi", "rgb_array" or None, not {wanted!r}')
+    if wanted is not None and wanted not in offered:
+        raise ValueError(f"the environment has no render_mode {wanted!r}; it has {', '.join(offered) or 'none'}")
+    return wanted

@@ -1,0 +1,297 @@
+"""OpenEnv environments as ORS environments.
+
+::
+
+    Maze = from_openenv(MazeEnvironment)                 # a class: one instance for each session, in this process
+    Maze = from_openenv("https://host.example:8000")     # a running server, by its URL or a client of it
+    app = create_app([Maze])
+
+An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is a tool of its own.
+Tasks are those of OpenEnv's task protocol, reset by split and index; without it they are seeds.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+from weakref import WeakSet
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from openenv.core.env_client import EnvClient
+from openenv.core.env_server.types import Action
+from pydantic import ValidationError
+
+from ors_gym.types import Block, ImageBlock, Split, Task, TextBlock, ToolList, ToolOutput, ToolSpec
+from ors_gym_server.adapters.gymnasium import DEFAULT_SPLITS
+from ors_gym_server.adapters.observation_text import observation_blocks
+from ors_gym_server.adapters.openenv_episode import (
+    AnyOpenEnv,
+    LocalEpisode,
+    Payload,
+    RemoteEpisode,
+    RemoteServer,
+    ServerRefusal,
+)
+from ors_gym_server.adapters.openenv_source import LocalSource, RemoteSource
+from ors_gym_server.adapters.seed_tasks import SeedTasks, Tasks
+from ors_gym_server.authoring.environment import Environment
+
+__all__ = ["OpenEnvORSEnvironment", "from_openenv"]
+
+Formatter = Callable[[Mapping[str, Any]], str]
+
+_OPENING = threading.Lock()
+"""Held while a session sees whether it is the only one: sessions are set up on threads of their own."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What the agent and the caller are told, and how."""
+
+    instructions: str
+    formatter: Formatter | None
+    state: bool
+
+
+class OpenEnvORSEnvironment(Environment):
+    """One episode of an OpenEnv environment. Classes of it are made by :func:`from_openenv`."""
+
+    source: ClassVar[LocalSource | RemoteSource]
+    tools: ClassVar[Mapping[str, ToolSpec]]
+    seeds: ClassVar[SeedTasks]
+    telling: ClassVar[Telling]
+    open_sessions: ClassVar[WeakSet[Environment]]
+
+    _episode: LocalEpisode | RemoteEpisode | None = None
+    _first: tuple[Block, ...] = ()
+    _finished = False
+
+    @classmethod
+    def list_splits(cls) -> Sequence[Split | str]:
+        """The splits of the environment's own tasks, else of the seeds."""
+        return cls.seeds.splits if cls.source.tasks is None else cls.source.tasks.splits
+
+    @classmethod
+    def num_tasks(cls, split: str) -> int:
+        """How many tasks the split has."""
+        return cls.seeds.count(split) if cls.source.tasks is None else cls.source.tasks.num_tasks(split)
+
+    @classmethod
+    def get_task(cls, split: str, index: int) -> Task:
+        """``{"split", "index", "task"}``, the last being the environment's own record; or ``{"id", "seed"}``."""
+        if cls.source.tasks is None:
+            return cls.seeds.at(split, index)
+        if not 0 <= index < cls.source.tasks.num_tasks(split):
+            raise IndexError(f"split {split!r} has no task {index}")
+        return {"split": split, "index": index, "task": cls.source.tasks.get_task(split, index)}
+
+    @classmethod
+    def list_tasks(cls, split: str) -> Sequence[Task]:
+        """All tasks of the split."""
+        return cls.seeds.all(split) if cls.source.tasks is None else cls.get_task_range(split)
+
+    @classmethod
+    def get_task_range(cls, split: str, start: int | None = None, stop: int | None = None) -> Sequence[Task]:
+        """The tasks ``start`` to ``stop``."""
+        return [cls.get_task(split, index) for index in range(cls.num_tasks(split))[start:stop]]
+
+    @classmethod
+    def list_tools(cls) -> ToolList:
+        """The typed action, and the MCP tools."""
+        return ToolList(tuple(cls.tools.values()))
+
+    def setup(self) -> Awaitable[None] | None:
+        """Make the environment, or a session on its server, and reset it."""
+        with _OPENING:
+            if self.open_sessions and not self.source.concurrent:
+                raise RuntimeError(
+                    f"{self.name()} allows one session at a time (its class has SUPPORTS_CONCURRENT_SESSIONS = False)"
+                )
+            self.open_sessions.add(self)
+        self._episode = self.source.episode()
+        arguments = {name: value for name, value in self.task_spec.items() if name not in ("id", "options", "task")}
+        arguments |= self.task_spec.get("options") or {}
+        first = self._episode.reset(arguments)
+        if isinstance(first, Awaitable):
+            return self._begin_later(first)
+        self._first = self._blocks(first)
+        return None
+
+    async def _begin_later(self, first: Awaitable[Payload]) -> None:
+        self._first = self._blocks(await first)
+
+    def teardown(self) -> Awaitable[None] | None:
+        """Close it."""
+        self.open_sessions.discard(self)
+        episode, self._episode = self._episode, None
+        return None if episode is None else episode.close()
+
+    def get_prompt(self) -> Sequence[Block]:
+        """The instructions, and the first observation."""
+        instructions = self.telling.instructions
+        return [TextBlock(f"{instructions}\n"), *self._first] if instructions else self._first
+
+    def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput | Awaitable[ToolOutput]:
+        """Take the action. What is none leaves the episode as it was."""
+        if self._episode is None:
+            raise RuntimeError("the session has no episode: setup() has not run, or teardown() has")
+        if self._finished:
+            return ToolOutput(ok=False, error="The episode is over.", reason="episode_finished")
+        refusal = self._refusal(name, input)
+        if refusal is not None:
+            return refusal
+        try:
+            answer = self._episode.step(input) if name == "step" else self._episode.call(name, input)
+        except ValidationError as error:
+            return _refused(_plain_errors(error))
+        return self._told_later(answer) if isinstance(answer, Awaitable) else self._told(answer, self._state_now())
+
+    def _refusal(self, name: str, input: Mapping[str, Any]) -> ToolOutput | None:
+        tool = self.tools.get(name)
+        if tool is None:
+            return _refused(f"There is no tool {name!r}; there is {', '.join(self.tools)}.", "not_found")
+        error = best_match(Draft202012Validator(tool.parameters).iter_errors(dict(input)))
+        if error is None:
+            return None
+        place = "".join(f"[{part!r}]" for part in error.path)
+        return _refused(f"{name}{place}: {error.message}. {name} takes {tool.parameters.get('properties')}")
+
+    def _state_now(self) -> Payload | None:
+        assert isinstance(self._episode, LocalEpisode)
+        return self._episode.state() if self.telling.state else None
+
+    async def _told_later(self, answer: Awaitable[Payload]) -> ToolOutput:
+        episode = self._episode
+        assert episode is not None
+        try:
+            payload = await answer
+        except ServerRefusal as error:
+            return _refused(str(error))
+        state = episode.state() if self.telling.state else None
+        return self._told(payload, await state if isinstance(state, Awaitable) else state)
+
+    def _told(self, payload: Payload, state: Payload | None) -> ToolOutput:
+        self._finished = bool(payload.get("done"))
+        observation = cast("Mapping[str, Any]", payload["observation"])
+        error = observation.get("error")
+        if isinstance(error, Mapping) and error.get("error_type") in ("invalid_args", "tool_not_found"):
+            reason = "not_found" if error["error_type"] == "tool_not_found" else "input_validation"
+            return _refused(str(error.get("message")), reason)
+        reward = payload.get("reward")
+        metadata = {"metadata": observation.get("metadata") or {}} | ({} if state is None else {"state": state})
+        return ToolOutput(self._blocks(payload), None if reward is None else float(reward), self._finished, metadata)
+
+    def _blocks(self, payload: Payload) -> tuple[Block, ...]:
+        hidden = ("done", "reward", "metadata")
+        shown = {name: value for name, value in payload["observation"].items() if name not in hidden}
+        if self.telling.formatter is not None:
+            return (TextBlock(self.telling.formatter(shown)),)
+        if set(shown) >= {"tool_name", "result"}:
+            return _result_blocks(shown)
+        return tuple(observation_blocks(shown)) if shown else ()
+
+
+def _result_blocks(shown: Mapping[str, Any]) -> tuple[Block, ...]:
+    """The content of an MCP tool's result; a tool that failed says so in a text."""
+    if shown.get("error") is not None:
+        return (TextBlock(f"Error: {shown['error'].get('message')}"),)
+    result = shown["result"]
+    if not isinstance(result, Mapping) or "content" not in result:
+        return tuple(observation_blocks(result))
+    blocks: list[Block] = []
+    for content in result["content"]:
+        if content.get("type") == "image":
+            blocks.append(ImageBlock(content["data"], content.get("mimeType") or "image/png"))
+        else:
+            blocks.append(TextBlock(str(content.get("text", content))))
+    return tuple(blocks)
+
+
+def _refused(message: str, reason: str = "input_validation") -> ToolOutput:
+    return ToolOutput(ok=False, error=message, reason=reason)
+
+
+def _plain_errors(error: ValidationError) -> str:
+    told = (f"{'.'.join(map(str, each['loc'])) or 'the action'}: {each['msg']}" for each in error.errors())
+    return f"Not an action: {'; '.join(told)}"
+
+
+def from_openenv(
+    env: str | EnvClient[Any, Any, Any] | Callable[..., AnyOpenEnv],
+    *,
+    name: str | None = None,
+    action: type[Action] | None = None,
+    splits: Mapping[str, Tasks] | None = None,
+    formatter: Formatter | None = None,
+    instructions: str | None = None,
+    state: bool = True,
+    headers: Mapping[str, str] | None = None,
+    message_timeout_seconds: float = 60.0,
+    **arguments: Any,
+) -> type[OpenEnvORSEnvironment]:
+    """Make an OpenEnv environment an ORS environment.
+
+    Args:
+        env: The environment's class, or what makes one; or the URL of a running OpenEnv server, or a client of it (each
+            session then has a connection of its own to the same server, with the client's headers).
+        name: Of the class, and so of the environment (default: what the environment calls itself).
+        action: The class of its actions, where ``step`` is not annotated with it.
+        splits: Seeds, as for :func:`~ors_gym_server.as_ors_environment`; not for an environment that has tasks of its
+            own. A task's ``options`` are further arguments of ``reset``.
+        formatter: Writes an observation, without reward and metadata, as text.
+        instructions: What the agent is told first (default: what the environment says of itself).
+        state: The environment's state comes with each result, in the metadata.
+        headers: For the server, such as ``Authorization``.
+        message_timeout_seconds: How long the server has for one answer.
+        **arguments: For the class.
+
+    Raises:
+        ConnectionError: No OpenEnv server answers at the URL.
+        TypeError: The class of the actions cannot be told.
+        ValueError: Overlapping splits; a client that has no URL yet.
+    """
+    source: LocalSource | RemoteSource
+    if isinstance(env, EnvClient):
+        headers = headers or env._headers  # pyright: ignore[reportPrivateUsage]
+        env = _url_of(env)
+    if isinstance(env, str):
+        source = RemoteSource(RemoteServer(_http_url(env), headers, message_timeout_seconds))
+    else:
+        make = env
+        source = LocalSource(lambda: make(**arguments), action)
+    tools = {tool.name: tool for tool in (*_typed_tool(source), *source.mcp_tools)}
+    if not tools:
+        raise ValueError(f"{source.name} has neither a typed action nor MCP tools")
+    attributes = {
+        "__doc__": f"{source.name} as an ORS environment.",
+        "source": source,
+        "tools": tools,
+        "seeds": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
+        "telling": Telling(source.description if instructions is None else instructions, formatter, state),
+        "open_sessions": WeakSet[Environment](),
+    }
+    class_name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or source.name).strip("_") or "OpenEnv"
+    return type(class_name, (OpenEnvORSEnvironment,), attributes)
+
+
+def _typed_tool(source: LocalSource | RemoteSource) -> list[ToolSpec]:
+    """The action's schema as a tool's, without the metadata that every action has."""
+    if source.schema is None:
+        return []
+    schema = dict(source.schema)
+    schema["properties"] = {name: value for name, value in schema["properties"].items() if name != "metadata"}
+    return [ToolSpec("step", f"Act in {source.name}. {schema.pop('description', '')}".strip(), schema)]
+
+
+def _url_of(client: EnvClient[Any, Any, Any]) -> str:
+    if client.base_url is None:
+        raise ValueError("the client has no URL yet: connect it first, so that its server is started")
+    return str(client.base_url)
+
+
+def _http_url(url: str) -> str:
+    return re.sub(r"^ws(s?)://", r"http\1://", url.rstrip("/"))

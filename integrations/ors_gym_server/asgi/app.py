@@ -1,0 +1,283 @@
+"""The server as an ASGI application: the endpoints of the Open Reward Standard.
+
+``/call`` is answered first and with as little as it needs; the other endpoints are a table (``endpoints.py``). A path
+names its environment, ``/wordle/tools``; without one, ``/tools``, it is the first environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+from starlette.exceptions import HTTPException
+
+from ors_gym_server.asgi import requests
+from ors_gym_server.asgi.endpoints import answer
+from ors_gym_server.runtime.calls import PING, RunningCall, error_events, task_id_event
+from ors_gym_server.runtime.hosting import HostedEnvironment
+from ors_gym_server.runtime.limits import Limits
+from ors_gym_server.runtime.sessions import Sessions
+from ors_gym_server.runtime.threads import SessionThreads
+from ors_gym_server.runtime.wire import encode
+
+__all__ = ["ORSApp", "create_app"]
+
+logger = logging.getLogger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+EVENT_STREAM = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    ],
+}
+ATTENTIVE_SECONDS = 0.25
+"""After so long a running call's client is watched, to know whether its result was heard."""
+
+
+class ORSApp:
+    """Environments as an ASGI application. Its sessions are torn down at the end of the ASGI lifespan."""
+
+    def __init__(
+        self,
+        environments: Sequence[type],
+        *,
+        api_key: str | None = None,
+        limits: Limits | None = None,
+        toolsets: Mapping[str, type] | None = None,
+    ) -> None:
+        if not environments:
+            raise ValueError("a server needs at least one environment")
+        if api_key is not None and not api_key:
+            raise ValueError("the API key is empty")
+        self.limits = limits = limits or Limits()
+        self.workers = SessionThreads()
+        self.environments: dict[str, HostedEnvironment] = {}
+        for cls in environments:
+            hosted = HostedEnvironment(cls, self.workers, toolsets)
+            if hosted.name in self.environments:
+                raise ValueError(f"two environments are named {hosted.name!r}")
+            self.environments[hosted.name] = hosted
+        self.sessions = Sessions(limits)
+        self._default = next(iter(self.environments.values()))
+        self._api_key = None if api_key is None else api_key.encode()
+        self._call_paths = {"/call", *(f"/{name}/call" for name in self.environments)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http":
+            try:
+                await self._serve(scope, receive, send)
+            except HTTPException as refused:
+                await _answer(send, encode({"detail": refused.detail}), refused.status_code, refused.headers)
+            except Exception as error:  # of the environment's class: its list of tasks, for one
+                logger.exception("%s %s failed", scope["method"], scope["path"])
+                await _answer(send, encode({"detail": f"{type(error).__name__}: {error}"}), 500)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    @property
+    def num_sessions(self) -> int:
+        """How many sessions there are now."""
+        return len(self.sessions)
+
+    async def aclose(self) -> None:
+        """Close all sessions, with their teardown, and end the threads."""
+        await self.sessions.close_all()
+        self.workers.close()
+
+    # ---------------------------------------------------------------- requests
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if root := scope.get("root_path"):
+            path = path.removeprefix(root)
+        sid = key = authorization = secrets = b""
+        length = 0
+        for name, value in scope["headers"]:
+            if name == b"x-session-id":
+                sid = value
+            elif name == b"x-api-key":
+                key = value
+            elif name == b"content-length":
+                length = int(value) if value.isdigit() else 0
+            elif name == b"x-secrets":
+                secrets = value
+            elif name == b"authorization":
+                authorization = value
+        if self._api_key is not None and path != "/health":
+            self._authenticate(key or authorization.removeprefix(b"Bearer "))
+        is_post = scope["method"] == "POST"
+        body = await self._body(receive, length) if is_post else b""
+        if is_post and path in self._call_paths:
+            await self._call(sid, body, receive, send)
+            return
+        request = requests.ClientRequest(sid.decode("latin-1").strip(), secrets, body)
+        prefix, _, endpoint = path.strip("/").rpartition("/")
+        if endpoint == "call" and is_post:
+            self.environment(prefix)
+            await self._call(sid, body, receive, send)
+        elif endpoint == "score_group" and is_post:
+            self.environment(prefix)
+            await self._score_group(request, receive, send)
+        elif endpoint == "create_session" and is_post and not prefix:
+            await send(EVENT_STREAM)
+            events = task_id_event(str(uuid.uuid4())) + b"event: end\r\ndata: \r\n\r\n"
+            await send({"type": "http.response.body", "body": events})
+        else:
+            await _answer(send, await answer(self, scope["method"], prefix, endpoint, request))
+
+    def _authenticate(self, key: bytes) -> None:
+        assert self._api_key is not None
+        if not hmac.compare_digest(key, self._api_key):
+            raise HTTPException(401, "the API key is missing or wrong; send it as X-API-Key")
+
+    async def _body(self, receive: Receive, length: int) -> bytes:
+        if length > self.limits.max_request_bytes:
+            raise self._too_large()
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            pieces = [body]
+            size = len(body)
+            while message.get("more_body"):
+                message = await receive()
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                if size > self.limits.max_request_bytes:
+                    raise self._too_large()
+            body = b"".join(pieces)
+        if message["type"] == "http.disconnect":
+            raise HTTPException(400, "the request was cut off")
+        return body
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
+            413, f"the request is larger than the server's limit of {self.limits.max_request_bytes} bytes"
+        )
+
+    def environment(self, name: str) -> HostedEnvironment:
+        """The environment that a path or a body names; an owner before its name is no part of it."""
+        if not name:
+            return self._default
+        hosted = self.environments.get(name.lower()) or self.environments.get(name.lower().rpartition("/")[2])
+        if hosted is None:
+            raise HTTPException(404, f"unknown environment {name!r}; here are: {', '.join(self.environments)}")
+        return hosted
+
+    # ---------------------------------------------------------------- calls
+
+    async def _call(self, sid: bytes, body: bytes, receive: Receive, send: Send) -> None:
+        if not sid:
+            raise HTTPException(400, "X-Session-ID header is required")
+        name, input, task_id = requests.read_call(body)
+        session = await self.sessions.ready(sid.decode("latin-1").strip())
+        if task_id is not None and task_id in session.calls:
+            await self._replay(task_id, session.calls[task_id], receive, send)
+            return
+        call = self.sessions.start(session, name, session.episode.call(name, input), task_id)
+        await self._listen(call, receive, send)
+
+    async def _score_group(self, request: requests.ClientRequest, receive: Receive, send: Send) -> None:
+        session = await self.sessions.ready(request.require_sid())
+        if not session.hosted.tools["supports_score_group"]:
+            raise HTTPException(404, f"Environment {session.hosted.name!r} does not implement score_group")
+        asked = request.read(requests.ScoreGroup)
+        if asked.task_id is not None and asked.task_id in session.calls:
+            await self._replay(asked.task_id, session.calls[asked.task_id], receive, send)
+            return
+        candidates = [candidate.model_dump() for candidate in asked.candidates]
+        work = session.episode.score_group(candidates)
+        await self._listen(self.sessions.start(session, "score_group", work, asked.task_id), receive, send)
+
+    async def _replay(self, task_id: str, call: RunningCall | bytes | None, receive: Receive, send: Send) -> None:
+        """Answer a client that comes back for a call that it has made."""
+        if isinstance(call, RunningCall):
+            await self._listen(call, receive, send)
+            return
+        await send(EVENT_STREAM)
+        events = error_events("unknown task_id") if call is None else task_id_event(task_id) + call
+        await send({"type": "http.response.body", "body": events})
+
+    async def _listen(self, call: RunningCall, receive: Receive, send: Send) -> None:
+        """Answer with a call's events as they come."""
+        call.listeners += 1
+        await asyncio.sleep(0)  # a tool that is instant is over then, and its answer is one write
+        events = call.events
+        await send(EVENT_STREAM)
+        head = task_id_event(call.task_id)
+        if events is None:
+            await send({"type": "http.response.body", "body": head, "more_body": True})
+            head = b""
+            events = await call.wait(ATTENTIVE_SECONDS) or await self._wait(call, receive, send)
+        await send({"type": "http.response.body", "body": head + events})
+
+    async def _wait(self, call: RunningCall, receive: Receive, send: Send) -> bytes:
+        """Wait for a slow tool, tell the client that it still runs, and notice when the client has gone."""
+
+        def leave(_: asyncio.Task[Message]) -> None:
+            call.listeners -= 1
+
+        gone = asyncio.ensure_future(receive())
+        gone.add_done_callback(leave)
+        try:
+            while (events := await call.wait(self.limits.ping_seconds)) is None:
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
+            return events
+        finally:
+            gone.remove_done_callback(leave)
+            gone.cancel()
+
+
+async def _answer(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    sent += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+def create_app(
+    environments: Sequence[type],
+    *,
+    api_key: str | None = None,
+    limits: Limits | None = None,
+    toolsets: Mapping[str, type] | None = None,
+) -> ORSApp:
+    """The environments as an ASGI application; :func:`~ors_gym_server.run.serve` runs it.
+
+    Args:
+        environments: classes of ours, and classes written for ``openreward.environments``, as they are. The first
+            one is what a client gets that names none.
+        api_key: what clients must send as ``X-API-Key``, or as a bearer token; None lets everybody in.
+        limits: how many, how large and how long.
+        toolsets: what clients may ask for by name when they create a session; for the reference SDK's classes by
+            default its own.
+
+    Raises:
+        TypeError, ValueError: something is wrong with an environment class; the message says what.
+    """
+    return ORSApp(environments, api_key=api_key, limits=limits, toolsets=toolsets)

@@ -1,0 +1,158 @@
+"""What clients send: bodies, and the headers that carry more than a name."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, TypeAlias, TypeVar, cast
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+
+from ors_gym.errors import ProtocolError
+from ors_gym.types import Message
+
+__all__ = ["CallBody", "ClientRequest", "CreateSession", "OfSplit", "ScoreGroup", "TaskAt", "TaskRange", "read_call"]
+
+MAX_ID = 256
+"""Characters of an id that a client chooses."""
+
+TaskId: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern="^[!-~]+$")]
+
+B = TypeVar("B", bound=BaseModel)
+
+
+class OfSplit(BaseModel, extra="forbid"):
+    """The body of ``/tasks`` and ``/num_tasks``."""
+
+    split: str
+
+
+class TaskAt(OfSplit):
+    """The body of ``/task``."""
+
+    index: int
+
+
+class TaskRange(OfSplit):
+    """The body of ``/task_range``: the rules of Python slices."""
+
+    start: int | None = None
+    stop: int | None = None
+
+
+class CreateSession(BaseModel, extra="forbid"):
+    """The body of ``/create``: a task, or where to find it."""
+
+    env_name: str | None = None
+    task_spec: dict[str, Any] | None = None
+    split: str | None = None
+    index: int | None = None
+    toolset_name: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.split is None) != (self.index is None):
+            raise ValueError("split and index must both be provided together")
+        if (self.task_spec is None) == (self.split is None):
+            raise ValueError("Provide either task_spec or both split and index, not both/neither")
+        return self
+
+
+class CallBody(BaseModel, extra="forbid"):
+    """The body of ``/call``. A ``task_id`` resumes the call that has it, and names this one if none has."""
+
+    name: str
+    input: dict[str, Any]
+    task_id: TaskId | None = None
+
+
+class Candidate(BaseModel, extra="forbid"):
+    """One trajectory to compare."""
+
+    messages: list[dict[str, Any]]
+    metadata: dict[str, Any] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _are_messages(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            for message in messages:
+                Message.from_wire(message)
+        except ProtocolError as error:
+            raise ValueError(error.message) from error
+        return messages
+
+
+class ScoreGroup(BaseModel, extra="forbid"):
+    """The body of ``/score_group``."""
+
+    candidates: list[Candidate]
+    task_id: TaskId | None = None
+
+
+def read_call(body: bytes) -> tuple[str, dict[str, Any], str | None]:
+    """Name, input and ``task_id`` of a call."""
+    try:
+        wire = from_json(body)
+        if len(wire) == 2:
+            name, input = wire["name"], wire["input"]
+            if type(name) is str and type(input) is dict:
+                return name, cast("dict[str, Any]", input), None
+    except (ValueError, TypeError, KeyError):
+        pass
+    call = read_body(body, CallBody)
+    return call.name, call.input, call.task_id
+
+
+def read_body(body: bytes, model: type[B]) -> B:
+    """The body as a record.
+
+    Raises:
+        HTTPException: 422, it is none; the detail says where.
+    """
+    try:
+        wire = from_json(body)
+    except ValueError as error:
+        raise HTTPException(422, f"the body is no JSON: {error}") from None
+    try:
+        return model.model_validate(wire)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        raise HTTPException(422, cast("str", [each | {"loc": ["body", *each["loc"]]} for each in details])) from None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """What an endpoint needs of a request."""
+
+    sid: str
+    secrets_header: bytes
+    body: bytes
+
+    def require_sid(self) -> str:
+        """The session id."""
+        if not self.sid:
+            raise HTTPException(400, "X-Session-ID header is required")
+        if len(self.sid) > MAX_ID:
+            raise HTTPException(400, f"a session id has at most {MAX_ID} characters")
+        return self.sid
+
+    def read(self, model: type[B]) -> B:
+        """The body as a record."""
+        return read_body(self.body, model)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secrets of ``X-Secrets``: base64 of ``{"NAME": {"value": "…"}}``."""
+        if not self.secrets_header:
+            return {}
+        try:
+            wire: Mapping[str, Mapping[str, Any]] = json.loads(base64.b64decode(self.secrets_header))
+            return {name: str(secret["value"]) for name, secret in wire.items()}
+        except (binascii.Error, ValueError, KeyError, TypeError, AttributeError):
+            raise HTTPException(400, 'X-Secrets must be base64 of {"NAME": {"value": "…"}}') from None

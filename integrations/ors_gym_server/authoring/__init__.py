@@ -1,0 +1,1 @@
+"""Writing ORS environments: the base class and the tool decorators."""

@@ -1,1 +1,0 @@
-"""Environments that exist already, as ORS environments: Gymnasium's and OpenEnv's."""

@@ -1,0 +1,169 @@
+"""Running the server: uvicorn on uvloop and httptools, sessions drained when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from ors_gym_server.asgi.app import create_app
+from ors_gym_server.runtime.limits import Limits
+
+__all__ = ["serve"]
+
+GC_THRESHOLDS = (10_000, 50, 50)
+"""The server makes next to no cyclic garbage, so the collector need not look for it every 700 objects; a
+larger number would make each pause longer."""
+
+SWITCH_SECONDS = 0.001
+"""How long a synchronous tool may hold the interpreter while the event loop waits for it; Python's own is 0.005."""
+
+
+def serve(
+    environments: Sequence[type],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    api_key: str | None = None,
+    open_to_all: bool = False,
+    limits: Limits | None = None,
+    toolsets: Mapping[str, type] | None = None,
+    workers: int = 1,
+    drain_seconds: float = 30.0,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve environments until SIGTERM or Ctrl-C.
+
+    Then no connection is accepted any more, running calls get ``drain_seconds`` to end, and each session's
+    ``teardown`` runs.
+
+    Args:
+        environments: as for :func:`~ors_gym_server.create_app`, like ``limits`` and ``toolsets``.
+        host: the address to listen at.
+        port: the port, 0 for a free one.
+        api_key: what clients must send. Needed when other machines can reach ``host``.
+        open_to_all: other machines may connect without a key.
+        limits: how many, how large and how long.
+        toolsets: what clients may ask for by name.
+        workers: processes that hold the sessions, each session in one; a process more stands in front of them. One that
+            crashes loses its own sessions and is replaced. ``limits`` hold for each. Needs ``os.fork``.
+        drain_seconds: the time running calls get at the end; what then still runs is ended with its session.
+        started: called with the server's URL when it answers.
+
+    Raises:
+        RuntimeError: a worker process could not start.
+        TypeError, ValueError: something is wrong with an environment class, or with an argument; ``host`` is open to
+            other machines and there is neither a key nor ``open_to_all``.
+        OSError: the address is taken.
+    """
+    if api_key is None and not open_to_all and not _is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines, and without a key whoever reaches it can run tools: "
+            "pass api_key, or open_to_all=True if that is meant"
+        )
+    if workers < 1:
+        raise ValueError(f"there must be at least one worker, not {workers}")
+    if not 0 <= port < 2**16:  # getaddrinfo would take the lower 16 bits of it
+        raise ValueError(f"the port must be from 0 to 65535, not {port}")
+    app = create_app(environments, api_key=api_key, limits=limits, toolsets=toolsets)
+    listener = _listen(host, port)
+    address, bound = listener.getsockname()[:2]
+    url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+    run = partial(_run, drain_seconds=drain_seconds)
+    switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
+
+    def announce() -> None:
+        if started is not None:
+            started(url)
+
+    try:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.set_threshold(*GC_THRESHOLDS)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped
+            if workers == 1:
+                run(app, listener, announce)
+            else:
+                from ors_gym_server.run.workers import Prefork  # where there is no fork, it cannot even be imported
+
+                Prefork(app, listener, run, workers).run(announce)
+    finally:
+        sys.setswitchinterval(switch)
+        gc.set_threshold(*thresholds)
+        listener.close()
+
+
+def _run(
+    app: Any,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    tick: Callable[[], None] | None = None,
+    *,
+    drain_seconds: float,
+) -> None:
+    """Serve an application until SIGTERM or Ctrl-C."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        backlog=4096,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+    )
+    _Server(config, ready, tick).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], tick: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._tick = tick
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # modules and classes live as long as the process: not to be looked at again
+        asyncio.get_running_loop().call_soon(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # a second Ctrl-C, which calls do not survive, and sessions not without a teardown
+            await self.lifespan.shutdown()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._tick is not None:
+            self._tick()
+        return await super().on_tick(counter)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

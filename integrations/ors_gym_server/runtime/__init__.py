@@ -1,0 +1,1 @@
+"""Sessions, calls and environment instances of a running server."""

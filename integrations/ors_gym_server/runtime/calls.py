@@ -1,0 +1,174 @@
+"""A tool call on the wire: its event stream, and its result kept for a client that comes back for it.
+
+The stream is ``task_id``, comments while the tool runs, then the result as ``chunk`` events and one ``end``, or one
+``error`` (ORS, tool calls). A client that lost the stream sends the call again with its ``task_id`` and gets the same
+result; nothing runs twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+__all__ = ["PING", "CallTable", "Results", "RunningCall", "error_events", "result_events", "task_id_event"]
+
+CUT = 16_384
+"""Characters of a result in one event; the reference client's lines may have 128 KiB."""
+
+MAX_ERROR = 16_384
+"""Characters of an error's message."""
+
+PING = b": ping\r\n\r\n"
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_UNUSUAL_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+def task_id_event(task_id: str) -> bytes:
+    """The first event of a call."""
+    return b"event: task_id\r\ndata: %b\r\n\r\n" % task_id.encode()
+
+
+def result_events(text: str) -> bytes:
+    """The JSON ``text`` as its events.
+
+    White space at either end of a piece, which some clients strip, and the characters that some take for line ends
+    are written as their JSON escapes: they stand in JSON strings only, so the text arrives whole whoever reads it.
+    """
+    if not text.isascii():
+        text = text.translate(_UNUSUAL_LINE_ENDS)
+    if len(text) <= CUT:
+        return b"event: end\r\ndata: %b\r\n\r\n" % text.encode()
+    events: list[bytes] = []
+    for start in range(0, len(text), CUT):
+        piece = text[start : start + CUT]
+        if piece[0].isspace():
+            piece = f"\\u{ord(piece[0]):04x}{piece[1:]}"
+        if piece[-1].isspace():
+            piece = f"{piece[:-1]}\\u{ord(piece[-1]):04x}"
+        name = b"chunk" if start + CUT < len(text) else b"end"
+        events.append(b"event: %b\r\ndata: %b\r\n\r\n" % (name, piece.encode()))
+    return b"".join(events)
+
+
+def error_events(message: str) -> bytes:
+    """A failure of the environment as its event."""
+    if len(message) > MAX_ERROR:
+        message = f"{message[:MAX_ERROR]}… ({len(message) - MAX_ERROR} more characters)"
+    lines = _LINE_END.split(message.encode("utf-8", "backslashreplace").decode())
+    return b"event: error\r\n%b\r\n" % b"".join(b"data: %b\r\n" % line.encode() for line in lines)
+
+
+class RunningCall:
+    """A call under way. ``finish`` gives it its end, once; whoever waits for it is woken."""
+
+    __slots__ = ("_finish", "_waiters", "events", "listeners", "started", "task", "task_id", "tool")
+
+    def __init__(self, task_id: str, tool: str, started: float, finish: Callable[[RunningCall, bytes], None]) -> None:
+        self.task_id = task_id
+        self.tool = tool
+        self.started = started
+        self.task: asyncio.Task[None] | None = None
+        self.events: bytes | None = None
+        """The end of the stream, None while the tool runs."""
+        self.listeners = 0
+        """How many clients wait for the result."""
+        self._finish = finish
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def finish(self, events: bytes) -> None:
+        """End the call with these events, unless it has ended."""
+        if self.events is not None:
+            return
+        self.events = events
+        self._finish(self, events)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self, seconds: float) -> bytes | None:
+        """The end of the stream, None if the tool still runs after so long."""
+        if self.events is None:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.append(waiter)
+            timer = loop.call_later(seconds, _wake, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                if self._waiters:
+                    self._waiters.remove(waiter)
+        return self.events
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+CallTable: TypeAlias = dict[str, RunningCall | bytes | None]
+"""The calls of one session by ``task_id``: under way, ended with these events, or ended and no longer kept."""
+
+_Kept: TypeAlias = tuple[float, int, str, int]
+
+
+class Results:
+    """What the sessions' ended calls keep, bounded by time and by bytes over all sessions.
+
+    Results that somebody was listening to when they came are the first to go. What is noted of each are a few numbers
+    and a name, which the garbage collector need not look at: a server keeps hundreds of thousands.
+    """
+
+    OVERHEAD = 400
+    """Bytes that a kept result takes beside its own."""
+
+    def __init__(self, max_bytes: int, max_seconds: float) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self.num_bytes = 0
+        self._tables: dict[int, CallTable] = {}
+        self._next_table = 0
+        self._heard: deque[_Kept] = deque()
+        self._unheard: deque[_Kept] = deque()
+
+    def add_table(self, calls: CallTable) -> int:
+        """Keep results in this table from now on; returns its number."""
+        self._next_table += 1
+        self._tables[self._next_table] = calls
+        return self._next_table
+
+    def remove_table(self, table: int) -> None:
+        """Drop all of a table's results."""
+        for events in self._tables.pop(table, {}).values():
+            if isinstance(events, bytes):
+                self.num_bytes -= len(events) + self.OVERHEAD
+
+    def keep(self, table: int, task_id: str, events: bytes, now: float, *, heard: bool) -> None:
+        """Keep a result for a client that may come back for it."""
+        calls = self._tables.get(table)
+        if calls is None:
+            return
+        size = len(events) + self.OVERHEAD
+        calls[task_id] = events
+        self.num_bytes += size
+        (self._heard if heard else self._unheard).append((now + self._max_seconds, table, task_id, size))
+        while self.num_bytes > self._max_bytes:
+            self._drop(self._heard or self._unheard)
+
+    def expire(self, now: float) -> None:
+        """Drop what was kept long enough."""
+        for kept in (self._heard, self._unheard):
+            while kept and kept[0][0] <= now:
+                self._drop(kept)
+
+    def _drop(self, kept: deque[_Kept]) -> None:
+        _, table, task_id, size = kept.popleft()
+        calls = self._tables.get(table)
+        if calls is not None and calls.get(task_id) is not None:
+            calls[task_id] = None
+            self.num_bytes -= size

@@ -1,0 +1,161 @@
+"""One environment class as the server sees it: its name, splits, tasks and tools, whoever's base class it has.
+
+Classes written for ``openreward.environments`` are told by the methods and marks that they have; nothing of that
+package is imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from starlette.exceptions import HTTPException
+
+from ors_gym_server.authoring.environment import Environment
+from ors_gym_server.authoring.tools import misdeclared_tools
+from ors_gym_server.runtime.episode import EnvironmentInstance
+from ors_gym_server.runtime.threads import SessionThreads, run_user
+from ors_gym_server.runtime.wire import encode, split_wire, tool_list_wire
+
+__all__ = ["HostedEnvironment"]
+
+logger = logging.getLogger(__name__)
+
+SDK_BASE = "openreward.environments.environment"
+"""The module of the reference SDK's base class."""
+
+
+class HostedEnvironment:
+    """One environment class. Made once, when the server is: what is wrong with the class is said then."""
+
+    def __init__(self, cls: Any, workers: SessionThreads, toolsets: Mapping[str, type] | None = None) -> None:
+        if not _is_environment(cls):
+            raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
+        hidden = [name for name in dir(Environment) if getattr(getattr(cls, name, None), "_env_tool", False)]
+        if hidden:
+            raise TypeError(
+                f"the tool {hidden[0]!r} of {cls.__name__} hides the environment's own {hidden[0]}(); "
+                "give it another name, or put it into a class of toolsets"
+            )
+        self.cls = cls
+        self.name: str = self.cls.name().lower()
+        self.workers = workers
+        self.of_sdk = not issubclass(cls, Environment)
+        """Whether the class is the reference SDK's kind."""
+        for fault in misdeclared_tools(cls) if self.of_sdk else ():
+            logger.warning("environment %r: %s; as on the reference server, it is not served", self.name, fault)
+        self._toolsets = toolsets
+        self.tools = tool_list_wire(self.cls.list_tools())
+        self.tools["supports_score_group"] = self.implements("score_group")
+        if not self.tools["tools"] and self.tools["terminal_tool"] is None:
+            raise ValueError(f"environment {self.name!r} has no tools: mark at least one method with @tool")
+        self.splits = [split_wire(split) for split in self.cls.list_splits()]
+        if not self.splits:
+            raise ValueError(f"environment {self.name!r} has no splits: list_splits() must return at least one")
+        if not (self.implements("get_prompt") or self.implements("get_messages")):
+            raise ValueError(f"environment {self.name!r} has no prompt: implement get_prompt() or get_messages()")
+        self.tools_json = encode(self.tools)
+        self._split_names = {split["name"] for split in self.splits}
+        self._tasks: dict[str, Sequence[Any]] = {}
+        self._reading: dict[str, asyncio.Lock] = {}
+
+    def implements(self, method: str) -> bool:
+        """Whether the class has the method of its own, rather than the base class's default."""
+        owner = next((each for each in self.cls.__mro__ if method in vars(each)), None)
+        if owner is None or owner is Environment or owner.__module__ == SDK_BASE:
+            return False
+        return vars(owner)[method] is not vars(Environment).get(method)
+
+    async def run(self, fn: Any, *args: Any) -> Any:
+        """Call a method of the class, off the event loop if it is synchronous."""
+        return await run_user(self.workers.run, fn, *args)
+
+    def episode(self) -> EnvironmentInstance:
+        """A new episode, whose instance is still to be made."""
+        return EnvironmentInstance(self)
+
+    # ---------------------------------------------------------------- tasks
+
+    def _require_split(self, split: str) -> None:
+        if split not in self._split_names:
+            raise HTTPException(400, "Invalid split")
+
+    async def all_tasks(self, split: str) -> Sequence[Any]:
+        """The tasks of a split, read once.
+
+        Raises:
+            NotImplementedError: the class does not list them.
+        """
+        if split not in self._tasks:
+            async with self._reading.setdefault(split, asyncio.Lock()):
+                if split not in self._tasks:
+                    tasks = await self.run(self.cls.list_tasks, split)
+                    if not (hasattr(tasks, "__len__") and hasattr(tasks, "__getitem__")):
+                        raise TypeError(f"list_tasks({split!r}) returned {type(tasks).__name__}; expected a list")
+                    self._tasks[split] = tasks
+        return self._tasks[split]
+
+    async def list_tasks(self, split: str) -> Sequence[Any]:
+        """All tasks of a split."""
+        self._require_split(split)
+        try:
+            return await self.all_tasks(split)
+        except NotImplementedError as error:
+            instead = "Use the index-based API (num_tasks + get_task) instead."
+            raise HTTPException(400, f"list_tasks is not supported for this environment. {instead}") from error
+
+    async def num_tasks(self, split: str) -> int:
+        """How many tasks a split has."""
+        self._require_split(split)
+        if self.implements("num_tasks"):
+            return int(await self.run(self.cls.num_tasks, split))
+        return len(await self.all_tasks(split))
+
+    async def get_task(self, split: str, index: int) -> Any:
+        """The task at an index."""
+        self._require_split(split)
+        try:
+            if self.implements("get_task"):
+                return await self.run(self.cls.get_task, split, index)
+            return (await self.all_tasks(split))[index]
+        except IndexError as error:
+            raise HTTPException(400, "Invalid index") from error
+
+    async def get_task_range(self, split: str, start: int | None, stop: int | None) -> list[Any]:
+        """The tasks of a slice."""
+        self._require_split(split)
+        try:
+            if self.implements("get_task_range"):
+                return list(await self.run(self.cls.get_task_range, split, start, stop))
+            try:
+                return list((await self.all_tasks(split))[slice(start, stop)])
+            except NotImplementedError:
+                indices = range(await self.num_tasks(split))[slice(start, stop)]
+                return [await self.get_task(split, index) for index in indices]
+        except IndexError as error:
+            raise HTTPException(400, "Invalid index range") from error
+
+    # ---------------------------------------------------------------- what a session may ask for
+
+    def named_toolset(self, name: str) -> Any:
+        """The toolset class that a client asked for by name."""
+        toolsets = self._toolsets
+        if toolsets is None and self.of_sdk:  # its base class is here, so its package is
+            toolsets = cast("Mapping[str, type]", importlib.import_module("openreward.toolsets").BUILTIN_TOOLSETS)
+        toolsets = toolsets or {}
+        if name not in toolsets:
+            raise HTTPException(400, f"unknown toolset {name!r}; valid options are {sorted(toolsets)}")
+        return toolsets[name]
+
+    def sdk_record(self, name: str) -> Any:
+        """A record class of the SDK that this class was written for, such as ``GroupCandidate``."""
+        return getattr(sys.modules[SDK_BASE], name)
+
+
+def _is_environment(cls: Any) -> bool:
+    needed = ("name", "list_splits", "list_tools", "get_prompt")
+    return isinstance(cls, type) and all(callable(getattr(cls, name, None)) for name in needed)

@@ -1,0 +1,115 @@
+"""Threads for synchronous environments, so that they never run on the event loop.
+
+A session keeps one :class:`SessionThread` for its whole life: its synchronous methods run in order on the same
+thread, as what belongs to a thread (SQLite connections, OpenGL contexts) needs. There is no fixed number of threads:
+with a bounded pool, as many slow sessions as it has threads would hold up all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+__all__ = ["SessionThread", "SessionThreads", "current_thread", "run_user"]
+
+_Job: TypeAlias = tuple[
+    asyncio.AbstractEventLoop, "asyncio.Future[Any]", contextvars.Context, Callable[..., Any], tuple[Any, ...]
+]
+
+MAX_IDLE = 64
+"""How many threads are kept for the sessions to come."""
+
+current_thread: contextvars.ContextVar[SessionThread | None] = contextvars.ContextVar("current_thread", default=None)
+"""The thread of the session whose method runs in this context."""
+
+
+class SessionThread:
+    """One thread that runs functions in the order they are given. Used from one event loop only."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self.pending = 0
+        """How many functions wait or run."""
+        self._thread = threading.Thread(target=self._work, name="ors-session", daemon=True)
+        self._thread.start()
+
+    async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """What ``fn`` returns. When the caller is cancelled, ``fn`` runs on: a thread cannot be stopped."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self.pending += 1
+        self._jobs.put((loop, future, contextvars.copy_context(), fn, args))
+        return await future
+
+    def stop(self) -> None:
+        """End the thread when it has run what was given to it."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            loop, future, context, fn, args = job
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = context.run(fn, *args)
+            except BaseException as raised:  # whatever a tool raises is the caller's to see
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(self._deliver, future, result, error)
+            del job, loop, future, context, fn, args, result, error
+
+    def _deliver(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self.pending -= 1
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, StopIteration):
+            future.set_exception(RuntimeError(f"StopIteration: {error}"))  # futures do not carry it
+        else:
+            future.set_exception(error)
+
+
+class SessionThreads:
+    """Threads to borrow: an idle one, else a new one."""
+
+    def __init__(self) -> None:
+        self._idle: list[SessionThread] = []
+
+    def borrow(self) -> SessionThread:
+        """A worker of the borrower's own."""
+        return self._idle.pop() if self._idle else SessionThread()
+
+    def give_back(self, worker: SessionThread) -> None:
+        """Keep the worker for the next borrower; one that still runs something ends after it."""
+        if worker.pending or len(self._idle) >= MAX_IDLE:
+            worker.stop()
+        else:
+            self._idle.append(worker)
+
+    async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run one function on a borrowed worker."""
+        worker = self.borrow()
+        try:
+            return await worker.run(fn, *args)
+        finally:
+            self.give_back(worker)
+
+    def close(self) -> None:
+        """End the idle threads."""
+        while self._idle:
+            self._idle.pop().stop()
+
+
+async def run_user(run: Callable[..., Any], fn: Callable[..., Any], *args: Any) -> Any:
+    """Call code of the environment: a coroutine function here, anything else by ``run``, off the event loop."""
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args)
+    result = await run(fn, *args)
+    return await result if inspect.isawaitable(result) else result

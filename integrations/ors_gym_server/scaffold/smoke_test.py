@@ -1,0 +1,133 @@
+"""Three questions that an environment's folder has to answer before anybody trains on it.
+
+Is the environment listed, has it tools, does an episode come to its end? They are asked of the folder as it is
+deployed: its ``server.py`` in a process of its own, and its ``rollout.py`` in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from ors_gym.client.client import ORSClient
+from ors_gym.errors import ORSError
+from ors_gym.types import ToolList
+
+__all__ = ["Gate", "check_gates"]
+
+NUM_LINES = 12
+"""How much of a program's output is shown when it fails: a traceback's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One question, and its answer."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+class _ServerError(Exception):
+    """The server did not come up."""
+
+
+def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0) -> Iterator[Gate]:
+    """Serve the environment, ask the questions in order until one is answered with no, and stop the server.
+
+    Args:
+        folder: It has ``server.py``, which takes ``--host``, ``--port`` and ``--sdk``, and ``rollout.py``, which takes
+            the server's URL and exits with 0 when its episode came to an end.
+        sdk: On the reference SDK's server.
+        seconds: How long the server may take to start, and the episode to end.
+    """
+    try:
+        with _served(folder, sdk, seconds) as url:
+            yield Gate("server", True, f"answers at {url}")
+            yield from _asked(url)
+            yield _rollout(folder, url, seconds)
+    except _ServerError as error:
+        yield Gate("server", False, str(error))
+
+
+def _asked(url: str) -> Iterator[Gate]:
+    try:
+        found = asyncio.run(_look(url))
+    except ORSError as error:
+        yield Gate("environments", False, str(error))
+        return
+    yield Gate("environments", bool(found), ", ".join(found) or "/list_environments answers with none")
+    names = [tool for tools in found.values() for tool in tools.names]
+    names += [f"{tools.terminal_tool.name} (terminal)" for tools in found.values() if tools.terminal_tool is not None]
+    yield Gate("tools", bool(names), f"{len(names)}: {', '.join(names)}")
+
+
+async def _look(url: str) -> dict[str, ToolList]:
+    async with ORSClient(url, api_key=os.environ.get("ORS_API_KEY")) as client:
+        return {name: await client.list_tools(name) for name in await client.list_environments()}
+
+
+def _rollout(folder: Path, url: str, seconds: float) -> Gate:
+    try:
+        ended = subprocess.run(
+            [sys.executable, "rollout.py", url],
+            cwd=folder,
+            timeout=seconds,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Gate("rollout", False, f"it did not end within {seconds:g} seconds")
+    said = (ended.stdout + ended.stderr).strip().splitlines()
+    return Gate("rollout", ended.returncode == 0, "\n".join(said[-1:] if ended.returncode == 0 else said[-NUM_LINES:]))
+
+
+@contextlib.contextmanager
+def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
+    """The folder's server on a free port, while the block runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "server.py", "--host", "127.0.0.1", "--port", str(port), *(["--sdk"] if sdk else [])]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            problem = _wait(process, url, seconds)
+            if problem:
+                output.seek(0)
+                raise _ServerError("\n".join([problem, *output.read().splitlines()[-NUM_LINES:]]))
+            yield url
+        finally:
+            process.terminate()  # the server tears its sessions down
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, seconds: float) -> str:
+    """Wait until the server answers; what is wrong, where it does not."""
+    deadline = time.monotonic() + seconds
+    with httpx.Client(timeout=5.0, trust_env=False) as http:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                return f"server.py ended with exit status {process.returncode}"
+            with contextlib.suppress(httpx.TransportError):
+                if http.get(f"{url}/health").is_success:
+                    return ""
+            time.sleep(0.05)
+    return f"server.py did not answer /health within {seconds:g} seconds"

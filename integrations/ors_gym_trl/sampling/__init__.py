@@ -1,0 +1,1 @@
+"""Where a turn is sampled: in process, or by vLLM."""

@@ -1,0 +1,368 @@
+"""Token-exact conversations: what is trained on is what was sampled.
+
+An episode's tokens are the prompt, then alternating spans: sampled by the model (mask 1, with log-probabilities) and
+added by the environment (mask 0). Sampled ids are never decoded and encoded again. The ids between two turns come from
+the chat template: rendered without and with the new messages, the second must continue the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+from trl import get_training_chat_template
+
+from ors_gym.types import (
+    ImageBlock,
+    Message,
+    MessageBlock,
+    ReasoningBlock,
+    TextBlock,
+    ToolCallBlock,
+    ToolList,
+    ToolResultBlock,
+    text_of,
+)
+from ors_gym_trl.tokens.images import ImageInputs, ImagesNotSupportedError, VisionProcessor
+
+log = logging.getLogger(__name__)
+
+__all__ = ["ChatTokenizer", "Span", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
+
+
+class TemplateError(ValueError):
+    """The tokenizer's chat template cannot be used for multi-turn training; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What the environment and the template put before a turn: token ids, and the images among them."""
+
+    ids: list[int]
+    pictures: ImageInputs | None = None
+
+
+@dataclass(slots=True)
+class TokenRecord:
+    """One episode as the trainer sees it: three of the lists have one entry per completion token."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    mask: list[int] = field(default_factory=list[int])
+    pictures: dict[int, ImageInputs] = field(default_factory=dict[int, ImageInputs])
+    """The images of each stretch that has any, by where among all ids it begins."""
+
+    @classmethod
+    def beginning(cls, prompt: Span) -> TokenRecord:
+        """An episode of which there is the prompt."""
+        record = cls(prompt.ids)
+        if prompt.pictures is not None:
+            record.pictures[0] = prompt.pictures
+        return record
+
+    @property
+    def prompt(self) -> Span:
+        """The prompt, with its images."""
+        return Span(self.prompt_ids, self.pictures.get(0))
+
+    @property
+    def ids(self) -> list[int]:
+        """Everything so far: what the model is asked to continue."""
+        return self.prompt_ids + self.completion_ids
+
+    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Append tokens that the model sampled, each with its log-probability (nats)."""
+        if len(ids) != len(logprobs):
+            raise ValueError(f"{len(ids)} sampled tokens came with {len(logprobs)} log-probabilities")
+        self.completion_ids.extend(ids)
+        self.logprobs.extend(logprobs)
+        self.mask.extend([1] * len(ids))
+
+    def add_environment(self, ids: Sequence[int], pictures: ImageInputs | None = None) -> None:
+        """Append tokens that the environment and the template put between two turns, with the images among them."""
+        if pictures is not None:
+            self.pictures[len(self.ids)] = pictures
+        self.completion_ids.extend(ids)
+        self.logprobs.extend([0.0] * len(ids))
+        self.mask.extend([0] * len(ids))
+
+    def turns(self) -> list[tuple[int, int]]:
+        """Where each sampled turn begins and ends among the completion's tokens."""
+        edges = [0, *self.mask, 0]
+        places = range(len(self.mask) + 1)
+        begins = [i for i in places if not edges[i] and edges[i + 1]]
+        ends = [i for i in places if edges[i] and not edges[i + 1]]
+        return list(zip(begins, ends, strict=True))
+
+    def drop_trailing_environment(self) -> None:
+        """Drop what follows the last sampled token: there is nothing to learn from it."""
+        end = len(self.mask) - next((i for i, mask in enumerate(reversed(self.mask)) if mask), len(self.mask))
+        del self.completion_ids[end:], self.logprobs[end:], self.mask[end:]
+        length = len(self.prompt_ids) + len(self.completion_ids)
+        self.pictures = {place: each for place, each in self.pictures.items() if place < length}
+
+
+def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
+    """The tools as chat templates take them, their JSON Schemas whole; None for no tools, not an empty list."""
+    return [tool.to_openai() for tool in tools] or None
+
+
+def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """An ORS conversation as chat templates take it: tool results become messages of the role ``tool``.
+
+    Content with images is a list of parts, other content a text.
+    """
+    chat: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        results = [block for block in message.blocks if isinstance(block, ToolResultBlock)]
+        for result in results:
+            chat.append(
+                {
+                    "role": "tool",
+                    "name": names.get(result.tool_call_id, ""),
+                    "tool_call_id": result.tool_call_id,
+                    "content": _content(result.blocks),
+                }
+            )
+        content = _content(message.blocks)
+        if results and not content:
+            continue
+        entry: dict[str, Any] = {"role": message.role, "content": content}
+        reasoning = "\n".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
+        if reasoning:
+            entry["reasoning_content"] = reasoning
+        if message.tool_calls:
+            entry["tool_calls"] = [_chat_tool_call(call) for call in message.tool_calls]
+            names |= {call.id: call.name for call in message.tool_calls}
+        chat.append(entry)
+    return chat
+
+
+def _content(blocks: Sequence[MessageBlock]) -> str | list[dict[str, Any]]:
+    """The text of a message, or its text and images as parts."""
+    if not any(isinstance(block, ImageBlock) for block in blocks):
+        return text_of(blocks)
+    texts_and_images = (block for block in blocks if isinstance(block, TextBlock | ImageBlock))
+    return [
+        {"type": "image"} if isinstance(block, ImageBlock) else {"type": "text", "text": block.text}
+        for block in texts_and_images
+    ]
+
+
+def _images_in(messages: Sequence[Message]) -> Iterator[ImageBlock]:
+    """The images, in the order in which :func:`chat_messages` has them."""
+    for message in messages:
+        for block in message.blocks:
+            if isinstance(block, ToolResultBlock):
+                yield from (inner for inner in block.blocks if isinstance(inner, ImageBlock))
+        yield from (block for block in message.blocks if isinstance(block, ImageBlock))
+
+
+def _chat_tool_call(call: ToolCallBlock) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.input)}}
+
+
+class ChatTokenizer:
+    """Turns conversations into token ids with a tokenizer's own chat template.
+
+    The template must only append: what was rendered stays as it is when messages follow. One that does not, such as
+    Qwen 3's, is replaced by the training template that TRL has for it. Reasoning stays in the conversation as it was
+    sampled, also where a template would drop it from older turns.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        template_options: Further variables of the template (``enable_thinking=False``, …).
+        stops: The tokens that end a turn, beside the tokenizer's own end-of-sequence token.
+        vision: The model's processor; None for a model of text, to which no image can be shown.
+
+    Raises:
+        TemplateError: There is no chat template, no end-of-sequence token, or a template that rewrites finished turns
+            and has no replacement.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_options: Mapping[str, Any] | None = None,
+        stops: Iterable[int] = (),
+        vision: VisionProcessor | None = None,
+    ) -> None:
+        # A vision-language model's template is its processor's; its tokenizer may have one for text, or none.
+        speaker = tokenizer if vision is None or vision.processor.chat_template is None else vision.processor
+        options = {"chat_template": speaker.chat_template} | dict(template_options or {})
+        if options["chat_template"] is None:
+            raise TemplateError("the tokenizer has no chat template; set tokenizer.chat_template to your model's")
+        if tokenizer.eos_token_id is None:
+            raise TemplateError("the tokenizer has no eos_token; a turn must end with one")
+        self.tokenizer = tokenizer
+        self._vision = vision
+        self.eos_token_id: int = tokenizer.eos_token_id
+        self._ends = [str(tokenizer.eos_token), *(str(tokenizer.decode([token])) for token in stops)]
+        self._options = options
+        self._encoded: dict[str, list[int]] = {}
+        self._in_parts = False
+        self._in_parts = vision is not None and not self._shows_strings()
+        if self._fault() is not None:
+            self._options |= _training_template(speaker)
+            fault = self._fault()
+            if isinstance(fault, TemplateError):
+                raise fault
+
+    @property
+    def image_token_id(self) -> int | None:
+        """The token that images are runs of; None for a model of text."""
+        return None if self._vision is None else self._vision.image_token_id
+
+    def prompt(self, messages: Sequence[Message], tools: ToolList) -> Span:
+        """An episode's prompt, up to where the model's first turn begins.
+
+        Raises:
+            TemplateError: The template does not show the model its tools.
+        """
+        text = self._render(chat_messages(messages), chat_tools(tools), add_generation_prompt=True)
+        missing = [name for name in tools.names if name not in text]
+        if missing:
+            raise TemplateError(
+                f"the chat template does not show the model its tools ({', '.join(missing)} missing in the prompt). "
+                "Set tokenizer.chat_template to one that renders tools"
+            )
+        return self._encode(text, messages)
+
+    def between(self, reply: Message, following: Sequence[Message], tools: ToolList) -> Span:
+        """What lies from the end of the model's turn ``reply`` to where its next turn begins.
+
+        It holds what ``following`` says (tool results, or an error) in the template's words. Of the turn itself only
+        the names and ids of its calls matter here: what it says was sampled, and stays as it was.
+
+        Raises:
+            TemplateError: The template renders a finished turn differently once something follows it.
+        """
+        calls = [ToolCallBlock(call.id, call.name, {}) for call in reply.tool_calls]
+        spoken = Message("assistant", tuple(calls) or (TextBlock("-"),))
+        chat = chat_messages([spoken, *following])
+        try:
+            text = self._between(chat, chat_tools(tools))
+        except CANNOT_RENDER as error:
+            raise TemplateError(f"the chat template cannot render what follows a turn: {error}") from error
+        return self._encode(text, following)
+
+    def decode_turn(self, ids: Sequence[int]) -> str:
+        """What the model wrote in a turn, without the end-of-sequence token. For reading only, never encoded again."""
+        if ids and ids[-1] == self.eos_token_id:
+            ids = ids[:-1]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _between(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        asked = {"role": "user", "content": "-"}
+        try:
+            before = self._render([asked, chat[0]], tools, add_generation_prompt=False)
+        except CANNOT_RENDER:
+            if len(chat[0].get("tool_calls", ())) < 2:
+                raise
+            # Llama 3's template renders one call a turn, whatever the model does; their results it renders all.
+            chat = [chat[0] | {"tool_calls": chat[0]["tool_calls"][:1]}, *chat[1:]]
+            before = self._render([asked, chat[0]], tools, add_generation_prompt=False)
+        after = self._render([asked, *chat], tools, add_generation_prompt=True)
+        begun = self._render([asked], tools, add_generation_prompt=True)
+        start, common = _common_length(begun, before), _common_length(before, after)
+        for end in self._ends:
+            # Templates write more after a turn's end ("<|im_end|>\n"): that, too, comes after what the model sampled.
+            place = before.rfind(end, start, common)
+            if place >= 0 and end not in before[place + len(end) :]:
+                return after[place + len(end) :]
+            # Or a turn ends with the token that begins what follows (GLM 4, and calls of Gemma 4).
+            if common == len(before) and after.startswith(end, common):
+                return after[common + len(end) :]
+        raise TemplateError(REWRITES)
+
+    def _shows_strings(self) -> bool:
+        """Templates of some vision-language models (SmolVLM, LLaVA) loop over parts, and leave a string out."""
+        try:
+            return "question" in self._render([{"role": "user", "content": "question"}], None)
+        except CANNOT_RENDER:
+            return False
+
+    def _fault(self) -> Exception | None:
+        """What is wrong with a turn that tool results follow, or a message. A TemplateError rules the template out."""
+        call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": {}}}
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result = {"role": "tool", "name": "look", "tool_call_id": "call00000", "content": "-"}
+        spoken, answer = {"role": "assistant", "content": "-"}, {"role": "user", "content": "-"}
+        try:
+            self._between([spoken, answer], None)
+            self._between([calling, result], None)
+        except (TemplateError, *CANNOT_RENDER) as error:
+            return error
+        return None
+
+    def _render(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
+        if self._in_parts:
+            chat = [message | {"content": _parts(message["content"])} for message in chat]
+        rendered = self.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options, **self._options)
+        return str(rendered)
+
+    def _encode(self, text: str, messages: Sequence[Message]) -> Span:
+        blocks = list(_images_in(messages))
+        if blocks:
+            return self._encode_images(text, blocks)
+        # Prompts and results repeat within a group and over a run: most texts were encoded before.
+        ids = self._encoded.get(text)
+        if ids is None:
+            if len(self._encoded) >= 4096:
+                self._encoded.clear()
+            ids = self._encoded[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._vision is not None and self._vision.image_token_id in ids:
+            token = self.tokenizer.decode([self._vision.image_token_id])
+            raise ValueError(f"a message holds {token!r} as text, which the model takes for an image: {text[-500:]!r}")
+        return Span(list(ids))
+
+    def _encode_images(self, text: str, blocks: Sequence[ImageBlock]) -> Span:
+        """An image that is left out would be a question without its picture, answered and trained on all the same."""
+        if self._vision is None:
+            raise ImagesNotSupportedError(
+                "the environment sent an image, and the model is trained on text. Train a vision-language model, with "
+                "its processor as the trainer's processing_class; or have the environment describe what it shows"
+            )
+        pictures = self._vision.encode(text, blocks)
+        if self._vision.image_token_id not in pictures.ids:
+            raise TemplateError(
+                "the chat template leaves out the images of a message (of a tool's result, perhaps). "
+                "Set the processor's chat_template to one that shows them"
+            )
+        return Span(list(pictures.ids), pictures)
+
+
+def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
+
+
+REWRITES = (
+    "the chat template changes a finished turn when messages follow it, or does not end it with one of the model's "
+    "stop tokens, so the tokens that were sampled would not be the tokens that are trained on. TRL has no training "
+    "template for it (trl.get_training_chat_template): set tokenizer.chat_template to one that only appends"
+)
+
+
+CANNOT_RENDER = (jinja2.TemplateError, TypeError)
+"""What templates raise for what they have no place for, such as tool results."""
+
+
+def _training_template(speaker: Any) -> dict[str, str]:
+    """TRL's training template in place of a tokenizer's or processor's own, as an option; none where TRL has none."""
+    try:
+        template = get_training_chat_template(speaker)
+    except ValueError:
+        return {}
+    log.info("the chat template rewrites finished turns: TRL's training template is used in its place")
+    return {} if template is None else {"chat_template": template}

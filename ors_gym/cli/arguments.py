@@ -1,0 +1,97 @@
+"""What the commands of the command line share: the server, the environment and the task that they are about."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+
+from ors_gym.client.client import ORSClient
+
+__all__ = [
+    "BAD_INPUT",
+    "FAILURE",
+    "INTERRUPTED",
+    "InputError",
+    "add_task_options",
+    "api_key",
+    "at_least",
+    "choose_env",
+    "choose_split",
+    "make_client",
+    "secrets",
+]
+
+FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit statuses."""
+
+
+class InputError(Exception):
+    """What was asked for does not make sense here: exit status 2."""
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that open sessions."""
+    parser.add_argument("--split", metavar="NAME", help="the split (default: one of type train)")
+    parser.add_argument(
+        "--secret",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="a secret that the environment needs; without a value it is read from the environment variable",
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a number, no smaller than this."""
+
+    def count(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return int(text)
+
+    return count
+
+
+def make_client(arguments: argparse.Namespace) -> ORSClient:
+    """The client of the server that was named."""
+    try:
+        return ORSClient(arguments.url, api_key=api_key(arguments))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def api_key(arguments: argparse.Namespace) -> str | None:
+    """The server's key, None without one."""
+    return arguments.api_key or os.environ.get("ORS_API_KEY")
+
+
+async def choose_env(client: ORSClient, wanted: str | None) -> str:
+    """The environment that was named, or the server's first."""
+    return _one_of(await client.list_environments(), wanted, "environment")
+
+
+async def choose_split(client: ORSClient, env_name: str, wanted: str | None) -> str:
+    """The split that was named, or one to train on."""
+    splits = sorted(await client.list_splits(env_name), key=lambda split: split.type != "train")
+    return _one_of([split.name for split in splits], wanted, "split")
+
+
+def _one_of(names: Sequence[str], wanted: str | None, what: str) -> str:
+    if not names:
+        raise InputError(f"the server has no {what}")
+    known = {name.lower(): name for name in names}
+    if wanted is not None and wanted.lower() not in known:
+        raise InputError(f"there is no {what} {wanted!r}; there is {', '.join(names)}")
+    return names[0] if wanted is None else known[wanted.lower()]
+
+
+def secrets(arguments: argparse.Namespace) -> dict[str, str]:
+    """The secrets by name, as ``--secret`` gives them."""
+    given: dict[str, str] = {}
+    for item in arguments.secret:
+        name, has_value, value = item.partition("=")
+        if not has_value and name not in os.environ:
+            raise InputError(f"--secret {name}: there is no environment variable of that name; or write {name}=VALUE")
+        given[name] = value if has_value else os.environ[name]
+    return given

@@ -1,0 +1,381 @@
+"""``ors-gym rollout``: play episodes with a policy, watch them, keep them, sum them up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from ors_gym.cli.arguments import (
+    FAILURE,
+    InputError,
+    add_task_options,
+    api_key,
+    at_least,
+    choose_env,
+    choose_split,
+    make_client,
+    secrets,
+)
+from ors_gym.cli.play import say, visible
+from ors_gym.policies.endpoint import ChatPolicy
+from ors_gym.policies.policy import Policy, RandomPolicy
+from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
+from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
+from ors_gym.reporting.progress import RunProgress
+from ors_gym.reporting.records import TrajectoryWriter, read_groups, read_records
+from ors_gym.rollouts.groups import EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
+from ors_gym.rollouts.returns import trajectory_return
+from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
+from ors_gym.trajectory import TaskRef, TrajectoryGroup
+
+__all__ = ["HELP", "add_options", "rollout"]
+
+HELP = """\
+examples:
+  ors-gym rollout http://localhost:8080 --episodes 256 --report random.html
+  ors-gym rollout http://localhost:8080 --policy openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1
+  ors-gym rollout http://localhost:8080 --policy openai:gpt-5-mini --sampling max_completion_tokens=4096
+  ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl            a line for each episode
+  ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl --resume   goes on where that ended
+  ors-gym rollout http://localhost:8080 --json | jq .mean_return
+  ors-gym rollout http://localhost:8080 --env wordle --split test --policy my_agents:GreedyPolicy
+
+openai:MODEL asks any endpoint with OpenAI's chat completions: vLLM, SGLang, llama.cpp, a hosted model. Its key is read
+from OPENAI_API_KEY. A policy of your own is an object with `async def act(self, turn: Turn) -> Reply` (see
+ors_gym.policies.policy), or a class or function that makes one without arguments; it is named as module:name.
+
+An episode that the world breaks (a crashed tool, a lost connection) is played again on a fresh session and is never
+scored. Ctrl-C closes every session, and leaves the file and the report with what there is.
+"""
+
+NOT_SETTINGS = (
+    *("command", "secret", "api_key", "model_key", "base_url"),
+    *("report", "out", "resume", "json", "metrics_port"),
+)
+"""Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
+IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens")
+"""What must be the same for a run to go on in the same file."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_task_options(parser)
+    option = parser.add_argument
+    option("--episodes", metavar="N", type=at_least(1), default=64, help="how many (default: %(default)s)")
+    option("--group-size", metavar="N", type=at_least(1), default=1, help="episodes of one task (default: %(default)s)")
+    option("--max-turns", metavar="N", type=at_least(1), default=32, help="of an episode (default: %(default)s)")
+    option("--max-tokens", metavar="N", type=at_least(1), help="of the model, in an episode (default: no limit)")
+    option("--concurrency", metavar="N", type=at_least(1), default=64, help="sessions at once (default: %(default)s)")
+
+    policy = parser.add_argument_group("policy")
+    policy.add_argument("--policy", default="random", help="random, openai:MODEL, module:name (default: %(default)s)")
+    policy.add_argument("--seed", metavar="N", type=int, default=0, help="of the random policy (default: %(default)s)")
+    policy.add_argument(
+        "--base-url",
+        metavar="URL",
+        default=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        help="the endpoint of openai:MODEL (default: OPENAI_BASE_URL, or OpenAI itself)",
+    )
+    policy.add_argument("--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY)")
+    policy.add_argument(
+        "--sampling",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the endpoint's requests, such as temperature=0.7 or max_tokens=1024; repeatable",
+    )
+
+    broken = parser.add_argument_group("when the world breaks an episode")
+    broken.add_argument(
+        "--retries", metavar="N", type=at_least(0), default=2, help="on fresh sessions (default: %(default)s)"
+    )
+    broken.add_argument(
+        "--incomplete",
+        choices=["keep", "drop", "refill"],
+        default="keep",
+        help="keep an incomplete group while two members are valid, drop it, or play another task in its place",
+    )
+    broken.add_argument(
+        "--redundancy",
+        metavar="N",
+        type=at_least(0),
+        default=0,
+        help="members started beyond a group's size; the first to end are taken (default: %(default)s)",
+    )
+
+    results = parser.add_argument_group("results")
+    results.add_argument("--score-group", action="store_true", help="have groups scored, where the environment does")
+    results.add_argument(
+        "--out", metavar="FILE", help="write each episode as a line of JSON (see ors_gym.reporting.records)"
+    )
+    results.add_argument("--resume", action="store_true", help="go on with the tasks that FILE does not have yet")
+    results.add_argument("--report", metavar="FILE", help="write the run as an HTML page")
+    results.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    results.add_argument(
+        "--metrics-port", type=at_least(0), metavar="PORT", help="serve metrics to Prometheus on 127.0.0.1"
+    )
+
+
+def rollout(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the command."""
+    return asyncio.run(_Rollout(arguments, console).run())
+
+
+class _Rollout:
+    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
+        self.arguments = arguments
+        self.console = console
+        self.secrets = secrets(arguments)
+        self.policy = _policy(arguments)
+        model_key = _model_key(arguments)
+        self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key)))
+        self.num_groups = -(-arguments.episodes // arguments.group_size)
+        self.metrics = RolloutMetrics()
+        self.groups: list[TrajectoryGroup] = []
+        self.settings: dict[str, Any] = {}
+        self.title = ""
+        self.ended = "interrupted"
+        if arguments.resume and not arguments.out:
+            raise InputError("--resume goes on with a file: name it with --out")
+        if arguments.out and Path(arguments.out).exists() and not arguments.resume:
+            raise InputError(f"{arguments.out} is there already: --resume goes on with it")
+
+    async def run(self) -> int:
+        arguments = self.arguments
+        began = time.monotonic()
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(make_client(arguments))
+            if isinstance(self.policy, ChatPolicy):
+                await stack.enter_async_context(self.policy)
+            env_name = await choose_env(client, arguments.env)
+            split = await choose_split(client, env_name, arguments.split)
+            self.settings = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
+            self.settings |= {"env": env_name, "split": split}
+            if isinstance(self.policy, ChatPolicy):
+                self.settings["endpoint"] = self.policy.url
+            self.title = f"{arguments.policy} policy on {env_name}:{split}"
+            refills = FailurePolicy().refills if arguments.incomplete == "refill" else 0
+            tasks = await load_tasks(client, env_name, split, limit=self.num_groups * (1 + refills))
+            if not tasks:
+                raise InputError(f"split {split!r} has no tasks")
+            with _naming("--out"):
+                writer = stack.enter_context(self._writer()) if arguments.out else None
+            with _naming("--metrics-port"):
+                stack.enter_context(self._metrics_server())
+            self._write_report(None, client.url)  # now, not after hours: it may be that no file can be there
+            limits = RolloutLimits(
+                arguments.max_turns, max_concurrent_sessions=arguments.concurrency, max_tokens=arguments.max_tokens
+            )
+            runner = EpisodeRunner(client, self.policy, limits=limits, secrets=self.secrets or None)
+            try:
+                await self._play(runner, tasks, writer)
+                self.ended = "finished"
+            except Exception as error:
+                self.ended = f"stopped by {type(error).__name__}"
+                raise
+            finally:  # also on Ctrl-C: with what there is
+                whole = StepRecord.from_groups(1, self.groups, seconds=time.monotonic() - began)
+                self._sum_up(whole, client.url)
+        return FAILURE if set(whole.stop_reasons) == {"failed"} else 0
+
+    async def _play(self, runner: EpisodeRunner, tasks: tuple[TaskRef, ...], writer: TrajectoryWriter | None) -> None:
+        arguments = self.arguments
+        finished = Counter(group.task for group in self.groups)
+        num_groups = max(0, self.num_groups - len(self.groups))
+        playing = run_groups(
+            self.metrics.watch(runner),
+            remaining_tasks(TaskSampler(tasks, order="sequential"), finished),
+            arguments.group_size,
+            num_groups=num_groups,
+            failures=FailurePolicy(
+                retries=arguments.retries, incomplete=arguments.incomplete, redundancy=arguments.redundancy
+            ),
+            score_group=None if arguments.score_group else False,
+            max_concurrent_groups=max(1, arguments.concurrency // arguments.group_size),
+        )
+        shown = Console(stderr=True, highlight=False) if arguments.json else self.console
+        with RunProgress(self.title, console=shown) as progress:
+            progress.steps(num_groups, name="Playing", unit="task", running=lambda: self.metrics.running)
+            # Ctrl-C ends the episodes under way before the client goes.
+            async with aclosing(playing) as results:
+                async for group in results:
+                    if writer is not None:
+                        writer.write_group(group)
+                    self.groups.append(group)
+                    self.metrics.count_group(group)
+                    failures = Counter(failure.kind for failure in group.failures)
+                    progress.update(
+                        min(self.metrics.groups.total(), num_groups),
+                        reward=self.metrics.mean_return,
+                        episodes=len(group.members),
+                        failures=failures,
+                    )
+            progress.finish()
+
+    def _writer(self) -> TrajectoryWriter:
+        """The file that episodes go to; what a resumed one has counts as played."""
+        path = self.arguments.out
+        run = {name: self.settings[name] for name in IDENTITY}
+        if self.arguments.resume and Path(path).exists():
+            try:
+                first = next(read_records(path), None)
+                self.groups = [group for group in read_groups(path) if not group.dropped]
+            except ValueError as error:
+                raise InputError(str(error)) from None
+            for name, value in run.items():
+                if first is not None and first.run.get(name) != value:
+                    raise InputError(f"{path} was played with {name}={first.run.get(name)!r}, not {value!r}")
+        return TrajectoryWriter(path, run=run, secrets=self.hidden)
+
+    def _metrics_server(self) -> ExitStack:
+        stack = ExitStack()
+        port = self.arguments.metrics_port
+        if port is not None:
+            try:
+                import prometheus_client
+            except ImportError:
+                raise InputError("--metrics-port needs prometheus-client: pip install 'ors-gym[metrics]'") from None
+            registry = prometheus_client.CollectorRegistry()
+            registry.register(PrometheusCollector(self.metrics))
+            server, _ = prometheus_client.start_http_server(port, "127.0.0.1", registry)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            print(f"Metrics at http://127.0.0.1:{server.server_port}/metrics", file=sys.stderr)
+        return stack
+
+    def _sum_up(self, whole: StepRecord, url: str) -> None:
+        arguments = self.arguments
+        if arguments.json:
+            print(json.dumps(self._summary(whole)))
+        else:
+            _print_summary(self.console, whole, self.groups)
+        self._write_report(whole, url)
+        if arguments.json:
+            return
+        if arguments.report:
+            say(self.console, f"The report is at {Path(arguments.report).resolve().as_uri()}")
+        if arguments.out:
+            say(self.console, f"The episodes are in {arguments.out}")
+
+    def _write_report(self, whole: StepRecord | None, url: str) -> None:
+        """Write the page that was asked for; before the run there is no ``whole``."""
+        if not self.arguments.report:
+            return
+        record = RunRecord(self.title, f"Played on {url}.", self.settings)
+        if whole is not None:
+            record.steps, record.ended = [whole] if self.groups else [], self.ended
+            record.samples = [
+                Sample(member, label=f"Task {number}", episode_return=trajectory_return(member), group=str(number))
+                for number, group in enumerate(self.groups)
+                for member in group.members
+            ]
+        with _naming("--report"):
+            write_report(self.arguments.report, record, secrets=self.hidden)
+
+    def _summary(self, whole: StepRecord) -> Mapping[str, Any]:
+        """The run in numbers, null where there is none."""
+        return {
+            "ended": self.ended,
+            "env": self.settings["env"],
+            "split": self.settings["split"],
+            "policy": self.settings["policy"],
+            "groups": len(self.groups),
+            "dropped_groups": whole.dropped_groups,
+            "episodes": whole.episodes,
+            "mean_return": whole.reward,
+            "return_std": whole.reward_std,
+            "mean_turns": whole.turns,
+            "tokens": sum(member.num_tokens or 0 for group in self.groups for member in group.members),
+            "stop_reasons": whole.stop_reasons,
+            "tool_calls": whole.tool_calls,
+            "failures": whole.failures,
+            "seconds": round(whole.seconds, 3),
+        }
+
+
+@contextmanager
+def _naming(option: str) -> Generator[None, None, None]:
+    """Say of which option the file or the port is that cannot be had."""
+    try:
+        yield
+    except (OSError, OverflowError) as error:  # the latter is what a port beyond 65535 gives
+        raise InputError(f"{option}: {error}") from None
+
+
+def _policy(arguments: argparse.Namespace) -> Policy:
+    if arguments.sampling and not arguments.policy.startswith("openai:"):
+        raise InputError("--sampling is for --policy openai:MODEL")
+    if arguments.policy == "random":
+        return RandomPolicy(arguments.seed)
+    module, colon, name = arguments.policy.partition(":")
+    if not (colon and name):
+        _wrong_policy(arguments.policy, "write random, openai:MODEL or module:name")
+    if module == "openai":
+        return _chat_policy(arguments, name)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules of the working directory, as for python -m
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        _wrong_policy(arguments.policy, str(error))
+    makes_one = isinstance(found, type) or (callable(found) and not hasattr(found, "act"))
+    made = found() if makes_one else found
+    if not hasattr(made, "act"):
+        _wrong_policy(arguments.policy, "it has no method act")
+    return cast("Policy", made)
+
+
+def _chat_policy(arguments: argparse.Namespace, model: str) -> ChatPolicy:
+    options: dict[str, Any] = {}
+    for item in arguments.sampling:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--sampling {item}: write NAME=VALUE, such as temperature=0.7")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value  # text, as people write it
+    try:
+        return ChatPolicy(arguments.base_url, model, api_key=_model_key(arguments), options=options)
+    except ValueError as error:
+        _wrong_policy(arguments.policy, str(error))
+
+
+def _model_key(arguments: argparse.Namespace) -> str | None:
+    return arguments.model_key or os.environ.get("OPENAI_API_KEY")
+
+
+def _wrong_policy(policy: str, problem: str) -> NoReturn:
+    raise InputError(f"--policy {policy}: {problem}")
+
+
+def _print_summary(console: Console, whole: StepRecord, groups: list[TrajectoryGroup]) -> None:
+    table = Table.grid(padding=(0, 2))
+    spread = "" if whole.reward_std is None else f" (standard deviation {whole.reward_std:.3f})"
+    table.add_row("mean return", "none given" if whole.reward is None else f"{whole.reward:.3f}{spread}")
+    table.add_row("mean turns", "-" if whole.turns is None else f"{whole.turns:.1f}")
+    counted = {"stop reasons": whole.stop_reasons, "tool calls": whole.tool_calls, "failures": whole.failures}
+    for name, totals in counted.items():
+        counts = sorted(totals.items(), key=lambda item: -item[1])
+        words = ", ".join(f"{visible(key)} {count:,}" for key, count in counts[:8])
+        more = f", {len(counts) - 8} more" if len(counts) > 8 else ""
+        table.add_row(name, (words or "none") + more)
+    last = next((group.failures[-1] for group in reversed(groups) if group.failures), None)
+    if last is not None:
+        table.add_row("last failure", visible(" ".join(last.message.split())))
+    if whole.dropped_groups:
+        table.add_row("dropped groups", f"{whole.dropped_groups:,} of {len(groups):,}")
+    console.print(table)

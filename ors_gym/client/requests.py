@@ -1,0 +1,175 @@
+"""Requests to one ORS server: what may be sent again, what is waited for, and what an answer means.
+
+- Nothing was sent (no connection): sent again, a few times.
+- The connection broke: sent again if the request is *repeatable* (running it twice is the same as once).
+- ``503`` with ``X-Backend-State: starting``: nothing ran; waited for, up to ``Timeouts.starting_seconds``.
+- ``429``: nothing ran; waited for, up to ``Timeouts.capacity_seconds``.
+- ``502``, ``503``, ``504`` otherwise: a gateway could not say; sent again if repeatable.
+- Every other status is an answer. A 4xx is never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from ors_gym.client.timeouts import Timeouts
+from ors_gym.errors import (
+    AuthenticationError,
+    CapacityError,
+    ConnectError,
+    NotFoundError,
+    ProtocolError,
+    RequestTimeoutError,
+    StartingError,
+    StatusError,
+    TransportError,
+)
+from ors_gym.http.retry import backoff_seconds, is_gateway_failure, is_starting
+from ors_gym.http.transport import Transport, TransportResponse
+from ors_gym.json_text import parse_json
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "Request",
+    "RequestSender",
+    "status_error",
+]
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 4
+"""How often a request is sent at most, waits for a starting or full server not counted."""
+
+MAX_URGENT_REQUESTS = 64
+"""How many pings and deletions are under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    repeatable: bool = True
+    """Whether the server may see it twice without harm."""
+    urgent: bool = False
+    """Whether it must not wait behind tool calls, which may take as long as they like."""
+    hidden: tuple[str, ...] = ()
+    """Texts that no error may hold."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+class RequestSender:
+    """One server, as seen by everything that sends requests to it."""
+
+    def __init__(self, transport: Transport, timeouts: Timeouts, *, max_requests: int, hidden: tuple[str, ...]) -> None:
+        self.timeouts = timeouts
+        self.transport = transport
+        self._slots = asyncio.Semaphore(max_requests)
+        self._urgent_slots = asyncio.Semaphore(MAX_URGENT_REQUESTS)
+        self._hidden = hidden
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[TransportResponse]:
+        """Send a request once and stream its answer."""
+        return self.transport.send(request.method, request.url, request.headers, request.body)
+
+    def slot(self, request: Request) -> asyncio.Semaphore:
+        """What to hold while the request is under way (see ``max_connections``)."""
+        return self._urgent_slots if request.urgent else self._slots
+
+    def redact(self, text: str, request: Request) -> str:
+        """Blank out the API key and the secrets: servers echo what they were sent."""
+        for value in sorted((*self._hidden, *request.hidden), key=len, reverse=True):
+            text = text.replace(value, "•••")
+        return text
+
+    async def fetch(self, request: Request, *, seconds: float | None = None) -> bytes:
+        """Send a request, again where that is safe, and return the body of its 2xx answer.
+
+        Raises:
+            TransportError: no answer came.
+            StatusError: another status came.
+        """
+        budget = self.timeouts.retry_budget()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with (
+                    self.slot(request),
+                    asyncio.timeout(seconds or self.timeouts.request_seconds),
+                    self.send(request) as response,
+                ):
+                    body = await response.read()
+            except TimeoutError:
+                limit = seconds or self.timeouts.request_seconds
+                raise RequestTimeoutError(f"no answer within {limit:g} s").at(str(request)) from None
+            except ProtocolError as error:
+                raise error.at(str(request)) from error.__cause__
+            except TransportError as error:
+                unsent = isinstance(error, ConnectError) and self.transport.knows_unsent
+                if attempt >= MAX_ATTEMPTS or not (unsent or request.repeatable):
+                    raise error.at(str(request)) from error.__cause__
+                await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
+                continue
+            if 200 <= response.status < 300:
+                return body
+            if await budget.wait(response):
+                attempt -= 1
+            elif attempt < MAX_ATTEMPTS and request.repeatable and is_gateway_failure(response):
+                await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
+            else:
+                raise self.refusal(request, response, body).at(str(request))
+
+    async def fetch_json(self, request: Request, read: Callable[[Any], T]) -> T:
+        """Like :meth:`fetch`, with the body taken as JSON and given to ``read``.
+
+        Raises:
+            ProtocolError: the body is no JSON, or not what ``read`` expects.
+        """
+        return self.interpret(request, await self.fetch(request), read)
+
+    def interpret(self, request: Request, answer: str | bytes, read: Callable[[Any], T]) -> T:
+        """Take an answer as JSON and give it to ``read``."""
+        try:
+            return read(parse_json(answer))
+        except ProtocolError as error:
+            message = self.redact(error.message, request)
+        raise ProtocolError(message).at(str(request))  # out here, so that it carries no context with secrets
+
+    def refusal(self, request: Request, response: TransportResponse, body: bytes) -> StatusError:
+        """Name the error of an answer that is no 2xx."""
+        detail = self.redact(_detail(body) or response.headers.get("location", ""), request)
+        return status_error(response.status, detail, starting=is_starting(response.headers))
+
+
+def status_error(status: int, detail: str, *, starting: bool = False) -> StatusError:
+    """The error class of an HTTP status."""
+    if 300 <= status < 400:
+        return StatusError(status, f"redirected to {detail}; pass the server's final URL, keys follow no redirect")
+    if status == 503 and starting:
+        return StartingError(status, detail)
+    classes = {401: AuthenticationError, 403: AuthenticationError, 404: NotFoundError, 429: CapacityError}
+    return classes.get(status, StatusError)(status, detail)
+
+
+def _detail(body: bytes) -> str:
+    """What a server says of a refusal: FastAPI's ``detail``, or the text itself."""
+    text = body.decode(errors="replace").strip()
+    try:
+        wire = json.loads(text)
+    except ValueError:
+        return text[:2000]
+    if isinstance(wire, dict):
+        fields = cast("dict[str, Any]", wire)
+        wire = next((fields[key] for key in ("detail", "error", "message") if key in fields), text)
+    return wire if isinstance(wire, str) else json.dumps(wire)[:2000]

@@ -1,0 +1,457 @@
+"""A session: one episode on the wire.
+
+The states of a session::
+
+    NEW ──open──▶ OPENING ──created──▶ OPEN ──close──▶ CLOSED
+                     │                   │
+                     └─ failed ─▶ LOST ◀─┘ gone, or the end of a call is unknown
+
+Any call that ends in an exception after its tool may have run makes the session LOST, also when the tool itself
+raised: what the environment looks like then is nobody's knowledge. So does a call that the caller gave up waiting
+for. A LOST session is deleted on the server at once and never used again. A call that certainly did not run (a 4xx,
+no connection, a full server) leaves it OPEN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+
+from ors_gym.client.requests import Request, RequestSender
+from ors_gym.client.tool_call import Call
+from ors_gym.errors import (
+    NotFoundError,
+    ORSError,
+    ProtocolError,
+    SessionClosedError,
+    SessionError,
+    SessionLostError,
+    StatusError,
+    TransportError,
+)
+from ors_gym.http.sse import EventDecoder
+from ors_gym.json_text import encode_json, parse_json
+from ors_gym.types import (
+    Block,
+    GroupCandidate,
+    GroupScore,
+    Message,
+    ToolList,
+    ToolOutput,
+    blocks_from_wire,
+    required,
+    sequence,
+    string,
+)
+
+if TYPE_CHECKING:
+    from ors_gym.client.client import ORSClient, Route
+
+__all__ = ["Session", "SessionJournal", "SessionState", "delete_session", "new_session_id"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+MAX_CREATIONS = 3
+"""How many session ids are tried when the answer to ``/create`` is lost and the session is not found."""
+
+
+class SessionState(StrEnum):
+    """Where a session is in its life."""
+
+    NEW = "new"
+    """Nothing has been asked of the server yet."""
+    OPENING = "opening"
+    """The server is being asked for it."""
+    OPEN = "open"
+    """It can be used."""
+    LOST = "lost"
+    """The server no longer has it, or it was given up after a call whose end is unknown. Never used again."""
+    CLOSED = "closed"
+    """It was deleted, as it should be at the end of an episode."""
+
+
+class SessionJournal(Protocol):
+    """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
+
+    async def opening(self, env_name: str, session_id: str) -> None:
+        """Note a session that is about to be created; it is created when this returns, and not if it raises."""
+        ...
+
+    def deleted(self, session_id: str) -> None:
+        """Forget a session: the server certainly no longer has it."""
+        ...
+
+
+class Session:
+    """One episode on the wire, made by :meth:`ORSClient.session` and used as an async context manager.
+
+    It is opened on entering and deleted on leaving, whatever happens in between, cancellation included.
+    """
+
+    def __init__(
+        self,
+        client: ORSClient,
+        env_name: str,
+        source: Mapping[str, Any],
+        headers: Mapping[str, str],
+        hidden: tuple[str, ...],
+        toolset: str | None,
+    ) -> None:
+        self.env_name = env_name
+        self.id = ""
+        """The server's id, empty before the session is open."""
+        self.state = SessionState.NEW
+        self.finished = False
+        """Whether a call has answered ``finished``: the episode is over."""
+        self._client = client
+        self._sender = client.sender
+        self._source = source
+        self._secret_headers = headers
+        self._hidden = hidden
+        self._toolset = toolset
+        self._route: Route | None = None
+        self._headers: dict[str, str] = {}
+        self._call_url = ""
+        self._tools: ToolList | None = None
+        self._gone = False
+        self._cause = ""
+        self._deletion: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id or '(no id yet)'} of {self.env_name!r}, {self.state}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---------------------------------------------------------------- opening and closing
+
+    async def open(self) -> None:
+        """Create the session on the server: two requests.
+
+        Raises:
+            TransportError, StatusError, ProtocolError: it could not be created; nothing is left on the server.
+        """
+        if self.state is not SessionState.NEW:
+            raise SessionClosedError(f"a session is opened once, and this one is {self.state}").at(session_id=self.id)
+        if self._client.closed:
+            raise SessionClosedError("the client is closed")
+        self.state = SessionState.OPENING
+        try:
+            self._route = await self._client.route(self.env_name)
+            creations = 0
+            while not await self._create(last=creations == MAX_CREATIONS - 1):
+                creations += 1
+        except BaseException as error:
+            self.state = SessionState.LOST
+            self._cause = f"it could not be opened: {error}"
+            raise
+        self.state = SessionState.OPEN
+        self._call_url = f"{self._route.session_url}/call"
+        self._client.pinger.touch(self)
+
+    async def _create(self, *, last: bool) -> bool:
+        """Ask for an id and create the environment under it; False if that got lost on the way."""
+        assert self._route is not None
+        base, headers = self._route.session_base, {**self._route.headers, **self._secret_headers}
+        ask = Request("POST", f"{base}/create_session", headers, b"", hidden=self._hidden)
+        self.id = await new_session_id(self._sender, ask)
+        self._headers = {**self._route.headers, "X-Session-ID": self.id}
+        if self._client.journal is not None:
+            await self._client.journal.opening(self.env_name, self.id)
+        body = dict(self._source) | {"env_name": self._route.name}
+        if self._toolset is not None:
+            body["toolset_name"] = self._toolset
+        headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
+        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, hidden=self._hidden)
+        try:
+            self._client.names_tasks = await self._sender.fetch_json(create, _names_tasks)
+            return True
+        except (TransportError, StatusError) as error:
+            if isinstance(error, StatusError):
+                if error.status == 400 and "already exists" in error.detail.lower():
+                    return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
+                if error.status not in (502, 503, 504):
+                    self._client.in_background(self._delete("/delete_session"))
+                    raise
+            if await self._exists():
+                return True
+            self._client.delete_abandoned(
+                self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session")
+            )
+            if last:
+                raise
+            return False
+        except BaseException:
+            self._client.delete_abandoned(
+                self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session")
+            )
+            raise
+
+    def _delete_abandoned(self) -> None:
+        """Delete the session should it come to exist after all."""
+        deletions = self._deletions("/delete", "/delete_session")
+        self._client.delete_abandoned(self.id, self.request("POST", "/ping"), deletions)
+
+    async def _exists(self) -> bool:
+        """Whether the server has the session, asked after the answer to ``/create`` was lost."""
+        request = self.request("POST", "/ping")
+        for delay in (0.0, 0.5, 1.0):
+            await asyncio.sleep(delay)
+            try:
+                await self._sender.fetch(request)
+            except (TransportError, StatusError):
+                continue
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Delete the session on the server; does nothing the second time.
+
+        Deleting goes on in the background when this is cancelled, and never raises: a server that cannot be reached
+        is logged, and drops the session itself after a while.
+        """
+        if self.state is SessionState.OPEN:
+            self.state = SessionState.CLOSED
+            self._start_deletion()
+        elif self.state is SessionState.NEW:
+            self.state = SessionState.CLOSED
+        if self._deletion is not None:
+            await asyncio.shield(self._deletion)
+
+    def _start_deletion(self) -> None:
+        self._client.pinger.remove(self)
+        if self._deletion is None:
+            paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
+            self._deletion = self._client.in_background(self._delete(*paths))
+
+    def _delete(self, *paths: str) -> Coroutine[Any, Any, None]:
+        return self._client.delete_and_note(self.id, self._deletions(*paths))
+
+    def _deletions(self, *paths: str) -> list[Request]:
+        """The requests that delete what now has this session's id."""
+        return [self.request("POST", path) for path in paths]
+
+    def _give_up(self, cause: str, *, gone: bool = False) -> None:
+        """LOST: delete it on the server and never use it again."""
+        if self.state is SessionState.OPEN:
+            self.state = SessionState.LOST
+            self._cause = cause
+            self._gone = gone
+            self._start_deletion()
+
+    # ---------------------------------------------------------------- requests
+
+    def request(self, method: str, path: str) -> Request:
+        """A request of this session without a body."""
+        assert self._route is not None
+        of_server = path.startswith(("/ping", "/delete"))
+        base = self._route.session_base if of_server else self._route.session_url
+        return Request(method, base + path, self._headers, urgent=of_server, hidden=self._hidden)
+
+    def _require_open(self) -> None:
+        if self.state is SessionState.OPEN:
+            return
+        if self.state is SessionState.LOST:
+            raise SessionLostError(f"the session is lost: {self._cause}").at(session_id=self.id)
+        raise SessionClosedError(f"the session is {self.state}").at(session_id=self.id)
+
+    async def _get(self, path: str, read: Callable[[Any], T], *, optional: bool = False) -> T | None:
+        """Read something of this session; None if the server has no such route and it is ``optional``."""
+        self._require_open()
+        self._client.pinger.touch(self)
+        try:
+            return await self._sender.fetch_json(self.request("GET", path), read)
+        except ORSError as error:
+            if optional and isinstance(error, NotFoundError):
+                return None
+            raise self._noted(error) from error.__cause__
+
+    def _noted(self, error: ORSError) -> ORSError:
+        """Name the session in an error, and note if the error means that it is lost."""
+        error.at(session_id=self.id)
+        if not isinstance(error, StatusError) or error.status not in (404, 410):
+            return error
+        self._give_up(str(error), gone=True)
+        lost = SessionLostError(f"the server does not know the session ({error.message})")
+        return lost.at(error.where, session_id=self.id, tool=error.tool, may_have_run=error.may_have_run)
+
+    async def get_prompt(self) -> tuple[Block, ...]:
+        """The task as text and images. The server may hold the answer until the environment is set up."""
+        prompt = await self._get("/prompt", _read_prompt)
+        assert prompt is not None
+        return prompt
+
+    async def get_messages(self) -> tuple[Message, ...]:
+        """The task as a conversation; on servers without ``/messages`` the prompt as one user message."""
+        messages = await self._get("/messages", _read_messages, optional=True)
+        if messages is None:  # an older server or a lost session: the prompt tells
+            messages = (Message("user", await self.get_prompt()),)
+        return messages
+
+    async def list_tools(self) -> ToolList:
+        """The tools of this very session, which may be more than the environment's."""
+        if self._tools is None:
+            tools = await self._get("/task_tools", ToolList.from_wire, optional=True)
+            self._tools = tools if tools is not None else await self._client.list_tools(self.env_name)
+        return self._tools
+
+    async def ping(self) -> None:
+        """Tell the server that the session is still wanted. A client does this for its idle sessions by itself."""
+        self._require_open()
+        try:
+            await self._sender.fetch(self.request("POST", "/ping"))
+        except ORSError as error:
+            raise self._noted(error) from error.__cause__
+
+    # ---------------------------------------------------------------- calls
+
+    async def call_tool(self, name: str, input: Mapping[str, Any] | None = None) -> ToolOutput:
+        """Call a tool, at most once.
+
+        Returns:
+            What the tool gave. A call that the environment refused (unknown tool, bad input, episode finished) has
+            ``ok=False``: an observation for the agent.
+
+        Raises:
+            ToolFailedError: the tool raised.
+            SessionLostError: the server no longer has the session.
+            AmbiguousCallError: the call was cut off, and whether it ran is unknown.
+            CallTimeoutError: it took longer than ``Timeouts.call_seconds``.
+            ORSError: anything else; ``may_have_run`` says whether the tool may have run.
+        """
+        self._require_open()
+        try:
+            call = self._call(self._call_url, {"name": name, "input": _mapping(input)})
+        except ValueError as error:
+            return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
+        output = await self._run(call, name, ToolOutput.from_wire)
+        self.finished = self.finished or output.finished
+        return output
+
+    def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
+        task_id = uuid.uuid4().hex if self._client.names_tasks else None
+        headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
+        return Call(self._sender, Request("POST", url, headers, hidden=self._hidden), payload, task_id=task_id)
+
+    async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
+        """Bring a tool call to its end, and give the session up if nobody knows what became of it."""
+        self._client.pinger.touch(self)
+        try:
+            return await call.run(read)
+        except ORSError as error:
+            error = self._noted(error.at(tool=tool))
+            if call.may_have_run or isinstance(error, SessionError):
+                self._give_up(str(error))
+            raise error from error.__cause__
+        except BaseException:
+            if call.may_have_run:
+                self._give_up(f"the call of {tool!r} was given up by the caller")
+            raise
+
+    async def call_terminal_tool(self, message: str = "") -> ToolOutput:
+        """Hand the agent's plain final message to the environment's terminal tool.
+
+        Raises:
+            ValueError: the environment has none (``ToolList.terminal_tool`` says so).
+        """
+        tools = self._tools
+        if tools is None and self._toolset is None:
+            tools = await self._client.known_tools(self.env_name)
+        if tools is None:
+            tools = await self.list_tools()
+        terminal = tools.terminal_tool
+        if terminal is None:
+            raise ValueError(f"{self.env_name!r} has no terminal tool; look at list_tools().terminal_tool first")
+        return await self.call_tool(terminal.name, {} if terminal.arg is None else {terminal.arg: message})
+
+    async def score_group(self, candidates: Sequence[GroupCandidate | Sequence[Message]]) -> tuple[GroupScore, ...]:
+        """Score the trajectories of a group against each other, on environments with ``supports_score_group``.
+
+        Scoring leaves the environment as it is: a failure does not end the session.
+
+        Returns:
+            One score for each candidate, in order.
+        """
+        self._require_open()
+        group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
+        assert self._route is not None
+        call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
+        self._client.pinger.touch(self)
+        try:
+            scores = await call.run(_read_scores)
+        except ORSError as error:
+            if isinstance(error, NotFoundError):
+                await self.ping()  # the session is there, so it is the scoring that is not
+            raise error.at(session_id=self.id, tool="score_group") from error.__cause__
+        if len(scores) != len(group):
+            raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
+        return scores
+
+
+async def delete_session(sender: RequestSender, sid: str, requests: Sequence[Request]) -> bool:
+    """Send the requests that delete a session; log what hinders it, and say whether it is gone."""
+    try:
+        for request in requests:
+            await sender.fetch(request, seconds=sender.timeouts.close_seconds)
+    except NotFoundError:
+        pass  # gone already, or a server without this route
+    except ORSError as error:
+        logger.warning("session %s was not deleted: %s", sid, error)
+        return False
+    return True
+
+
+async def new_session_id(sender: RequestSender, request: Request) -> str:
+    """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
+    body = await sender.fetch(request)
+    try:
+        if not body.lstrip().startswith(b"{"):
+            for name, data in EventDecoder().feed(body + b"\n\n"):
+                if name == "task_id" and data.strip():
+                    return data.strip()
+                if name == "error":
+                    raise ProtocolError(f"no session was created: {sender.redact(data, request)}")
+                if name == "end" and data.lstrip().startswith("{"):
+                    body = data.encode()
+        return string(parse_json(body), "sid", "new session")
+    except ProtocolError as error:
+        raise error.at(str(request)) from None
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a tool's input is a mapping of argument names to JSON values, got {type(value).__name__}")
+    fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return dict(fields)
+
+
+def _names_tasks(wire: Any) -> bool:
+    """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
+    return isinstance(wire, dict) and cast("dict[str, Any]", wire).get("client_task_ids") is True
+
+
+def _read_prompt(wire: Any) -> tuple[Block, ...]:
+    return blocks_from_wire(wire, "prompt")
+
+
+def _read_messages(wire: Any) -> tuple[Message, ...]:
+    return tuple(Message.from_wire(message) for message in sequence(wire, "messages"))
+
+
+def _read_scores(wire: Any) -> tuple[GroupScore, ...]:
+    return tuple(GroupScore.from_wire(score) for score in sequence(required(wire, "scores", "group scores"), "scores"))

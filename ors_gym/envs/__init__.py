@@ -1,0 +1,1 @@
+"""ORS episodes as Gymnasium environments and vector environments."""

@@ -1,0 +1,402 @@
+"""ORS episodes as an environment to be awaited: what :class:`ORSEnv` and :class:`ORSVectorEnv` are made of.
+
+:class:`EnvRecipe` is what all members of a vector share, looked up on the server once; :class:`AsyncORSEnv` plays one
+episode at a time, on one session each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypedDict, Unpack
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+
+from ors_gym.client.client import ORSClient, Session
+from ors_gym.client.timeouts import Timeouts
+from ors_gym.dialects.actions import Action, ActionParser, ParsedText, action_parser, read_action
+from ors_gym.spaces.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
+from ors_gym.trajectory import StopReason, TaskRef
+from ors_gym.types import (
+    Block,
+    ImageBlock,
+    Message,
+    MessageBlock,
+    ReasoningBlock,
+    TextBlock,
+    ToolCall,
+    ToolCallBlock,
+    ToolList,
+    ToolOutput,
+    ToolResultBlock,
+    text_of,
+)
+
+__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Secret", "Step"]
+
+ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
+
+TIME_IS_OVER = TextBlock("The episode's time is over.")
+
+
+class Secret:
+    """A value that shows itself nowhere: in place of an ``api_key``, ``secrets`` or ``client_options``.
+
+    Gymnasium keeps the arguments of ``gym.make`` in ``env.spec`` and prints them; the environments put these three
+    behind a Secret there. ``spec.to_json()`` refuses to write one.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def reveal(self) -> Any:
+        """The value."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(Secret)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def reveal(value: Any) -> Any:
+    """The value behind a :class:`Secret`; other values are their own."""
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+class EnvOptions(TypedDict, total=False):
+    """What ``gym.make`` and ``gym.make_vec`` take beside ``url`` and ``env_name``."""
+
+    split: str | None
+    """Where tasks are drawn from; by default the first split of type ``train``, else the first."""
+    observation_mode: ObservationMode
+    """``"text"``: the prompt, then each result's text (str). ``"messages"``: the whole conversation so far (tuple of
+    :class:`~ors_gym.types.Message`). ``"multimodal"``: text and images in the environment's order (tuple of blocks)."""
+    action_parser: str | ActionParser
+    """Reads the text a model wrote: ``"hermes"`` (default), ``"llama"``, ``"mistral"``, ``"openai"``, ``"plain"``, or
+    your own; see :mod:`ors_gym.dialects.actions`."""
+    max_turns: int | None
+    """Steps until the episode is truncated; None: no limit."""
+    max_episode_seconds: float | None
+    """Seconds from the first observation until the episode is truncated, also in the middle of a call."""
+    penalty: float
+    """Added to the reward for each action that could not be read, names no tool or was refused. 0.0 by default."""
+    secrets: Mapping[str, str] | Secret | None
+    """Values the environment may use, by name."""
+    toolset: str | None
+    """The name of a set of tools that the server adds to the environment's."""
+    api_key: str | Secret | None
+    hosted: bool
+    timeouts: Timeouts
+    client_options: Mapping[str, Any] | Secret
+    """Further arguments of :class:`~ors_gym.ORSClient`."""
+
+
+class Step(NamedTuple):
+    """What one action came to, in Gymnasium's order."""
+
+    observation: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvRecipe:
+    """One environment of a server and how to play it; shared by every member that plays it."""
+
+    client: ORSClient
+    env_name: str
+    split: str
+    num_tasks: int
+    tools: ToolList
+    observation_mode: ObservationMode = "text"
+    parser: ActionParser = field(default_factory=lambda: action_parser("hermes"))
+    max_turns: int | None = None
+    max_episode_seconds: float | None = None
+    penalty: float = 0.0
+    secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    toolset: str | None = None
+
+    @classmethod
+    async def look_up(cls, client: ORSClient, env_name: str | None, **options: Unpack[EnvOptions]) -> Self:
+        """Ask the server what there is, and check the options against it.
+
+        Raises ValueError, with what there is, for an option, split or missing name; NotFoundError for an unknown name.
+        """
+        mode = options.get("observation_mode", "text")
+        if mode not in _OBSERVATION_SPACES:
+            raise ValueError(f"no observation_mode is called {mode!r}; there are {', '.join(_OBSERVATION_SPACES)}")
+        max_turns, max_seconds = options.get("max_turns"), options.get("max_episode_seconds")
+        if (max_turns is not None and max_turns < 1) or (max_seconds is not None and max_seconds <= 0):
+            raise ValueError("max_turns must be at least 1 and max_episode_seconds positive, or None for no limit")
+        parser = action_parser(options.get("action_parser", "hermes"))
+        if env_name is None:
+            names = await client.list_environments()
+            if len(names) != 1:
+                raise ValueError(f"env_name is needed: the server has {', '.join(map(repr, names)) or 'none'}")
+            env_name = names[0]
+        splits, tools = await asyncio.gather(client.list_splits(env_name), client.list_tools(env_name))
+        by_name = {split.name: split for split in splits}
+        split = options.get("split") or next((s.name for s in splits if s.type == "train"), next(iter(by_name), None))
+        if split not in by_name:
+            have = ", ".join(map(repr, by_name)) or "none"
+            raise ValueError(f"{env_name!r} has no split {split!r}; it has {have}")
+        return cls(
+            client, env_name, split, await client.num_tasks(env_name, split), tools,
+            mode, parser, max_turns, max_seconds,
+            options.get("penalty", 0.0), reveal(options.get("secrets")), options.get("toolset"),
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.env_name}:{self.split} at {self.client.url}"
+
+    @property
+    def action_space(self) -> ToolCallSpace:
+        """The calls of the environment's tools. Text is an action too, but no element: a parser makes it one."""
+        return ToolCallSpace(self.tools)
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """The space of the observation mode."""
+        return _OBSERVATION_SPACES[self.observation_mode]()
+
+    def draw_task(self, rng: np.random.Generator) -> TaskRef:
+        """A task of the split, each as likely as the others."""
+        if self.num_tasks < 1:
+            raise ValueError(f"split {self.split!r} of {self.env_name!r} has no tasks")
+        return TaskRef(self.env_name, self.split, int(rng.integers(self.num_tasks)))
+
+    def named_task(self, options: Mapping[str, Any]) -> TaskRef | None:
+        """The task that ``reset(options=…)`` names by ``task`` (an object) or ``task_index``, None if neither."""
+        unknown = options.keys() - {"task", "task_index"}
+        if unknown:
+            raise ValueError(f"reset takes the options task and task_index, not {', '.join(sorted(map(str, unknown)))}")
+        if options.get("task") is not None:
+            if options.get("task_index") is not None:
+                raise ValueError("name the task by task or by task_index, not by both")
+            return TaskRef(self.env_name, task=options["task"])
+        index = options.get("task_index")
+        if index is None:
+            return None
+        if not 0 <= index < self.num_tasks:
+            what = f"tasks 0 to {self.num_tasks - 1}" if self.num_tasks else "no tasks"
+            raise ValueError(f"no task {index}: split {self.split!r} of {self.env_name!r} has {what}")
+        return TaskRef(self.env_name, self.split, int(index))
+
+
+class AsyncORSEnv:
+    """One episode at a time, to be awaited. `reset` and `step` mean what Gymnasium's do.
+
+    A step may hold several calls, where a model wrote several in one message: they are made in order, up to one that
+    ends the episode, and their rewards are summed.
+
+    ``info`` of a reset: ``task`` (:class:`~ors_gym.trajectory.TaskRef`), ``session_id``, ``images``. ``info`` of a
+    step: ``tool_calls`` and ``outputs`` (each call's whole :class:`~ors_gym.types.ToolOutput`, metadata and images
+    included; a message that could not be read has one output without a call), ``images`` (of all outputs),
+    ``reward_given`` (whether the environment gave a reward; without one it is 0.0), ``reason`` (only where an action
+    was refused: ``not_found``, ``input_validation``, … of the server, ``no_tool_call``, ``invalid_json``, … of the
+    parser) and ``stop_reason`` (only at the end).
+    """
+
+    def __init__(self, recipe: EnvRecipe) -> None:
+        self.recipe = recipe
+        self.task: TaskRef | None = None
+        self.turn = 0
+        self.transcript: list[str] = []
+        """The episode in words: prompt, then actions and results in turn."""
+        self.last_image: ImageBlock | None = None
+        self._session: Session | None = None
+        self._tools: ToolList | None = None
+        self._messages: tuple[Message, ...] = ()
+        self._deadline: float | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def reset(self, task: TaskRef) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of ``task`` on a session of its own; the session before is closed."""
+        self._check_open()
+        self._leave()
+        session = self.recipe.client.session(
+            task.env_name,
+            split=task.split,
+            index=task.index,
+            task=task.task,
+            secrets=self.recipe.secrets,
+            toolset=self.recipe.toolset,
+        )
+        self._session, self._tools, self.task, self.turn, self.last_image = session, None, task, 0, None
+        try:
+            await session.open()
+            if self.recipe.observation_mode == "messages":
+                self._messages = await session.get_messages()
+                blocks = tuple(block for message in self._messages for block in message.blocks)
+            else:
+                blocks = await session.get_prompt()
+        except BaseException:
+            self._leave()
+            raise
+        limit = self.recipe.max_episode_seconds
+        self._deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        images = self._note_images(blocks)
+        self.transcript = [f"{task}\n{text_of(blocks)}"]
+        return self._observe(blocks), {"task": task, "session_id": session.id, "images": images}
+
+    async def step(self, action: Action) -> Step:
+        """Take one action.
+
+        Raises:
+            ResetNeeded: there is no episode: none begun, or the last one has ended.
+            ORSError: a fault of the world; the episode is over and has no return, and `reset` begins another.
+        """
+        self._check_open()
+        session = self._session
+        if session is None:
+            raise ResetNeeded("the episode is over, or none has begun: call reset first")
+        terminal = self.recipe.tools.terminal_tool
+        parsed = read_action(action, self.recipe.parser, terminal)
+        outputs: list[ToolOutput] = []
+        stop_reason: StopReason | None = None
+        if parsed.error is not None:
+            outputs.append(ToolOutput(ok=False, error=parsed.error, reason=parsed.reason))
+        limit = asyncio.timeout_at(self._deadline)
+        try:
+            async with limit:
+                for call in () if self._time_is_over() else parsed.tool_calls:
+                    outputs.append(await session.call_tool(call.name, call.input))
+                    if outputs[-1].finished or (terminal and call.name == terminal.name and outputs[-1].ok):
+                        stop_reason = StopReason.FINISHED
+                        break
+        except BaseException as error:
+            if not (isinstance(error, TimeoutError) and limit.expired()):
+                self._leave()
+                raise
+        self.turn += 1
+        notices: tuple[Block, ...] = ()
+        if stop_reason is None and self._time_is_over():
+            stop_reason, notices = StopReason.MAX_SECONDS, (TIME_IS_OVER,)
+        elif stop_reason is None and self.turn == self.recipe.max_turns:
+            stop_reason = StopReason.MAX_TURNS
+        if stop_reason is not None:
+            self._leave()
+        if self.recipe.observation_mode == "messages":
+            self._messages += _exchange(parsed, outputs, notices, self.turn)
+        return self._described(parsed, outputs, notices, stop_reason)
+
+    def _described(
+        self,
+        parsed: ParsedText,
+        outputs: Sequence[ToolOutput],
+        notices: Sequence[Block],
+        stop_reason: StopReason | None,
+    ) -> Step:
+        blocks = [*(block for output in outputs for block in _shown(output)), *notices]
+        given = [output.reward for output in outputs if output.reward is not None]
+        refused = [output for output in outputs if not output.ok]
+        reward = sum(given, start=0.0) + self.recipe.penalty * len(refused)
+        info: dict[str, Any] = {
+            "tool_calls": parsed.tool_calls[: len(outputs)],
+            "outputs": tuple(outputs),
+            "images": self._note_images(blocks),
+            "reward_given": bool(given),
+        }
+        if refused:
+            info["reason"] = refused[0].reason or "refused"
+        if stop_reason is not None:
+            info["stop_reason"] = stop_reason
+        said = "; ".join(map(_written, parsed.tool_calls)) or parsed.text
+        self.transcript.append(f"> {said}\n{text_of(blocks)}" + (f"\nreward {reward:g}" if given or reward else ""))
+        terminated = stop_reason is not None and stop_reason.terminated
+        truncated = stop_reason is not None and stop_reason.truncated
+        return Step(self._observe(blocks), reward, terminated, truncated, info)
+
+    async def list_tools(self) -> ToolList:
+        """The tools of this very episode, which may be more than the environment's; outside one, the environment's."""
+        if self._tools is None and self._session is not None:
+            self._tools = await self._session.list_tools()
+        return self._tools or self.recipe.tools
+
+    async def close(self) -> None:
+        """End the episode and wait until every session is deleted. Does nothing the second time."""
+        self._closed = True
+        self._leave()
+        await asyncio.gather(*self._closing)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedEnvironmentError("the environment is closed")
+
+    def _leave(self) -> None:
+        """Close the session without waiting for the server to delete it."""
+        session, self._session = self._session, None
+        if session is not None:
+            closing = asyncio.get_running_loop().create_task(session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _time_is_over(self) -> bool:
+        return self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+
+    def _note_images(self, blocks: Sequence[MessageBlock]) -> tuple[ImageBlock, ...]:
+        images = tuple(block for block in blocks if isinstance(block, ImageBlock))
+        self.last_image = images[-1] if images else self.last_image
+        return images
+
+    def _observe(self, blocks: Sequence[MessageBlock]) -> Any:
+        match self.recipe.observation_mode:
+            case "text":
+                return text_of(blocks)
+            case "messages":
+                return self._messages
+            case "multimodal":
+                return tuple(blocks)
+
+
+_OBSERVATION_SPACES: dict[ObservationMode, type[gymnasium.Space[Any]]] = {
+    "text": TextSpace,
+    "messages": MessagesSpace,
+    "multimodal": BlocksSpace,
+}
+
+
+def _exchange(
+    parsed: ParsedText, outputs: Sequence[ToolOutput], notices: Sequence[Block], turn: int
+) -> tuple[Message, ...]:
+    """An action and its results as the two messages of a conversation."""
+    said: list[MessageBlock] = [ReasoningBlock(parsed.reasoning)] if parsed.reasoning else []
+    if parsed.text:
+        said.append(TextBlock(parsed.text))
+    results: list[MessageBlock] = []
+    for place, output in enumerate(outputs):
+        # The model does not know the terminal tool: what it gives comes back as plain text, as a refusal to read does.
+        if parsed.final or place >= len(parsed.tool_calls):
+            results.extend(_shown(output))
+        else:
+            call = parsed.tool_calls[place]
+            said.append(ToolCallBlock(f"call_{turn}_{place}", call.name, call.input))
+            results.append(ToolResultBlock(f"call_{turn}_{place}", _shown(output), is_error=not output.ok))
+    return Message("assistant", tuple(said)), Message("user", (*results, *notices))
+
+
+def _written(call: ToolCall) -> str:
+    try:
+        return f"{call.name} {json.dumps(dict(call.input))}"
+    except ValueError:  # no JSON: the call was refused, and is shown as it came
+        return f"{call.name} {call.input!r}"
+
+
+def _shown(output: ToolOutput) -> tuple[Block, ...]:
+    """What the agent sees of an output."""
+    return output.blocks if output.ok else (TextBlock(output.text),)

@@ -1,0 +1,181 @@
+"""An ORS episode as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, Unpack
+from urllib.parse import urlsplit
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from ors_gym.client.client import ORSClient
+from ors_gym.client.portal import Portal, shared_portal
+from ors_gym.dialects.actions import Action
+from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe, Secret, reveal
+from ors_gym.envs.rendering import RENDER_MODES, render
+from ors_gym.errors import PortalError
+from ors_gym.trajectory import TaskRef
+from ors_gym.types import ToolList
+
+__all__ = ["ORSEnv", "Secret"]
+
+_SECRET_ARGUMENTS = ("api_key", "secrets", "client_options")
+
+
+class ORSEnv(gymnasium.Env[Any, Action]):
+    """One episode of an ORS environment at a time.
+
+    ::
+
+        env = gym.make("ors_gym/ORS-v0", url="http://localhost:8080", env_name="wordle", split="train")
+        observation, info = env.reset(seed=0)
+        observation, reward, terminated, truncated, info = env.step({"name": "guess", "input": {"word": "crane"}})
+
+    An action is a :class:`~ors_gym.types.ToolCall`, a mapping ``{"name", "input"}``, or the text a model wrote, which
+    the ``action_parser`` reads. The agent's mistakes (text that cannot be read, an unknown tool, refused input) are
+    observations with a ``reason`` in ``info``. ``terminated`` is the environment's word, ``truncated`` a limit of ours.
+    A fault of the world raises the client's :class:`~ors_gym.errors.ORSError` from ``step``; the episode then has no
+    return, and the environment can be reset.
+
+    What ``info`` holds is told at :class:`~ors_gym.envs.async_env.AsyncORSEnv`.
+
+    Args:
+        url: the server.
+        env_name: the environment; may be left out where the server has one only.
+        render_mode: ``"ansi"`` (the episode so far, as text) or ``"rgb_array"`` (the latest image, else the text drawn;
+            needs Pillow).
+        options: see :class:`~ors_gym.envs.async_env.EnvOptions`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 1}  # noqa: RUF012  (Gymnasium's own)
+
+    def __init__(
+        self,
+        url: str | Secret,
+        env_name: str | None = None,
+        *,
+        render_mode: str | None = None,
+        **options: Unpack[EnvOptions],
+    ) -> None:
+        self._spec: EnvSpec | None = None
+        self.render_mode = checked_render_mode(render_mode)
+        self._portal, self.recipe = look_up(url, env_name, options)
+        self.action_space = self.recipe.action_space
+        self.observation_space = self.recipe.observation_space
+        self._episode = AsyncORSEnv(self.recipe)
+        self._finalizer = release_when_collected(self, self._portal, self._episode)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of ``options={"task": {…}}`` or ``{"task_index": …}``, else of a task the seed draws."""
+        super().reset(seed=seed)
+        task = self.recipe.named_task(options or {}) or self.recipe.draw_task(self.np_random)
+        return self._portal.run(self._episode.reset(task))
+
+    def step(self, action: Action) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one action; a message with several calls makes them in order.
+
+        Raises:
+            ResetNeeded: there is no episode.
+            ORSError: a fault of the world.
+        """
+        return self._portal.run(self._episode.step(action))
+
+    def render(self) -> Any:
+        """The episode in the render mode; None without one."""
+        return render(self.render_mode, self._episode.transcript, self._episode.last_image)
+
+    def close(self) -> None:
+        """Close the session and wait until the server has deleted it. Does nothing the second time."""
+        if self._finalizer.detach() and self._portal.usable:
+            self._portal.run(self._episode.close())
+
+    def __str__(self) -> str:
+        called = "" if self.spec is None else f"{self.spec.id}, "
+        return f"<ORSEnv<{called}{self.recipe}>>"
+
+    __repr__ = __str__
+
+    @property
+    def task(self) -> TaskRef | None:
+        """The task of the episode, None before the first."""
+        return self._episode.task
+
+    @property
+    def tools(self) -> ToolList:
+        """The tools of this very episode, which may be more than the environment's; asked for when first used."""
+        return self._portal.run(self._episode.list_tools())
+
+    @property
+    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What ``gym.make`` was called with; secrets behind a :class:`Secret`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._spec = clean_spec(spec)
+
+
+def checked_render_mode(render_mode: str | None) -> str | None:
+    """The render mode; raises ValueError for one there is not."""
+    if render_mode not in (None, *RENDER_MODES):
+        raise ValueError(f"no render_mode is called {render_mode!r}; there are {', '.join(RENDER_MODES)}")
+    return render_mode
+
+
+def look_up(url: str | Secret, env_name: str | None, options: EnvOptions) -> tuple[Portal, EnvRecipe]:
+    """The process's portal, and what the server says of the environment."""
+    portal, client = client_of(url, options)
+    return portal, portal.run(EnvRecipe.look_up(client, env_name, **options))
+
+
+def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient]:
+    """The process's portal and its client of the server: one for all environments with the same url and key.
+
+    Raises ValueError, with the options there are, for another one.
+    """
+    given = dict[str, Any](options)
+    unknown = given.keys() - EnvOptions.__annotations__.keys()
+    if unknown:  # no TypeError: to one, gym.make adds all arguments, and with them the secrets
+        known = ", ".join(sorted(EnvOptions.__annotations__))
+        raise ValueError(f"there is no option {', '.join(sorted(unknown))}; beside url and env_name there are {known}")
+    portal = shared_portal()
+    named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
+    return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
+
+
+def release_when_collected(owner: object, portal: Portal, *episodes: AsyncORSEnv) -> weakref.finalize[Any, Any]:
+    """Close the episodes' sessions when ``owner`` is forgotten without being closed; at exit the portal does it."""
+    finalizer = weakref.finalize(owner, _release, portal, episodes)
+    finalizer.atexit = False
+    return finalizer
+
+
+def _release(portal: Portal, episodes: tuple[AsyncORSEnv, ...]) -> None:
+    try:
+        for episode in episodes:
+            portal.submit(episode.close())  # not waited for: the collector may run on any thread
+    except PortalError:
+        pass  # closed, and with it every session; or a forked child, whose parent's sessions they are
+
+
+def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`, a url with a password too."""
+
+    def is_secret(name: str, value: Any) -> bool:
+        if name == "url":
+            return isinstance(value, str) and urlsplit(value).username is not None
+        return name in _SECRET_ARGUMENTS and not isinstance(value, Secret | None)
+
+    return {name: Secret(value) if is_secret(name, value) else value for name, value in arguments.items()}
+
+
+def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
+    """A copy of the spec that shows no secrets."""
+    if spec is None:
+        return None
+    spec = copy(spec)
+    spec.kwargs = without_secrets(spec.kwargs)
+    return spec

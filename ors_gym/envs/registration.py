@@ -1,0 +1,52 @@
+"""The environments' ids in Gymnasium's registry.
+
+Gymnasium 1 reads no entry points: a package registers when it is imported, and ``import ors_gym`` does. Where that is
+not wanted in the code, Gymnasium imports it itself for ``gym.make("ors_gym:ors_gym/ORS-v0", …)``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Unpack
+
+import gymnasium
+
+from ors_gym.envs.async_env import EnvOptions
+from ors_gym.envs.env import client_of, without_secrets
+
+__all__ = ["ORS_ID", "register_envs", "register_ors"]
+
+ORS_ID = "ors_gym/ORS-v0"
+
+
+def register_ors() -> None:
+    """Register ``ors_gym/ORS-v0``, which plays any ORS environment; does nothing the second time."""
+    if ORS_ID not in gymnasium.registry:
+        _register(ORS_ID, {})
+
+
+def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOptions]) -> tuple[str, ...]:
+    """Register every environment of a server under an id of its own, and return the ids.
+
+    ``wordle`` becomes ``ors/wordle-v0``; characters that Gymnasium has no place for become ``-``. The options are
+    kept for ``gym.make``, which may override them. Registering a name again replaces it.
+
+    >>> register_envs("http://localhost:8080")  # doctest: +SKIP
+    ('ors/wordle-v0', 'ors/sudoku-v0')
+    """
+    portal, client = client_of(url, options)
+    names = portal.run(client.list_environments())
+    by_id = {f"{namespace}/{re.sub('[^a-zA-Z0-9_.-]+', '-', name)}-v0": name for name in names}
+    for env_id, name in by_id.items():
+        gymnasium.registry.pop(env_id, None)
+        _register(env_id, {"url": url, "env_name": name, **options})
+    return tuple(by_id)
+
+
+def _register(env_id: str, kwargs: dict[str, Any]) -> None:
+    gymnasium.register(  # pyright: ignore[reportUnknownMemberType]  # Gymnasium's kwargs: dict
+        env_id,
+        entry_point="ors_gym.envs.env:ORSEnv",
+        vector_entry_point="ors_gym.envs.vector_env:ORSVectorEnv",
+        kwargs=without_secrets(kwargs),
+    )

@@ -1,0 +1,355 @@
+"""Many ORS episodes at once as a Gymnasium vector environment, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, Unpack
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from ors_gym.dialects.actions import Action
+from ors_gym.envs.async_env import EnvOptions, Secret
+from ors_gym.envs.env import checked_render_mode, clean_spec, look_up, release_when_collected
+from ors_gym.envs.rendering import RENDER_MODES, render
+from ors_gym.envs.sub_env import SubEnv, SubEnvResult
+from ors_gym.trajectory import TaskRef
+
+__all__ = ["ORSVectorEnv"]
+
+Batch: TypeAlias = tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+"""Observations, rewards, terminations, truncations, infos."""
+
+
+class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
+    """``num_envs`` episodes of one ORS environment, each on a session of its own.
+
+    ::
+
+        envs = gym.make_vec("ors_gym/ORS-v0", num_envs=64, url="http://localhost:8080", env_name="wordle")
+        observations, infos = envs.reset(seed=0)
+        observations, rewards, terminations, truncations, infos = envs.step(actions)
+
+    Member i does what an :class:`~ors_gym.ORSEnv` does under `gymnasium.vector.SyncVectorEnv`, at the same time as
+    the others. Observations are a tuple of the members' observations.
+
+    **Groups.** With ``group_size=G`` members ``0…G-1``, ``G…2G-1``, … are groups: the k-th episode since the last seed
+    plays the same task in all members of a group, whenever each of them gets there. The seed of a group's first
+    member counts.
+
+    **Failures.** A fault of the world fails one member only. Gymnasium has no third flag beside `terminations` and
+    `truncations`, so a failed episode ends like this: ``infos["failure"][i]`` says what happened
+    (:class:`~ors_gym.trajectory.Failure`), ``truncations[i]`` is True, ``rewards[i]`` is NaN, the observation is the
+    last one again. It must not be scored. The member then plays the same task again on a fresh session, up to
+    ``restarts`` times, then goes on to its next task. A member that cannot even begin a task ``1 + restarts`` times in
+    a row has no episode: ``infos["failure"]`` says so, and its next step begins the next task. The error is raised
+    when no member can begin in a full `reset`, or when none could begin any of its last ``1 + restarts`` tasks.
+
+    **Without a barrier.** ``send(actions, env_ids)`` and ``recv(min_envs)`` in place of ``step``: a slow member delays
+    itself only.
+
+    Args:
+        num_envs: how many members.
+        url: the server.
+        env_name: the environment; may be left out where the server has one only.
+        group_size: how many neighbours play the same tasks; divides ``num_envs``.
+        autoreset_mode: Gymnasium's; by default the step after an episode's end begins the next one.
+        restarts: how often a task whose episode failed is begun again.
+        render_mode: as in ORSEnv.
+        max_episode_steps: as for ``gym.make``; ``max_turns`` by Gymnasium's name.
+        options: see :class:`~ors_gym.envs.async_env.EnvOptions`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        url: str | Secret,
+        env_name: str | None = None,
+        *,
+        group_size: int = 1,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        restarts: int = 2,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        **options: Unpack[EnvOptions],
+    ) -> None:
+        if num_envs < 1 or group_size < 1 or num_envs % group_size:
+            raise ValueError(f"num_envs={num_envs} members do not make groups of group_size={group_size}")
+        if restarts < 0:
+            raise ValueError("restarts must be at least 0")
+        if max_episode_steps is not None:
+            options["max_turns"] = min(max_episode_steps, options.get("max_turns") or max_episode_steps)
+        self.num_envs = num_envs
+        self.group_size = group_size
+        self._restarts = restarts
+        self.render_mode = checked_render_mode(render_mode)
+        mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"render_modes": RENDER_MODES, "render_fps": 1, "autoreset_mode": mode}
+        self._spec: EnvSpec | None = None
+        self._portal, self.recipe = look_up(url, env_name, options)
+        self.single_action_space = self.recipe.action_space
+        single_observation_space: Space[Any] = self.recipe.observation_space
+        self.single_observation_space = single_observation_space
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(single_observation_space, num_envs)
+        self._members = [SubEnv(self.recipe, mode, restarts) for _ in range(num_envs)]
+        self._tasks: set[asyncio.Task[SubEnvResult]] = set()
+        self._pending: set[int] = set()
+        self._landed: queue.SimpleQueue[tuple[int, asyncio.Task[SubEnvResult]]] = queue.SimpleQueue()
+        self._seed([None] * num_envs, range(num_envs))
+        self._finalizer = release_when_collected(self, self._portal, *(member.episode for member in self._members))
+
+    # ---------------------------------------------------------------- Gymnasium's interface
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Begin an episode in every member, or in those that ``options["reset_mask"]`` (bool array) marks.
+
+        Args:
+            seed: an int seeds member i with ``seed + i``; a sequence has one for each member.
+            options: beside ``reset_mask``, ``task`` and ``task_index`` as in ORSEnv, for all members, or
+                ``task_index`` as a sequence with one for each member.
+        """
+        self._check_open()
+        options = dict(options or {})
+        mask = options.pop("reset_mask", None)
+        members = range(self.num_envs) if mask is None else self._marked(mask)
+        tasks = self._named_tasks(options)
+        if mask is None:
+            self._abandon()
+        else:
+            self._check_idle(members)
+        if seed is not None:
+            self._seed(self._seeds(seed), members)
+        again = mask is not None and seed is None
+        self._launch({i: partial(self._members[i].begin, tasks[i], again=again) for i in members})
+        outcomes = self._land(len(members))
+        infos: dict[str, Any] = {}
+        for i in members:
+            infos = self._add_info(infos, outcomes[i].info, i)
+        if mask is None:
+            self._check_alive(tasks=1)
+        return tuple(member.observation for member in self._members), infos
+
+    def step(self, actions: Sequence[Action]) -> Batch:
+        """Take one action in every member, all at once, and wait for the slowest."""
+        self.send(actions)
+        outcomes = self._land(self.num_envs)
+        return self._batch([outcomes[i] for i in range(self.num_envs)])
+
+    def render(self) -> tuple[Any, ...]:
+        """Each member's episode in the render mode."""
+        episodes = [member.episode for member in self._members]
+        return tuple(render(self.render_mode, episode.transcript, episode.last_image) for episode in episodes)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Abandon what is under way, close every session and wait until the server has deleted them."""
+        if self._finalizer.detach() and self._portal.usable:
+            self._portal.run(self._close())
+
+    def __del__(self) -> None:
+        """Nothing: what was not closed is closed by the finalizer, which does not wait as older Gymnasiums do."""
+
+    async def _close(self) -> None:
+        await self._cancel()
+        await asyncio.gather(*(member.episode.close() for member in self._members))
+
+    # ---------------------------------------------------------------- without a barrier
+
+    def send(self, actions: Sequence[Action], env_ids: ArrayLike | None = None) -> None:
+        """Begin one step in the members ``env_ids`` (all by default), one action each, and do not wait.
+
+        Raises:
+            AlreadyPendingCallError: a member's last step has not been received.
+        """
+        self._check_open()
+        members = list(range(self.num_envs)) if env_ids is None else [int(i) for i in np.asarray(env_ids).reshape(-1)]
+        if isinstance(actions, str | Mapping) or not hasattr(actions, "__len__"):
+            raise TypeError(f"expected a sequence with one action for each member, got {type(actions).__name__}")
+        if len(actions) != len(members):
+            raise ValueError(f"{len(actions)} actions for {len(members)} members")
+        if len(set(members)) != len(members) or not all(0 <= i < self.num_envs for i in members):
+            raise ValueError(f"env_ids must be different members of 0 to {self.num_envs - 1}, got {members}")
+        self._check_idle(members)
+        for i, action in zip(members, actions, strict=True):
+            self._members[i].check_ready(action)
+        steps = zip(members, actions, strict=True)
+        self._launch({i: partial(self._members[i].advance, action) for i, action in steps})
+
+    def recv(self, min_envs: int = 1) -> Batch:
+        """Wait until at least ``min_envs`` steps are complete; return these and all others that are.
+
+        Everything has one entry for each member received, in the order of completion; ``infos["env_id"]`` (int array)
+        says which members these are.
+
+        Raises:
+            NoAsyncCallError: fewer steps are under way.
+        """
+        if not 1 <= min_envs <= len(self._pending):
+            raise NoAsyncCallError(f"recv({min_envs}) with {len(self._pending)} steps under way", "recv")
+        outcomes = self._land(min_envs)
+        batch = self._batch(list(outcomes.values()))
+        batch[-1]["env_id"] = np.array(list(outcomes))
+        return batch
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The members whose steps have been sent and not received."""
+        return tuple(sorted(self._pending))
+
+    # ---------------------------------------------------------------- members
+
+    @property
+    def tasks(self) -> tuple[TaskRef | None, ...]:
+        """The members' tasks."""
+        return tuple(member.episode.task for member in self._members)
+
+    @property  # type: ignore[misc]  # as in SyncVectorEnv
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The members' random generators, which draw their tasks."""
+        return tuple(member.rng for member in self._members)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seeds of the members' random generators."""
+        return tuple(member.seed for member in self._members)
+
+    @property
+    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What ``gym.make_vec`` was called with; secrets behind a :class:`~ors_gym.envs.env.Secret`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._spec = clean_spec(spec)
+
+    def __repr__(self) -> str:
+        called = "" if self.spec is None else f"{self.spec.id}, "
+        return f"ORSVectorEnv({called}{self.recipe}, num_envs={self.num_envs})"
+
+    # ---------------------------------------------------------------- inside
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("the vector environment is closed")
+
+    def _check_idle(self, members: Sequence[int]) -> None:
+        busy = sorted(self._pending.intersection(members))
+        if busy:
+            raise AlreadyPendingCallError(f"members {busy} have steps under way: recv them first", "recv")
+
+    def _check_alive(self, tasks: int) -> None:
+        """Raise the last error when no member could begin any of its last so many tasks."""
+        error = self._members[-1].down
+        if error is not None and all(member.tasks_missed >= tasks for member in self._members):
+            raise error
+
+    def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, SubEnvResult]]]) -> None:
+        """Start the members' work on the event loop; each lands in the queue when it is complete."""
+
+        async def start() -> None:
+            for i, begin in work.items():
+                task = asyncio.get_running_loop().create_task(begin())
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._land_one, i))
+
+        self._pending |= work.keys()
+        self._portal.run(start())
+
+    def _abandon(self) -> None:
+        """Give up the steps that are under way."""
+        if self._pending:
+            self._portal.run(self._cancel())
+            self._pending.clear()
+            self._landed = queue.SimpleQueue()
+
+    async def _cancel(self) -> None:
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _land_one(self, i: int, task: asyncio.Task[SubEnvResult]) -> None:
+        self._tasks.discard(task)
+        self._landed.put((i, task))
+
+    def _land(self, count: int) -> dict[int, SubEnvResult]:
+        """Wait for ``count`` members, take those that are there beside them, and raise the first fault that is ours."""
+        tasks: dict[int, asyncio.Task[SubEnvResult]] = {}
+        while len(tasks) < count or not self._landed.empty():
+            i, task = self._landed.get()
+            self._pending.discard(i)
+            tasks[i] = task
+        return {i: task.result() for i, task in tasks.items()}
+
+    def _batch(self, outcomes: Sequence[SubEnvResult]) -> Batch:
+        """Outcomes in Gymnasium's form; infos by its own rules for as many members as there are."""
+        infos: dict[str, Any] = {}
+        rules = _InfoBatch(len(outcomes))
+        for place, outcome in enumerate(outcomes):
+            if outcome.final is not None:
+                final = {"final_obs": outcome.final.observation, "final_info": outcome.final.info}
+                infos = rules._add_info(infos, final, place)
+            infos = rules._add_info(infos, outcome.info, place)
+        self._check_alive(tasks=1 + self._restarts)
+        return (
+            tuple(outcome.observation for outcome in outcomes),
+            np.array([outcome.reward for outcome in outcomes], dtype=np.float64),
+            np.array([outcome.terminated for outcome in outcomes], dtype=np.bool_),
+            np.array([outcome.truncated for outcome in outcomes], dtype=np.bool_),
+            infos,
+        )
+
+    def _seeds(self, seed: int | Sequence[int | None]) -> Sequence[int | None]:
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for num_envs={self.num_envs} members")
+        return seed
+
+    def _seed(self, seeds: Sequence[int | None], members: Sequence[int]) -> None:
+        """Seed each member with its group's seed: equal generators draw equal tasks, with nothing shared."""
+        fresh = {leader: seeding.np_random(seeds[leader])[1] for leader in range(0, self.num_envs, self.group_size)}
+        for i in members:
+            leader = i - i % self.group_size
+            if seeds[leader] is not None or not self._members[i].seeded:
+                self._members[i].rng, self._members[i].seed = seeding.np_random(fresh[leader])
+                self._members[i].seeded = True
+
+    def _marked(self, mask: NDArray[np.bool_]) -> list[int]:
+        """The members that a reset mask marks, with Gymnasium's own complaints about other masks."""
+        if not isinstance(mask, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}")
+        if mask.dtype != np.bool_:
+            raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
+        if not mask.any():
+            needed = "must contain a boolean array with at least one True value"
+            raise ValueError(f"`options['reset_mask']` {needed}, got reset_mask={mask}")
+        return [int(i) for i in np.flatnonzero(mask)]
+
+    def _named_tasks(self, options: Mapping[str, Any]) -> list[TaskRef | None]:
+        indices = options.get("task_index")
+        if indices is None or not hasattr(indices, "__len__"):
+            return [self.recipe.named_task(options)] * self.num_envs
+        if len(indices) != self.num_envs:
+            raise ValueError(f"{len(indices)} task indices for {self.num_envs} members")
+        return [self.recipe.named_task({**options, "task_index": index}) for index in indices]
+
+
+class _InfoBatch(VectorEnv[Any, Any, Any]):
+    """Gymnasium's rules for batching infos, over so many members."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs

@@ -1,0 +1,1 @@
+"""HTTP underneath the client: transports, server-sent events, retries, and a sticky proxy."""

@@ -1,0 +1,220 @@
+"""One address before several ORS servers: each request goes on to the server that holds its session.
+
+An ASGI application that knows nothing of environments. Which server takes a new session, and which one holds a session,
+is what its :class:`Backends` say; the proxy passes requests on and answers back, piece by piece as they come, so that
+event streams arrive as the server sends them. A client that leaves takes its request to the server with it, and a
+server that dies in the middle of an answer cuts the answer: whoever reads it knows that it is not whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias
+
+from ors_gym.errors import ConnectError, ProtocolError, TransportError
+from ors_gym.http.asyncio_transport import AsyncioTransport
+
+__all__ = ["Backends", "RefusedError", "StickyProxy"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+CONNECT_SECONDS = 5.0
+"""For a connection to a server: they are on this machine, or in this cluster."""
+
+HOP_BY_HOP = frozenset(
+    (b"host", b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"te", b"upgrade", b"expect")
+)
+"""Headers of a request that concern one connection; the one to the server has its own."""
+
+NOT_PASSED_BACK = frozenset(("connection", "keep-alive", "transfer-encoding", "date", "server"))
+"""Headers of an answer that whoever runs the proxy writes itself."""
+
+
+class RefusedError(Exception):
+    """Why a request is not passed on, as the answer to it; nothing of it ran.
+
+    Args:
+        status: The HTTP status.
+        detail: What to tell the client.
+        retry_seconds: When to ask again. With a status of 503 the client is told that the environment is starting,
+            which makes it ask again however little it may repeat.
+    """
+
+    def __init__(self, status: int, detail: str, retry_seconds: int | None = None) -> None:
+        super().__init__(status, detail, retry_seconds)
+        self.status = status
+        self.detail = detail
+        self.retry_seconds = retry_seconds
+
+
+class Backends(Protocol):
+    """The servers behind a proxy. Servers are named by their URLs, without a path."""
+
+    async def place(self) -> str:
+        """The id of a session that is about to be created, on the server that :meth:`find` says.
+
+        Raises:
+            RefusedError: no server can take another session now.
+        """
+        ...
+
+    async def find(self, session_id: str) -> str:
+        """The server that holds a session.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        ...
+
+    async def any(self) -> str:
+        """A server, for a request that is not a session's.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        ...
+
+    async def unreachable(self, url: str) -> RefusedError:
+        """What to answer if no connection to a server can be made."""
+        ...
+
+
+class StickyProxy:
+    """The ASGI application.
+
+    Args:
+        backends: The servers.
+        max_request_bytes: A larger request is refused with 413.
+    """
+
+    def __init__(self, backends: Backends, *, max_request_bytes: int = 16 * 2**20) -> None:
+        self.backends = backends
+        self._max_request_bytes = max_request_bytes
+        self._transport = AsyncioTransport(connect_seconds=CONNECT_SECONDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http":
+            try:
+                await self._serve(scope, receive, send)
+            except RefusedError as refused:
+                await _refuse(send, refused)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def aclose(self) -> None:
+        """Close the connections to the servers."""
+        await self._transport.aclose()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _path(scope)
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            if name not in HOP_BY_HOP:
+                headers[name.decode("latin-1")] = value.decode("latin-1")
+        body = await self._body(receive)
+        session_id = headers.get("x-session-id", "").strip()
+        if not session_id and path == "/create_session" and scope["method"] == "POST":
+            # Also where nobody is let in without a key: an id is worth nothing, and /create asks for the key.
+            await _name_session(send, await self.backends.place())
+            return
+        url = await self.backends.find(session_id) if session_id else await self.backends.any()
+        sent = body if body or scope["method"] in ("POST", "PUT", "PATCH") else None
+        gone = asyncio.ensure_future(receive())
+        while_here = asyncio.timeout(None)  # ends when the client leaves
+
+        def leave(_: asyncio.Task[Message]) -> None:
+            with suppress(RuntimeError):  # the answer has ended in the same moment
+                while_here.reschedule(0.0)
+
+        begun = False
+        try:
+            async with while_here:
+                gone.add_done_callback(leave)
+                async with self._transport.send(scope["method"], f"{url}{path}", headers, sent) as answer:
+                    begun = True
+                    passed = [
+                        (name.encode("latin-1"), value.encode("latin-1"))
+                        for name, value in answer.headers.items()
+                        if name not in NOT_PASSED_BACK
+                    ]
+                    await send({"type": "http.response.start", "status": answer.status, "headers": passed})
+                    whole = False
+                    async for chunk in answer.chunks():
+                        whole = answer.complete
+                        await send({"type": "http.response.body", "body": chunk, "more_body": not whole})
+                    if not whole:
+                        await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            pass  # nobody reads it any more
+        except ConnectError:
+            raise await self.backends.unreachable(url) from None
+        except (TransportError, ProtocolError) as error:
+            if not begun:
+                raise RefusedError(502, f"the server that holds the session did not answer: {error.message}") from None
+            # Returning without the last piece cuts the answer short, as it was for us.
+        finally:
+            gone.remove_done_callback(leave)
+            gone.cancel()
+
+    async def _body(self, receive: Receive) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RefusedError(400, "the request was cut off")
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self._max_request_bytes:
+                raise RefusedError(413, f"the request is larger than the limit of {self._max_request_bytes} bytes")
+            if not message.get("more_body"):
+                return b"".join(pieces)
+
+
+def _path(scope: Scope) -> str:
+    """The path with its query, as it was sent, without what leads to this application."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = raw.decode("latin-1")
+    if root := scope.get("root_path"):
+        path = path.removeprefix(root)
+    query: bytes = scope.get("query_string", b"")
+    return (path or "/") + (f"?{query.decode('latin-1')}" if query else "")
+
+
+async def _name_session(send: Send, session_id: str) -> None:
+    """Answer ``/create_session`` as the reference server does."""
+    events = f"event: task_id\r\ndata: {session_id}\r\n\r\nevent: end\r\ndata: \r\n\r\n".encode()
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": events})
+
+
+async def _refuse(send: Send, refused: RefusedError) -> None:
+    body = json.dumps({"detail": refused.detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if refused.retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % refused.retry_seconds))
+        if refused.status == 503:
+            headers.append((b"x-backend-state", b"starting"))
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

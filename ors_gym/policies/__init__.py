@@ -1,0 +1,1 @@
+"""Policies: random, scripted, and models behind chat endpoints."""

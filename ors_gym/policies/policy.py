@@ -1,0 +1,117 @@
+"""Who plays: the policy protocol, and the policies that need no trainer.
+
+A policy is asked once a turn and answers with what the model said: text, tool calls, or both. Ten lines make one::
+
+    class AlwaysLook:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(tool_calls=(ToolCall("look"),))
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ors_gym.spaces.spaces import ToolCallSpace
+from ors_gym.trajectory import TaskRef
+from ors_gym.types import Message, ToolCall, ToolList
+
+__all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn"]
+
+EPISODES_KEPT = 1 << 14
+"""Of so many episodes a random policy keeps the state: nobody tells it that one is over. More than run at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a policy is asked with: the conversation so far (prompt first) and the tools of this very episode."""
+
+    episode_id: str
+    task: TaskRef
+    messages: tuple[Message, ...]
+    tools: ToolList
+    number: int = 0
+    """The turn's number, from 0."""
+    max_tokens: int | None = None
+    """What the episode's token limit leaves for this message; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said.
+
+    No tool calls means a plain message: it goes to the environment's terminal tool where there is one, else it ends
+    the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to count
+    by (see :data:`~ors_gym.dialects.ParseReason`): the policy gets it back as an observation. ``truncated`` says that
+    the message was cut off by a token limit: the episode ends there.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    error: str | None = None
+    truncated: bool = False
+    reason: str | None = None
+    reasoning: str = ""
+    """What the model thought before it spoke; kept in the conversation."""
+    num_tokens: int | None = None
+    """Tokens that the message took, reasoning included, where they are known: they count against
+    ``RolloutLimits.max_tokens``."""
+
+    def __post_init__(self) -> None:
+        if self.error is not None and self.tool_calls:
+            raise ValueError("a reply with an error calls no tools: its calls would stay without results")
+
+
+class Policy(Protocol):
+    """Anything that answers a turn. It is asked for many episodes at once, once at a time for each."""
+
+    async def act(self, turn: Turn) -> Reply:
+        """Answer one turn. An exception ends the run: a policy's own faults are not the environment's."""
+        ...
+
+
+class RandomPolicy:
+    """Calls a random tool with random input that its schema allows: the baseline every learned policy must beat.
+
+    With a ``seed`` the n-th episode of a task is played the same way in every run, in whatever order episodes go on.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._seed = seed
+        self._begun: Counter[str] = Counter()
+        self._episodes: dict[str, random.Random] = {}
+
+    async def act(self, turn: Turn) -> Reply:
+        """Sample one call; a plain message where the environment has only a terminal tool."""
+        draw = self._draw_for(turn)
+        if not len(turn.tools):
+            return Reply(text="".join(draw.choices("abcdefghijklmnopqrstuvwxyz ", k=16)))
+        return Reply(tool_calls=(ToolCallSpace(turn.tools, seed=draw.getrandbits(31)).sample(),))
+
+    def _draw_for(self, turn: Turn) -> random.Random:
+        draw = self._episodes.get(turn.episode_id)
+        if draw is None:
+            task = str(turn.task)
+            seed = None if self._seed is None else f"{self._seed} {task} {self._begun[task]}"
+            self._begun[task] += 1
+            if len(self._episodes) == EPISODES_KEPT:
+                del self._episodes[next(iter(self._episodes))]  # the oldest: over for long
+            draw = self._episodes[turn.episode_id] = random.Random(seed)
+        return draw
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedPolicy:
+    """Plays the same moves in every episode: a ToolCall is called, a str is a plain message; then it stops."""
+
+    moves: Sequence[ToolCall | str]
+
+    async def act(self, turn: Turn) -> Reply:
+        """Play move number ``turn.number``."""
+        if turn.number >= len(self.moves):
+            return Reply()
+        move = self.moves[turn.number]
+        return Reply(text=move) if isinstance(move, str) else Reply(tool_calls=(move,))

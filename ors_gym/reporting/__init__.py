@@ -1,0 +1,1 @@
+"""Records of episodes, progress on the terminal, and the report page."""

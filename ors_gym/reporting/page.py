@@ -1,0 +1,384 @@
+"""A run as one HTML page that needs nothing else: no network, no files beside it.
+
+A producer (a trainer, ``ors-gym rollout``) fills a :class:`RunRecord` as it goes; :func:`write_report` writes the page,
+during the run as often as one likes. The page's reader may open it anywhere, also years later.
+
+What environments and models wrote is untrusted: it enters the page as JSON inside a data block and is shown as text
+only. A content security policy, which names the page's one script by its hash, forbids everything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ors_gym.redaction import MASK, SecretMask
+from ors_gym.rollouts.returns import trajectory_return
+from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
+from ors_gym.types import ImageBlock, Message, MessageBlock, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
+
+__all__ = ["Measurement", "ReportLimits", "RunRecord", "Sample", "StepRecord", "write_report"]
+
+JSON: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The mean return of a policy that was not trained meanwhile, and over how many episodes."""
+
+    reward: float
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one training step saw. None means not measured. Means are over episodes, seconds are wall-clock.
+
+    ``seconds`` counts from the start of the run to the end of the step. ``rollout_seconds`` and ``training_seconds``
+    are what the step spent playing and learning; of the rollout, ``generation_seconds`` went into the model and
+    ``environment_seconds`` into waiting for environments.
+    """
+
+    step: int
+    seconds: float
+    episodes: int = 0
+    reward: float | None = None
+    reward_std: float | None = None
+    turns: float | None = None
+    tokens: float | None = None
+    stop_reasons: Mapping[str, int] = field(default_factory=dict[str, int])
+    tool_calls: Mapping[str, int] = field(default_factory=dict[str, int])
+    failures: Mapping[str, int] = field(default_factory=dict[str, int])
+    dropped_groups: int = 0
+    rollout_seconds: float | None = None
+    generation_seconds: float | None = None
+    environment_seconds: float | None = None
+    training_seconds: float | None = None
+
+    @classmethod
+    def from_groups(
+        cls,
+        step: int,
+        groups: Iterable[TrajectoryGroup],
+        *,
+        seconds: float,
+        score: Callable[[Trajectory], float | None] = trajectory_return,
+        tokens: float | None = None,
+        rollout_seconds: float | None = None,
+        generation_seconds: float | None = None,
+        environment_seconds: float | None = None,
+        training_seconds: float | None = None,
+    ) -> StepRecord:
+        """Count what happened in ``groups``; what trajectories cannot know (tokens, seconds) is the caller's to give.
+
+        ``score`` says what a trajectory's return is. Failed episodes have none and are counted in ``failures`` only,
+        once for each attempt that failed.
+        """
+        groups = tuple(groups)
+        episodes = [member for group in groups for member in group.members]
+        returns = [value for value in map(score, episodes) if value is not None]
+        turns = [episode.num_turns for episode in episodes if not episode.failed]
+        calls = (transition.action.name for episode in episodes for transition in episode.transitions)
+        return cls(
+            step,
+            seconds,
+            len(episodes),
+            _mean(returns),
+            _standard_deviation(returns),
+            _mean(turns),
+            tokens,
+            stop_reasons=Counter(str(episode.stop_reason) for episode in episodes),
+            tool_calls=Counter(calls),
+            failures=Counter(failure.kind for group in groups for failure in group.failures),
+            dropped_groups=sum(group.dropped for group in groups),
+            rollout_seconds=rollout_seconds,
+            generation_seconds=generation_seconds,
+            environment_seconds=environment_seconds,
+            training_seconds=training_seconds,
+        )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _standard_deviation(values: Sequence[float]) -> float | None:
+    mean = _mean(values)
+    return None if mean is None else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A trajectory to show. ``step`` is the training step it was played in, ``label`` says it where there is none."""
+
+    trajectory: Trajectory
+    step: int | None = None
+    label: str = ""
+    episode_return: float | None = None
+    """The return as the run counted it, None where there is none."""
+    advantage: float | None = None
+    group: str = ""
+    """Samples with the same ``group`` played the same task side by side."""
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """All that the page shows. It grows with the run: append to ``steps`` and ``samples``."""
+
+    title: str
+    description: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
+    baseline_reward: Measurement | None = None
+    """What a policy gets that picks tools and inputs at random."""
+    warmup: str = ""
+    """What the model was taught before the first step, in a sentence."""
+    reward_after_warmup: Measurement | None = None
+    steps: list[StepRecord] = field(default_factory=list[StepRecord])
+    samples: list[Sample] = field(default_factory=list[Sample])
+    total_steps: int | None = None
+    """How many steps are planned."""
+    ended: str = ""
+    """How the run ended: ``finished``, ``interrupted``, …; empty while it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLimits:
+    """How much the page holds. What is left out is said in its place."""
+
+    samples: int = 200
+    """Trajectories; of more, some are taken that lie evenly over the run."""
+    text_characters: int = 8_000
+    """Of one text: a prompt, a message, a tool's input or result."""
+    image_bytes: int = 16_000_000
+    """Of all images together, as base64."""
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    record: RunRecord,
+    *,
+    secrets: Iterable[str] = (),
+    limits: ReportLimits = ReportLimits(),
+) -> Path:
+    """Write the page to ``path``, in place of what was there, and return the path.
+
+    The file appears whole or not at all. Settings whose names say that they are secret (``api_key``, ``password``, …),
+    the user parts of URLs, and every occurrence of a string in ``secrets`` are masked.
+    """
+    path = Path(path)
+    page = _render(record, _Content(secrets, limits))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _render(record: RunRecord, content: _Content) -> str:
+    template = resources.files("ors_gym").joinpath("report.html").read_text(encoding="utf-8")
+    _, _, script = template.partition("<script>")
+    digest = hashlib.sha256(script.partition("</script>")[0].encode()).digest()
+    # ASCII only, so that no line separator is left; and no "<", so that no text can end the block or open a comment.
+    data = json.dumps(_run(record, content), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    values = {
+        "title": html.escape(content.masked(record.title)),
+        "script_source": f"'sha256-{base64.b64encode(digest).decode()}'",
+        "data": data,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+SECRET_NAME = re.compile(
+    r"(^|[_-])((api|access|private)[_-]?key|secrets?|password|passwd|credentials?|authorization)([_-]|$)"
+    r"|(^|auth|access|bearer|hub|hf|refresh|id|api)[_-]?token$",
+    re.IGNORECASE,
+)
+URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
+BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
+
+class _Content:
+    """Turns what a run left into JSON for the page: masked, cut to size, and finite."""
+
+    def __init__(self, secrets: Iterable[str], limits: ReportLimits) -> None:
+        self._mask = SecretMask(secrets)
+        self._image_bytes_left = limits.image_bytes
+        self.limits = limits
+
+    def masked(self, text: str) -> str:
+        """``text`` without secrets, and as Unicode that every reader of the page takes."""
+        return self._mask(URL_USER.sub(MASK, text))
+
+    def text(self, text: str) -> JSON:
+        text = self.masked(text)
+        limit = self.limits.text_characters
+        return {"text": text[:limit]} | ({"cut": len(text) - limit} if len(text) > limit else {})
+
+    def image(self, block: ImageBlock) -> JSON:
+        data = "".join(block.data.split())
+        left_out = {"left_out": f"{self.masked(block.mime_type)}, {len(data) * 3 // 4:,} bytes"}
+        if not (IMAGE_TYPE.fullmatch(block.mime_type) and BASE64.fullmatch(data)):
+            return {"left_out": "an image that is not base64 of an image type"}
+        if len(data) > self._image_bytes_left:
+            return left_out
+        self._image_bytes_left -= len(data)
+        return {"image": f"data:{block.mime_type};base64,{data}"}
+
+    def blocks(self, blocks: Iterable[MessageBlock], *, with_calls: bool = False) -> list[JSON]:
+        """The parts to show, without tool calls and results unless asked: they are shown from the transitions."""
+        parts: list[JSON] = []
+        for block in blocks:
+            match block:
+                case TextBlock(text=text):
+                    parts.append(self.text(text))
+                case ReasoningBlock(text=text):
+                    parts.append({"reasoning": True} | self.text(text))
+                case ImageBlock():
+                    parts.append(self.image(block))
+                case ToolCallBlock(name=name, input=arguments):
+                    parts += [self.text(f"{name}({_plain(dict(arguments))})")] if with_calls else []
+                case ToolResultBlock(blocks=inner):
+                    parts += self.blocks(inner) if with_calls else []
+        return parts
+
+    def arguments(self, arguments: Mapping[str, Any]) -> list[JSON]:
+        """Name and value of each; a text of several lines as it is, everything else as JSON."""
+        return [[self.masked(str(name)), self.text(_plain(value))] for name, value in arguments.items()]
+
+    def setting(self, name: str, value: object) -> str:
+        if SECRET_NAME.search(name) and value is not None:
+            return MASK
+        return self.masked(value if isinstance(value, str) else _plain(value))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str) and "\n" in value:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _run(record: RunRecord, content: _Content) -> JSON:
+    limit = content.limits.samples
+    shown = record.samples
+    if len(shown) > limit:
+        last = len(shown) - 1
+        shown = [shown[round(place * last / max(limit - 1, 1))] for place in range(limit)]
+    return {
+        "title": content.masked(record.title),
+        "description": content.masked(record.description),
+        "settings": [[content.masked(name), content.setting(name, value)] for name, value in record.settings.items()],
+        "baseline": _measurement(record.baseline_reward),
+        "warmup": content.masked(record.warmup),
+        "afterWarmup": _measurement(record.reward_after_warmup),
+        "totalSteps": record.total_steps,
+        "ended": content.masked(record.ended),
+        "steps": [_step(step, content) for step in record.steps],
+        "samples": [_sample(sample, content) for sample in shown],
+        "numSamples": len(record.samples),
+    }
+
+
+def _measurement(measured: Measurement | None) -> JSON:
+    return measured and {"reward": _finite(measured.reward), "episodes": measured.episodes}
+
+
+def _step(step: StepRecord, content: _Content) -> JSON:
+    row: dict[str, JSON] = {}
+    for column in fields(step):
+        value: Mapping[str, int] | float | None = getattr(step, column.name)
+        if isinstance(value, Mapping):
+            row[column.name] = {content.masked(name): count for name, count in value.items()}
+        else:
+            row[column.name] = _finite(value)
+    return row
+
+
+def _sample(sample: Sample, content: _Content) -> JSON:
+    episode = sample.trajectory
+    return {
+        "step": sample.step,
+        "label": content.masked(sample.label),
+        "group": content.masked(sample.group),
+        "return": _finite(sample.episode_return),
+        "advantage": _finite(sample.advantage),
+        "id": content.masked(episode.episode_id),
+        "task": content.text(str(episode.task)),
+        "stopReason": str(episode.stop_reason),
+        "failure": episode.failure
+        and {"kind": content.masked(episode.failure.kind), "message": content.text(episode.failure.message)},
+        "seconds": _finite(episode.seconds),
+        "turns": episode.num_turns,
+        "attempt": episode.attempt,
+        "events": _events(episode, content),
+    }
+
+
+def _events(episode: Trajectory, content: _Content) -> list[JSON]:
+    """The episode in reading order: messages of the prompt, then each turn's message, its calls and their results.
+
+    The policy's messages are the last ``num_turns`` of the assistant's; any before belong to the prompt.
+    """
+    calls: dict[int, list[Transition]] = {}
+    for transition in episode.transitions:
+        calls.setdefault(transition.turn, []).append(transition)
+    num_replies = sum(message.role == "assistant" for message in episode.messages)
+    turn = -1 - max(0, num_replies - max(episode.num_turns, 1 + max(calls, default=-1)))
+    events: list[JSON] = []
+    for message in episode.messages:
+        turn += message.role == "assistant"
+        events += _message(message, turn, content)
+        if message.role == "assistant" and turn >= 0:
+            played = calls.pop(turn, [])
+            events += (_call(transition, content) for transition in played)
+            unanswered = message.tool_calls[len(played) :]
+            events += (_unanswered(call, turn, content) for call in unanswered)
+    for turn in sorted(calls):  # a record of transitions without messages
+        events += (_call(transition, content) for transition in calls[turn])
+    return events
+
+
+def _message(message: Message, turn: int, content: _Content) -> list[JSON]:
+    parts = content.blocks(message.blocks, with_calls=turn < 0)
+    return [{"kind": "message", "role": message.role, "turn": turn, "parts": parts}] if parts else []
+
+
+def _call(transition: Transition, content: _Content) -> JSON:
+    action, output = transition.action, transition.output
+    return {
+        "kind": "call",
+        "turn": transition.turn,
+        "name": content.masked(action.name),
+        "arguments": content.arguments(action.input),
+        "ok": output.ok,
+        "reason": output.reason and content.masked(output.reason),
+        "parts": content.blocks(output.blocks) if output.ok else [content.text(output.text)],
+        "reward": _finite(output.reward),
+        "finished": output.finished,
+        "seconds": _finite(transition.seconds),
+    }
+
+
+def _unanswered(call: ToolCallBlock, turn: int, content: _Content) -> JSON:
+    arguments = content.arguments(call.input)
+    return {"kind": "unanswered", "turn": turn, "name": content.masked(call.name), "arguments": arguments}

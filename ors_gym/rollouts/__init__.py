@@ -1,0 +1,1 @@
+"""Playing episodes: one, a group, and many at once; returns and task order."""

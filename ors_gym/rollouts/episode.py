@@ -1,0 +1,327 @@
+"""One episode: a policy and an environment in conversation, until one of them or a limit ends it.
+
+An *episode host* plays single episodes: :class:`EpisodeRunner` in this process, ``ors_gym_ray.RolloutPool`` on Ray
+actors. Groups are built over either in :mod:`ors_gym.rollouts.groups`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from ors_gym.client.client import ORSClient, Session
+from ors_gym.errors import NotFoundError, ORSError, ProtocolError
+from ors_gym.policies.policy import Policy, Reply, Turn
+from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
+from ors_gym.types import (
+    GroupCandidate,
+    GroupScore,
+    Message,
+    MessageBlock,
+    ReasoningBlock,
+    TextBlock,
+    ToolCall,
+    ToolCallBlock,
+    ToolList,
+    ToolOutput,
+    ToolResultBlock,
+)
+
+__all__ = ["EpisodeHost", "EpisodeRunner", "RolloutLimits", "run_all"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutLimits:
+    """What may cut an episode short, and how many sessions may be open at once."""
+
+    max_turns: int = 32
+    """Messages of the policy in one episode."""
+    max_episode_seconds: float | None = None
+    """From the opening of the session; None is no limit."""
+    max_concurrent_sessions: int = 256
+    """Sessions that one host (process or actor) holds open at once; further episodes wait for a place."""
+    max_tokens: int | None = None
+    """Tokens that the policy writes in one episode, as it reports them in ``Reply.num_tokens``; None is no limit.
+    A policy is told what is left, in ``Turn.max_tokens``; the episode ends after the turn that reaches it."""
+
+    def __post_init__(self) -> None:
+        if self.max_turns < 1 or self.max_concurrent_sessions < 1:
+            raise ValueError("max_turns and max_concurrent_sessions must be at least 1")
+        if self.max_episode_seconds is not None and self.max_episode_seconds <= 0:
+            raise ValueError("max_episode_seconds must be positive, or None for no limit")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1, or None for no limit")
+
+    def reached(self, num_turns: int, num_tokens: int | None = None) -> StopReason | None:
+        """The limit that an episode so long has reached; its seconds are watched by a timer."""
+        if self.max_tokens is not None and num_tokens is not None and num_tokens >= self.max_tokens:
+            return StopReason.MAX_TOKENS
+        return StopReason.MAX_TURNS if num_turns >= self.max_turns else None
+
+
+class EpisodeHost(Protocol):
+    """Something that plays one episode: in this process, or on another machine."""
+
+    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
+        """Play one episode to its end. Faults of the world come back as a failed trajectory, never as an exception."""
+        ...
+
+    async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
+        """Have the environment score a task's trajectories against each other: one score each, in order.
+
+        Raises:
+            NotFoundError: the environment does not score groups.
+            ORSError: it could not, this time. Scoring changes nothing, so it may be asked again.
+        """
+        ...
+
+
+class EpisodeRunner:
+    """Plays episodes in this process, on the event loop it is used from.
+
+    Args:
+        client: The server's client.
+        policy: Whom to ask, unless ``run_episode`` names another.
+        limits: When to cut episodes short.
+        secrets: Passed to each session; never logged, never in a trajectory.
+        toolset: The name of a set of tools that the server adds to the environment's.
+        tools: The tools, where they are known to be the same for every task: saves one request an episode.
+        parallel_tool_calls: Which calls of one message go out at once: those of the tools named here, or all (True).
+            ORS has no word for it (two tools of one session may run at once on a server, but whether they get in
+            each other's way only the environment's author knows), so it is said here. Neighbours in a message
+            that may run at once do; any other call waits for those before it, and those after it for it.
+    """
+
+    def __init__(
+        self,
+        client: ORSClient,
+        policy: Policy | None = None,
+        *,
+        limits: RolloutLimits | None = None,
+        secrets: Mapping[str, str] | None = None,
+        toolset: str | None = None,
+        tools: ToolList | None = None,
+        parallel_tool_calls: bool | Collection[str] = False,
+    ) -> None:
+        if isinstance(parallel_tool_calls, str):
+            raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
+        self.client = client
+        self.policy = policy
+        self.limits = limits or RolloutLimits()
+        self._secrets = secrets
+        self._toolset = toolset
+        self._tools = tools
+        self._parallel = parallel_tool_calls
+        self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
+
+    async def run_episode(
+        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, episode_id: str | None = None
+    ) -> Trajectory:
+        """Play one episode of ``task`` with ``policy``, or with the runner's own."""
+        policy = policy or self.policy
+        if policy is None:
+            raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
+        async with self._places:
+            episode = _Episode(episode_id or uuid.uuid4().hex, task, attempt, policy, self.limits, self._parallel)
+            await episode.play(self._session(task), self._tools)
+        return episode.trajectory()
+
+    async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
+        """Score trajectories of ``task`` against each other, on a session of their own.
+
+        Blocks of kinds that the server does not take in messages are left out.
+
+        Raises:
+            NotFoundError: the environment does not score groups.
+            ORSError: it could not, this time.
+        """
+        tools = await self.client.known_tools(task.env_name)
+        if not tools.supports_score_group:
+            raise NotFoundError(404, f"{task.env_name!r} does not score groups")
+        taken = [_with_blocks(candidate, tools.message_block_types) for candidate in candidates]
+        async with self._places, self._session(task) as session:
+            try:
+                return await session.score_group(taken)
+            except ValueError as error:  # half a surrogate pair, or another thing that JSON cannot carry
+                raise ProtocolError(f"the trajectories of {task} cannot be sent: {error}") from None
+
+    def _session(self, task: TaskRef) -> Session:
+        return self.client.session(
+            task.env_name,
+            split=task.split,
+            index=task.index,
+            task=task.task,
+            secrets=self._secrets,
+            toolset=self._toolset,
+        )
+
+
+def _with_blocks(candidate: GroupCandidate, kinds: Collection[str]) -> GroupCandidate:
+    """``candidate`` with blocks of these kinds only, and without the messages that have none left."""
+    messages = (
+        replace(message, blocks=tuple(block for block in message.blocks if block.type in kinds))
+        for message in candidate.messages
+    )
+    return replace(candidate, messages=tuple(message for message in messages if message.blocks))
+
+
+class _Episode:
+    """One episode in the making."""
+
+    def __init__(
+        self,
+        episode_id: str,
+        task: TaskRef,
+        attempt: int,
+        policy: Policy,
+        limits: RolloutLimits,
+        parallel: bool | Collection[str],
+    ) -> None:
+        self.episode_id = episode_id
+        self.task = task
+        self.attempt = attempt
+        self.policy = policy
+        self.limits = limits
+        self.parallel = parallel
+        self.messages: list[Message] = []
+        self.transitions: list[Transition] = []
+        self.num_turns = 0
+        self.num_tokens: int | None = None
+        self.stop_reason: StopReason | None = None
+        self.failure: Failure | None = None
+        self.seconds = 0.0
+
+    async def play(self, opening: Session, tools: ToolList | None) -> None:
+        started = time.monotonic()
+        deadline = asyncio.timeout(self.limits.max_episode_seconds)
+        try:
+            async with deadline, opening as session:
+                tools = await session.list_tools() if tools is None else tools
+                self.messages.extend(await session.get_messages())
+                while self.stop_reason is None:
+                    await self._turn(session, tools)
+                    self.stop_reason = self.stop_reason or self.limits.reached(self.num_turns, self.num_tokens)
+        except ORSError as error:
+            # An episode that had reached its end keeps it: only the clean-up failed.
+            if self.stop_reason is None:
+                self.stop_reason, self.failure = StopReason.FAILED, Failure(error.kind, str(error))
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            self.stop_reason = self.stop_reason or StopReason.MAX_SECONDS
+        self.seconds = time.monotonic() - started
+
+    async def _turn(self, session: Session, tools: ToolList) -> None:
+        limit = self.limits.max_tokens
+        left = None if limit is None else limit - (self.num_tokens or 0)
+        turn = Turn(self.episode_id, self.task, tuple(self.messages), tools, self.num_turns, left)
+        reply = await self.policy.act(turn)
+        calls = [ToolCallBlock(f"call_{turn.number}_{i}", c.name, c.input) for i, c in enumerate(reply.tool_calls)]
+        reasoning = (ReasoningBlock(reply.reasoning),) if reply.reasoning else ()
+        text = (TextBlock(reply.text),) if reply.text else ()
+        self.messages.append(Message("assistant", (*reasoning, *text, *calls)))
+        self.num_turns += 1
+        if reply.num_tokens is not None:
+            self.num_tokens = (self.num_tokens or 0) + reply.num_tokens
+        if reply.truncated:
+            self.stop_reason = StopReason.MAX_TOKENS
+        elif reply.error is not None:
+            detail = None if reply.reason is None else {"reason": reply.reason}
+            self.messages.append(Message("user", (TextBlock(reply.error),), detail))
+        elif not calls:
+            await self._plain_message(session, reply, tools)
+        else:
+            await self._call_tools(session, calls)
+
+    async def _plain_message(self, session: Session, reply: Reply, tools: ToolList) -> None:
+        terminal = tools.terminal_tool
+        if terminal is None:
+            self.stop_reason = StopReason.POLICY_STOPPED
+            return
+        called = time.monotonic()
+        output = await session.call_terminal_tool(reply.text)
+        action = ToolCall(terminal.name, {} if terminal.arg is None else {terminal.arg: reply.text})
+        self._record(action, output, time.monotonic() - called)
+        self.stop_reason = StopReason.FINISHED
+
+    async def _call_tools(self, session: Session, calls: Iterable[ToolCallBlock]) -> None:
+        """Call the tools in order, or at once where allowed; after ``finished`` nothing more is called."""
+        batches = (
+            batch
+            for at_once, neighbours in itertools.groupby(calls, self._may_run_at_once)
+            for batch in ([list(neighbours)] if at_once else [[call] for call in neighbours])
+        )
+        results: list[MessageBlock] = []
+        try:
+            for batch in batches:
+                await self._call_at_once(session, batch, results)
+                if self.stop_reason is not None:
+                    break
+        finally:
+            if results:
+                self.messages.append(Message("user", tuple(results)))
+
+    def _may_run_at_once(self, call: ToolCallBlock) -> bool:
+        return self.parallel if isinstance(self.parallel, bool) else call.name in self.parallel
+
+    async def _call_at_once(
+        self, session: Session, calls: Sequence[ToolCallBlock], results: list[MessageBlock]
+    ) -> None:
+        """Call these at once, wait for all, and add their results in order.
+
+        The calls beside one that answers ``finished`` are under way already: their rewards count, and a fault of
+        theirs does not take the episode's end away.
+        """
+        answers: list[tuple[ToolOutput, float] | None] = [None] * len(calls)
+
+        async def call_tool(place: int) -> None:
+            called = time.monotonic()
+            output = await session.call_tool(calls[place].name, calls[place].input)
+            answers[place] = output, time.monotonic() - called
+            if output.finished:
+                self.stop_reason = StopReason.FINISHED
+
+        try:
+            await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))
+        finally:
+            for call, answer in zip(calls, answers, strict=True):
+                if answer is not None:
+                    output, seconds = answer
+                    self._record(ToolCall(call.name, call.input), output, seconds)
+                    blocks = output.blocks if output.ok else (TextBlock(output.text),)
+                    results.append(ToolResultBlock(call.id, blocks, is_error=not output.ok))
+
+    def _record(self, action: ToolCall, output: ToolOutput, seconds: float) -> None:
+        self.transitions.append(Transition(action, output, self.num_turns - 1, seconds))
+
+    def trajectory(self) -> Trajectory:
+        assert self.stop_reason is not None
+        return Trajectory(
+            episode_id=self.episode_id,
+            task=self.task,
+            stop_reason=self.stop_reason,
+            transitions=tuple(self.transitions),
+            messages=tuple(self.messages),
+            failure=self.failure,
+            seconds=self.seconds,
+            num_turns=self.num_turns,
+            num_tokens=self.num_tokens,
+            attempt=self.attempt,
+        )
+
+
+async def run_all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
+    """Run all at once, results in order. The first exception cancels the others, which close their sessions."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as error:
+        raise error.exceptions[0] from None
+    return [task.result() for task in tasks]

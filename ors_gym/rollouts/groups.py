@@ -1,0 +1,228 @@
+"""Groups of episodes, run concurrently, with a stated policy for failures.
+
+Groups are built in one place, here, over any :class:`~ors_gym.EpisodeHost`. There is no barrier anywhere: a
+slow episode delays itself only.
+
+What happens when the world breaks an episode, in this order (:class:`FailurePolicy`):
+
+1. It is played again on a fresh session, up to ``retries`` times, each time after a longer wait.
+2. With ``redundancy`` k, ``group_size + k`` members were started, so that as many may fail or be slow.
+3. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
+   (``"drop"``), or dropped and its place given to another task's group (``"refill"``).
+
+Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failures``, and a dropped group comes back too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ors_gym.errors import NotFoundError, ORSError
+from ors_gym.policies.policy import Policy
+from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits, run_all
+from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.types import GroupCandidate
+
+__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_all", "run_group", "run_groups"]
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What becomes of a group when the world breaks some of its episodes."""
+
+    retries: int = 2
+    """Fresh sessions that a failed member may be played again on."""
+    min_valid_members: int = 2
+    """Under ``"keep"``, a group with fewer valid members is dropped: GRPO needs two to compare. Never more than the
+    group's size."""
+    retry_delay_seconds: float = 0.5
+    """Wait before the first retry; doubles with each further one, so that a restarting server is given time."""
+    incomplete: Literal["keep", "drop", "refill"] = "keep"
+    """What becomes of a group in which a member failed for good: kept while enough are valid; dropped; or dropped, and
+    another task's group played in its place (:func:`run_groups` with ``num_groups``; else the same as ``"drop"``)."""
+    redundancy: int = 0
+    """Members started beyond the group's size. The first to end validly are taken, and the rest are cancelled. This
+    favours episodes that end early, so a reward that has to do with an episode's length is seen through a bias."""
+    refills: int = 2
+    """Other tasks' groups that may be tried in the place of a dropped one."""
+
+    def __post_init__(self) -> None:
+        if self.retries < 0 or self.min_valid_members < 1 or self.retry_delay_seconds < 0:
+            raise ValueError("retries and retry_delay_seconds must be at least 0, min_valid_members at least 1")
+        if self.redundancy < 0 or self.refills < 0:
+            raise ValueError("redundancy and refills must be at least 0")
+        if self.incomplete not in ("keep", "drop", "refill"):
+            raise ValueError(f"incomplete must be 'keep', 'drop' or 'refill', not {self.incomplete!r}")
+
+    def drops(self, num_valid: int, group_size: int) -> bool:
+        """Whether a group with so many valid members is dropped."""
+        needed = min(self.min_valid_members, group_size) if self.incomplete == "keep" else group_size
+        return num_valid < needed
+
+    def delay_seconds(self, attempt: int) -> float:
+        """The wait after the failure of attempt number ``attempt``, from 0."""
+        return self.retry_delay_seconds * 2.0**attempt
+
+
+async def run_group(
+    host: EpisodeHost,
+    task: TaskRef,
+    group_size: int,
+    *,
+    policy: Policy | None = None,
+    failures: FailurePolicy | None = None,
+    score_group: bool | None = False,
+) -> TrajectoryGroup:
+    """Play ``group_size`` episodes of one task at once; a failed member is played again on a fresh session.
+
+    Member i stays at index i; with ``redundancy`` the members that are taken stay in the order they were started in.
+
+    ``score_group`` asks the environment to score the members against each other, once all have ended: ``True`` wants
+    it to (an environment that does not is a NotFoundError), ``None`` takes it where there is such a thing. Failed
+    members are not scored, nor those of a dropped group. Scoring that fails is asked again like an episode, and at
+    last leaves every score None.
+    """
+    if group_size < 1:
+        raise ValueError("group_size must be at least 1")
+    failure_policy = failures or FailurePolicy()
+    group = await _Group(host, task, group_size, policy, failure_policy).play()
+    if score_group is False or group.dropped:
+        return group
+    return await _scored(host, group, failure_policy, required=score_group is True)
+
+
+class _Group:
+    """One group in the making."""
+
+    def __init__(
+        self, host: EpisodeHost, task: TaskRef, size: int, policy: Policy | None, failure_policy: FailurePolicy
+    ) -> None:
+        self.host = host
+        self.task = task
+        self.size = size
+        self.policy = policy
+        self.failure_policy = failure_policy
+        self.failures: list[Failure] = []
+        self.attempts = 0
+
+    async def play(self) -> TrajectoryGroup:
+        running = [asyncio.create_task(self._member()) for _ in range(self.size + self.failure_policy.redundancy)]
+        try:
+            num_valid = 0
+            for ended in asyncio.as_completed(running):
+                num_valid += not (await ended).failed  # an exception, the policy's, ends the group
+                if num_valid == self.size:
+                    break
+        finally:
+            for member in running:
+                member.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        # In the order they were started in: the valid ones, and failed ones where there are not enough.
+        played = [member.result() for member in running if not member.cancelled()]
+        taken = sorted(range(len(played)), key=lambda place: played[place].failed)[: self.size]
+        members = tuple(played[place] for place in sorted(taken))
+        return TrajectoryGroup(
+            self.task,
+            members,
+            tuple(self.failures),
+            dropped=self.failure_policy.drops(sum(not member.failed for member in members), self.size),
+            attempts=self.attempts,
+            cancelled=len(running) - len(played),
+        )
+
+    async def _member(self) -> Trajectory:
+        attempt = 0
+        while True:
+            self.attempts += 1
+            trajectory = await self.host.run_episode(self.task, policy=self.policy, attempt=attempt)
+            if trajectory.failure is None:
+                return trajectory
+            self.failures.append(trajectory.failure)
+            if attempt >= self.failure_policy.retries:
+                return trajectory
+            await asyncio.sleep(self.failure_policy.delay_seconds(attempt))
+            attempt += 1
+
+
+async def _scored(
+    host: EpisodeHost, group: TrajectoryGroup, failure_policy: FailurePolicy, *, required: bool
+) -> TrajectoryGroup:
+    """The group with the environment's scores of its valid members."""
+    valid = [place for place, member in enumerate(group.members) if not member.failed]
+    candidates = [GroupCandidate(group.members[place].completion) for place in valid]
+    failures = list(group.failures)
+    scores: list[float | None] = [None] * len(group.members)
+    for attempt in itertools.count():
+        try:
+            rewards = await host.score_group(group.task, candidates)
+        except NotFoundError:
+            if required:
+                raise
+            return group
+        except ORSError as error:
+            failures.append(Failure(error.kind, f"score_group: {error}"))
+            if attempt >= failure_policy.retries:
+                break
+            await asyncio.sleep(failure_policy.delay_seconds(attempt))
+        else:
+            for place, score in zip(valid, rewards, strict=True):
+                scores[place] = score.reward
+            break
+    return replace(group, scores=tuple(scores), failures=tuple(failures))
+
+
+async def run_groups(
+    host: EpisodeHost,
+    tasks: Iterable[TaskRef],
+    group_size: int,
+    *,
+    num_groups: int | None = None,
+    policy: Policy | None = None,
+    failures: FailurePolicy | None = None,
+    score_group: bool | None = False,
+    max_concurrent_groups: int = 64,
+) -> AsyncGenerator[TrajectoryGroup, None]:
+    """Play a group of each task and yield each group as it completes, dropped ones too.
+
+    At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so
+    many of it. Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
+    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. Leaving the loop early ends the
+    episodes that are still under way and closes their sessions.
+    """
+    if max_concurrent_groups < 1:
+        raise ValueError("max_concurrent_groups must be at least 1")
+    failure_policy = failures or FailurePolicy()
+    waiting = iter(tasks)
+    wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
+    running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
+    ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
+
+    def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
+        work = run_group(host, task, group_size, policy=policy, failures=failures, score_group=score_group)
+        group_task = asyncio.create_task(work)
+        running[group_task] = refills, refilled_for
+        # Not asyncio.wait, which looks at everything that runs each time that something ends.
+        group_task.add_done_callback(ended.put_nowait)
+
+    try:
+        while True:
+            for task in itertools.islice(wanted, max_concurrent_groups - len(running)):
+                start(task)
+            if not running:
+                return
+            group_task = await ended.get()
+            refills, refilled_for = running.pop(group_task)
+            group = group_task.result()
+            if group.dropped and failure_policy.incomplete == "refill" and refills < failure_policy.refills:
+                next_task = next(waiting, None) if num_groups is not None else None
+                if next_task is not None:
+                    start(next_task, refills + 1, group.task)
+            yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
+    finally:
+        for group_task in running:
+            group_task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,128 @@
+"""Which task next: in order or shuffled, for some epochs or for ever, each task as often as a group has members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ors_gym.trajectory import TaskRef
+from ors_gym.types import Split
+
+__all__ = ["TaskSampler", "load_tasks", "remaining_tasks"]
+
+
+class TaskSampler(Iterator[TaskRef]):
+    """Yields tasks, epoch after epoch: each task of an epoch once, ``group_size`` times in a row.
+
+    ``order`` is ``"sequential"``, or ``"shuffle"`` for a fresh permutation every epoch. The permutation depends on
+    ``seed`` and the epoch's number alone, so a sampler's state is its position: one that is put back to where another
+    was, in another process or at another time, goes on with the same tasks. ``epochs`` None goes on for ever.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskRef],
+        *,
+        order: Literal["sequential", "shuffle"] = "shuffle",
+        seed: int = 0,
+        epochs: int | None = None,
+        group_size: int = 1,
+    ) -> None:
+        if not tasks:
+            raise ValueError("there are no tasks to sample from")
+        if order not in ("sequential", "shuffle"):
+            raise ValueError(f"order must be 'sequential' or 'shuffle', not {order!r}")
+        if group_size < 1 or (epochs is not None and epochs < 1):
+            raise ValueError("group_size and epochs must be at least 1 (epochs None: for ever)")
+        self.tasks = tasks
+        self.order = order
+        self.seed = seed
+        self.epochs = epochs
+        self.group_size = group_size
+        self._position = 0
+        self._permutation: tuple[int, NDArray[np.intp]] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next task belongs to, from 0."""
+        return self._position // (len(self.tasks) * self.group_size)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TaskRef:
+        epoch = self.epoch
+        if self.epochs is not None and epoch >= self.epochs:
+            raise StopIteration
+        place = self._position // self.group_size % len(self.tasks)
+        self._position += 1
+        return self.tasks[place if self.order == "sequential" else int(self._shuffled(epoch)[place])]
+
+    def take(self, count: int) -> tuple[TaskRef, ...]:
+        """The next ``count`` tasks, fewer at the end of the last epoch."""
+        return tuple(task for _, task in zip(range(count), self, strict=False))
+
+    def _shuffled(self, epoch: int) -> NDArray[np.intp]:
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.tasks))
+        return self._permutation[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, with what it is a position in. JSON."""
+        return {"position": self._position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state`` was taken. Raises ValueError if that was over other tasks or in another order."""
+        for name, value in self._identity().items():
+            if state[name] != value:
+                raise ValueError(f"the state is of a sampler with {name}={state[name]!r}, this one has {value!r}")
+        self._position = state["position"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "num_tasks": len(self.tasks),
+            "order": self.order,
+            "seed": self.seed,
+            "group_size": self.group_size,
+        }
+
+
+class KnowsTasks(Protocol):
+    """What :func:`load_tasks` asks of an :class:`~ors_gym.ORSClient`."""
+
+    async def list_splits(self, env_name: str) -> tuple[Split, ...]:
+        """The environment's splits."""
+        ...
+
+    async def num_tasks(self, env_name: str, split: str) -> int:
+        """How many tasks a split has."""
+        ...
+
+
+async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int | None = None) -> tuple[TaskRef, ...]:
+    """The tasks of a split by index, at most ``limit``. Two requests, however many there are.
+
+    Raises ValueError, with the splits there are, for a split that the environment does not have.
+    """
+    splits = [known.name for known in await client.list_splits(env_name)]
+    if split not in splits:
+        raise ValueError(f"{env_name!r} has no split {split!r}; it has {', '.join(map(repr, splits)) or 'none'}")
+    count = await client.num_tasks(env_name, split)
+    return tuple(TaskRef(env_name, split, index) for index in range(count if limit is None else min(limit, count)))
+
+
+def remaining_tasks(tasks: Iterable[TaskRef], finished: Mapping[TaskRef, int]) -> Iterator[TaskRef]:
+    """``tasks`` without the finished ones, each left out as often as it was finished; ``tasks`` may be endless.
+
+    A run goes on with ``remaining_tasks(sampler, finished_tasks("run.jsonl"))`` (see :mod:`ors_gym.reporting.records`).
+    """
+    left = Counter(finished)
+    for task in tasks:
+        if left[task] > 0:
+            left[task] -= 1
+        else:
+            yield task
