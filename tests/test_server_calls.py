@@ -20,7 +20,7 @@ from ors_gym.http.sse import EventDecoder
 from ors_gym_server import Limits, create_app
 from ors_gym_server.asgi.app import ORSApp
 from ors_gym_server.runtime.calls import CUT, Results, error_events, result_events
-from ors_gym_server.runtime.scheduling import Turn, Turns
+from ors_gym_server.runtime.scheduling import CallOrder, CallScheduler
 from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
 from tests.ors_servers import serve_app
 from tests.server_environments import Forge, Workshop
@@ -252,9 +252,9 @@ def test_a_tool_that_fails_ends_its_call_with_an_error_and_harms_nothing_else(
 
 def test_calls_of_one_tool_queue_and_an_exclusive_one_waits_for_all_and_holds_back_the_rest(run: Callable):
     async def conversation() -> list[str]:
-        turns, order, tasks = Turns(), [], []
+        turns, order, tasks = CallScheduler(), [], []
 
-        async def call(label: str, name: str, turn: Turn, go: asyncio.Event) -> None:
+        async def call(label: str, name: str, turn: CallOrder, go: asyncio.Event) -> None:
             await turns.take(name, turn)
             order.append(f"+{label}")
             await go.wait()
@@ -263,12 +263,12 @@ def test_calls_of_one_tool_queue_and_an_exclusive_one_waits_for_all_and_holds_ba
 
         gates: dict[str, asyncio.Event] = {}
         for label, name, turn in (
-            ("saw 1", "saw", Turn.SERIAL),
-            ("saw 2", "saw", Turn.SERIAL),
-            ("glue", "glue", Turn.SERIAL),
-            ("look", "look", Turn.CONCURRENT),
-            ("ship", "ship", Turn.EXCLUSIVE),
-            ("late look", "look", Turn.CONCURRENT),
+            ("saw 1", "saw", CallOrder.SERIAL),
+            ("saw 2", "saw", CallOrder.SERIAL),
+            ("glue", "glue", CallOrder.SERIAL),
+            ("look", "look", CallOrder.CONCURRENT),
+            ("ship", "ship", CallOrder.EXCLUSIVE),
+            ("late look", "look", CallOrder.CONCURRENT),
         ):
             gates[label] = asyncio.Event()
             tasks.append(asyncio.create_task(call(label, name, turn, gates[label])))
@@ -291,14 +291,14 @@ def test_calls_of_one_tool_queue_and_an_exclusive_one_waits_for_all_and_holds_ba
 @pytest.mark.parametrize("gave_up", ["waiting", "woken"])
 def test_a_call_that_is_given_up_in_the_queue_leaves_its_turn_to_the_next(gave_up: str, run: Callable):
     async def conversation() -> None:
-        turns = Turns()
-        await turns.take("a", Turn.SERIAL)
-        waiting = asyncio.create_task(turns.take("x", Turn.EXCLUSIVE))
+        turns = CallScheduler()
+        await turns.take("a", CallOrder.SERIAL)
+        waiting = asyncio.create_task(turns.take("x", CallOrder.EXCLUSIVE))
         await asyncio.sleep(0)
-        after = asyncio.create_task(turns.take("b", Turn.CONCURRENT))
+        after = asyncio.create_task(turns.take("b", CallOrder.CONCURRENT))
         await asyncio.sleep(0)
         if gave_up == "woken":
-            turns.give_back("a", Turn.SERIAL)
+            turns.give_back("a", CallOrder.SERIAL)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
