@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ors_gym.client.client import ORSClient
-from tests.environments import Ledger
-from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
-from tests.ors_servers import RunningServer, serve
+from tests.support.environments import Ledger
+from tests.support.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
+from tests.support.ors_servers import RunningServer, serve
 
 TEXT = "def f():\n" + "    return {'a':   1}  # \u2028 indented\n" * 400
 FAULTS: dict[str, tuple[str, list[Fault]]] = {

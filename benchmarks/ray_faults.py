@@ -30,9 +30,9 @@ from ray.cluster_utils import Cluster
 
 from ors_gym import FailurePolicy, ScriptedPolicy, TaskRef, ToolCall, TrajectoryGroup
 from ors_gym_ray import RolloutPool
-from tests.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer
-from tests.ors_servers import free_port
-from tests.ray_clusters import add_node, connected, start_cluster, wait_until
+from tests.support.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer
+from tests.support.ors_servers import free_port
+from tests.support.ray_clusters import add_node, connected, start_cluster, wait_until
 
 GROUP_SIZE, NUM_ACTORS, PLACES, CAPACITY = 8, 4, 24, 24
 POLICY = ScriptedPolicy([ToolCall("work", {"seconds": 0.1})] * CALLS)

@@ -25,9 +25,9 @@ from ray import serve
 
 from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, ScriptedPolicy, TaskRef, ToolCall
 from ors_gym_ray import serve_app
-from tests.ors_servers import free_port
-from tests.ray_clusters import connected, start_cluster
-from tests.serve_replica import app_factory
+from tests.support.ors_servers import free_port
+from tests.support.ray_clusters import connected, start_cluster
+from tests.support.serve_replica import app_factory
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SESSIONS, MAX_REPLICAS, LOW, HIGH = 4, 4, 2, 12

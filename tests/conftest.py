@@ -16,10 +16,9 @@ import pytest
 os.environ.setdefault("OPENREWARD_LOG_LEVEL", "CRITICAL")  # read when the SDK is first imported
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # read when trl.experimental is first imported
 
-from tests.environments import Counter
-from tests.ors_servers import RunningServer, serve
-
-ROOT = Path(__file__).parent.parent
+from tests.support.environments import Counter
+from tests.support.ors_servers import RunningServer, serve
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
 
 @pytest.fixture(scope="session")
 def counter_server() -> Iterator[RunningServer]:
-    """One reference server with :class:`~tests.environments.Counter` for the whole run.
+    """One reference server with :class:`~tests.support.environments.Counter` for the whole run.
 
     Tests leave no session on it.
     """
@@ -52,7 +51,7 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """One Ray cluster for the whole run: a head on which no actor fits and a node for two. It is in nobody's way."""
-    from tests.ray_clusters import start_cluster  # Ray takes a second to import
+    from tests.support.ray_clusters import start_cluster  # Ray takes a second to import
 
     with start_cluster() as cluster:
         yield cluster

@@ -1,0 +1,425 @@
+"""Episodes on a real Ray, started here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.exceptions import RayActorError
+
+from ors_gym import (
+    FailurePolicy,
+    NotFoundError,
+    Reply,
+    RolloutLimits,
+    ScriptedPolicy,
+    StopReason,
+    TaskRef,
+    ToolCall,
+    TrajectoryGroup,
+    Turn,
+    run_group,
+)
+from ors_gym_ray import RolloutPool
+from ors_gym_ray.rollouts.events import Job
+from tests.support.environments import Mirror
+from tests.support.ors_servers import RunningServer
+from tests.support.ray_clusters import connected, wait_until
+
+pytestmark = pytest.mark.slow
+
+ADD = ToolCall("add", {"amount": 1})
+THREE = TaskRef("counter", "train", 2)
+AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def driver(ray_cluster: Cluster) -> Iterator[None]:
+    """This process is a driver of the cluster."""
+    with connected(ray_cluster):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool(driver: None, counter_server: RunningServer) -> Iterator[RolloutPool]:
+    """A pool for the tests that ask nothing special of it: actors take two seconds to start."""
+    with RolloutPool(counter_server.url, env_name="counter", num_actors=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def start_pool(counter_server: RunningServer) -> Iterator[Callable[..., RolloutPool]]:
+    pools: list[RolloutPool] = []
+
+    def start(**options: object) -> RolloutPool:
+        pools.append(RolloutPool(counter_server.url, **{"env_name": "counter", "num_actors": 2, **options}))
+        return pools[-1]
+
+    yield start
+    for pool in pools:
+        pool.close()
+
+
+async def collect(pool: RolloutPool, *arguments: object, **options: object) -> list:
+    return [group async for group in pool.run_groups(*arguments, **options)]
+
+
+def test_groups_come_back_complete_with_a_policy_that_lives_with_the_pool(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    groups = run(collect(pool, range(5), 4, policy=ScriptedPolicy([ADD] * 5)))
+
+    assert sorted(group.task.index for group in groups) == [0, 1, 2, 3, 4]
+    for group in groups:
+        assert len(group.members) == 4
+        assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 4
+        assert [member.rewards[-1] for member in group.members] == [1.0] * 4
+    assert not counter_server.live_sessions
+
+
+def test_a_policy_may_be_copied_to_the_actors(start_pool: Callable, run: Callable):
+    pool = start_pool(policy=ScriptedPolicy([ADD] * 5), policy_placement="actors")
+
+    [group] = run(collect(pool, [2], 3))
+
+    assert [member.num_turns for member in group.members] == [3, 3, 3]
+
+
+def test_episodes_are_spread_over_the_actors(start_pool: Callable, run: Callable):
+    class WhoAsks:
+        """Answers only when four episodes wait, so that all are being played at once."""
+
+        def __init__(self) -> None:
+            self.waiting = 0
+            self.all_here = asyncio.Event()
+
+        async def act(self, turn: Turn) -> Reply:
+            self.waiting += 1
+            if self.waiting == 4:
+                self.all_here.set()
+            await self.all_here.wait()
+            return Reply(text="enough")
+
+    pool = start_pool(episodes_per_actor=2, policy=WhoAsks())
+
+    [group] = run(collect(pool, [2], 4))
+
+    assert [member.stop_reason for member in group.members] == [StopReason.POLICY_STOPPED] * 4
+
+
+def test_limits_hold_on_the_actors(start_pool: Callable, run: Callable):
+    pool = start_pool(policy=ScriptedPolicy([ToolCall("look")] * 9), limits=RolloutLimits(max_turns=2))
+
+    [group] = run(collect(pool, [2], 2))
+
+    assert [member.stop_reason for member in group.members] == [StopReason.MAX_TURNS] * 2
+
+
+@pytest.mark.parametrize("placement", ["driver", "actors"])
+def test_a_fault_of_the_policy_is_raised_where_the_group_is_awaited(
+    start_pool: Callable, counter_server: RunningServer, run: Callable, placement: str
+):
+    class BreaksAtTheSecondTurn:
+        async def act(self, turn: Turn) -> Reply:
+            if turn.number == 1:
+                raise ZeroDivisionError("the policy broke")
+            return Reply(tool_calls=(ADD,))
+
+    pool = start_pool(policy=BreaksAtTheSecondTurn(), policy_placement=placement)
+
+    with pytest.raises(ZeroDivisionError, match="the policy broke"):
+        run(collect(pool, [2, 3, 4], 4))
+
+    pool.close()
+    assert not counter_server.live_sessions
+
+
+def test_actors_that_cannot_start_are_an_error_at_once(start_pool: Callable, run: Callable):
+    pool = start_pool(policy=OnlyHere([ADD]), policy_placement="actors")
+
+    with pytest.raises(RayActorError, match="No module named"):
+        run(run_group(pool, THREE, 2, failures=AT_ONCE))
+
+
+class OnlyHere(ScriptedPolicy):
+    """The actors cannot import this file."""
+
+
+def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sessions_deleted(
+    start_pool: Callable, counter_server: RunningServer, run: Callable
+):
+    class KillsTheFirstActor:
+        """Kills it once all six episodes have begun, so that their sessions are known."""
+
+        def __init__(self) -> None:
+            self.victim = None
+            self.asked = 0
+            self.all_here = asyncio.Event()
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked == 6:
+                ray.kill(self.victim)
+                self.all_here.set()
+            await self.all_here.wait()
+            return Reply(tool_calls=(ADD,))
+
+    async def conversation() -> TrajectoryGroup:
+        await pool.ready()
+        policy.victim = pool._workers[0].actor
+        return await run_group(pool, THREE, 6, failures=AT_ONCE)
+
+    policy = KillsTheFirstActor()
+    pool = start_pool(policy=policy)
+
+    group = run(conversation())
+
+    assert not group.dropped
+    assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 6
+    assert {failure.kind for failure in group.failures} == {"actor_died"}
+    assert len(pool._workers) == 2
+    wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_a_pool_whose_actors_all_died_says_so_instead_of_waiting(start_pool: Callable, run: Callable):
+    class KillsWhoeverPlays:  # one episode, so that its session is known
+        async def act(self, turn: Turn) -> Reply:
+            for worker in list(pool._workers):
+                ray.kill(worker.actor)
+            return Reply(tool_calls=(ADD,))
+
+    pool = start_pool(num_actors=1, policy=KillsWhoeverPlays(), max_actor_restarts=1)
+
+    with pytest.raises(RuntimeError, match="max_actor_restarts"):
+        run(run_group(pool, THREE, 1, failures=AT_ONCE))
+
+
+def test_a_pool_that_may_replace_no_actor_is_ready_with_those_it_has(start_pool: Callable, run: Callable):
+    async def conversation() -> None:
+        await pool.ready()
+        ray.kill(pool._workers[0].actor)
+        while pool.num_living_actors > 1:
+            await pool._changed.wait()
+        await pool.ready()
+
+    pool = start_pool(max_actor_restarts=0)
+
+    run(asyncio.wait_for(conversation(), 60))
+
+    assert pool.num_living_actors == 1
+
+
+def test_a_group_of_nobody_is_a_mistake(pool: RolloutPool, run: Callable):
+    with pytest.raises(ValueError, match="group_size must be at least 1"):
+        run(collect(pool, [0], 0))
+
+
+def test_a_closed_pool_says_so(start_pool: Callable, run: Callable):
+    pool = start_pool(policy=ScriptedPolicy([ADD]))
+    pool.close()
+
+    with pytest.raises(RuntimeError, match="closed"):
+        run(pool.run_episode(THREE))
+
+
+def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):
+    pool = start_pool(env_name=None, policy=ScriptedPolicy([ADD]))
+
+    with pytest.raises(ValueError, match="env_name"):
+        run(collect(pool, [0], 1))
+
+
+def test_an_endless_stream_of_tasks_waits_for_a_slow_consumer(
+    start_pool: Callable, counter_server: RunningServer, run: Callable
+):
+    drawn = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            drawn.append(len(drawn) % 5)
+            yield drawn[-1]
+
+    async def conversation() -> None:
+        pool = start_pool(episodes_per_actor=4, policy=ScriptedPolicy([ADD] * 5))
+        groups = pool.run_groups(endless(), 2)
+        async for group in groups:
+            taken.append(group)
+            assert len(drawn) <= len(taken) + 5  # as many as fill two actors of four places, and one more
+            if len(taken) == 20:
+                break
+        await groups.aclose()
+        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
+
+    taken: list = []
+    run(conversation())
+
+    assert len(taken) == 20
+    assert len(drawn) <= 25
+
+
+def test_groups_are_scored_by_their_environment_from_an_actor(start_server: Callable, run: Callable):
+    server = start_server(Mirror)
+    task = TaskRef("mirror", "train", 0)
+    with RolloutPool(server.url, policy=ScriptedPolicy(["an answer"])) as pool:
+        group = run(run_group(pool, task, 2, score_group=True))
+
+    assert group.scores == (len("an answer"), len("an answer"))
+    assert not server.live_sessions
+
+
+def test_an_environment_that_scores_no_groups_says_so(pool: RolloutPool, run: Callable):
+    with pytest.raises(NotFoundError, match="does not score"):
+        run(run_group(pool, THREE, 2, policy=ScriptedPolicy([ADD] * 5), score_group=True))
+
+
+def test_a_policy_sees_the_whole_conversation_though_only_what_is_new_travels(pool: RolloutPool, run: Callable):
+    turns: list[Turn] = []
+
+    class Watches:
+        async def act(self, turn: Turn) -> Reply:
+            turns.append(turn)
+            return Reply(tool_calls=(ADD,))
+
+    [group] = run(collect(pool, [2], 1, policy=Watches()))
+
+    whole = group.members[0].messages
+    assert [turn.messages for turn in turns] == [whole[:1], whole[:3], whole[:5]]
+    assert [set(turn.tools.names) for turn in turns] == [{"add", "look", "echo", "crash"}] * 3
+
+
+def test_a_pool_is_used_from_one_event_loop_after_another(pool: RolloutPool, run: Callable):
+    first, second = (run(run_group(pool, THREE, 4, policy=ScriptedPolicy([ADD] * 5))) for _ in range(2))
+
+    assert [member.num_turns for member in first.members + second.members] == [3] * 8
+
+
+def test_a_pool_in_use_refuses_a_second_event_loop(pool: RolloutPool, run: Callable):
+    async def conversation() -> None:
+        await pool.ready()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, pool.ready())
+
+    run(conversation())
+
+
+def test_closing_a_pool_ends_what_is_awaited_of_it(start_pool: Callable, counter_server: RunningServer, run: Callable):
+    class ClosesThePool:
+        asked = 0
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked == 3:
+                pool.close()
+            await asyncio.Event().wait()
+            raise AssertionError("nobody answers")
+
+    pool = start_pool(policy=ClosesThePool())
+
+    with pytest.raises(RuntimeError, match="closed"):
+        run(asyncio.wait_for(run_group(pool, THREE, 3), 60))
+
+    assert not counter_server.live_sessions
+
+
+def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_more(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    cancelled = []
+
+    class OneAnswers:
+        asked = 0
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked == 3:
+                return Reply(text="enough")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(turn.episode_id)
+                raise
+            raise AssertionError("nobody answers")
+
+    async def conversation() -> None:
+        group = await run_group(pool, THREE, 1, policy=OneAnswers(), failures=FailurePolicy(redundancy=2))
+        assert group.members[0].stop_reason is StopReason.POLICY_STOPPED
+        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
+
+    run(conversation())
+
+    assert len(cancelled) == 2
+
+
+def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    async def conversation() -> None:
+        await pool.ready()
+        actor = pool._workers[0].actor
+        jobs = [Job(f"cancelled {number}", THREE, 0, ask_driver=True) for number in range(20)]
+        calls = [call for job in jobs for call in (actor.submit.remote([job]), actor.cancel.remote([job.episode_id]))]
+        # A large task takes longer to an actor than its cancellation: then this is all that arrives in its order.
+        await asyncio.gather(*calls, actor.submit.remote([Job("overtaken", THREE, 0, ask_driver=True)]))
+
+        def is_idle() -> bool:
+            return not ray.get(actor.__ray_call__.remote(lambda actor: len(actor._episodes)))
+
+        await asyncio.to_thread(wait_until, is_idle)
+
+    run(conversation())
+
+    wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_a_policy_that_is_cancelled_by_itself_is_no_hang(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    class GivesUp:
+        async def act(self, turn: Turn) -> Reply:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(asyncio.wait_for(pool.run_episode(THREE, policy=GivesUp()), 60))
+
+    wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: Callable, run: Callable):
+    class Breaks:
+        async def act(self, turn: Turn) -> Reply:
+            import threading
+
+            class HoldsALockError(Exception):
+                lock = None
+
+            error = HoldsALockError("the policy broke")
+            error.lock = threading.Lock()
+            raise error
+
+    pool = start_pool(policy=Breaks(), policy_placement="actors")
+
+    with pytest.raises(RuntimeError, match="HoldsALockError: the policy broke"):
+        run(run_group(pool, THREE, 1))
+
+
+def test_a_pool_for_another_cluster_than_this_process_is_connected_to_is_refused(counter_server: RunningServer):
+    with pytest.raises(ValueError, match="is connected to the Ray cluster at"):
+        RolloutPool(counter_server.url, address="127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"num_actors": 0}, "at least 1"),
+        ({"start_seconds": 0}, "start_seconds"),
+        ({"policy_placement": "moon"}, "'driver' or 'actors'"),
+        ({"actor_options": {"num_cpus": -1}}, "num_cpus"),
+        ({"client_options": {"ping_seconds": -1}}, "ping_seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(counter_server: RunningServer, options: dict, complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        RolloutPool(counter_server.url, **options)

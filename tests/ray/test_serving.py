@@ -1,0 +1,247 @@
+"""ORS servers on a real Ray Serve: replicas come and go, and sessions are lost only with a replica that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import pytest
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from ors_gym import (
+    EpisodeRunner,
+    FailurePolicy,
+    ORSClient,
+    ScriptedPolicy,
+    SessionLostError,
+    StopReason,
+    TaskRef,
+    ToolCall,
+    run_groups,
+)
+from ors_gym.client.session import Session
+from ors_gym.testing import check_server
+from ors_gym_ray import serve_app
+from ors_gym_ray.serve.registry import replica_of
+from ors_gym_server.asgi.app import ORSApp
+from tests.support.ors_servers import free_port
+from tests.support.paths import ROOT
+from tests.support.ray_clusters import connected
+from tests.support.serve_replica import app_factory
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+MAX_SESSIONS = 4
+MAX_REPLICAS = 4
+
+
+def bench_app(factory: Callable[[], ORSApp]) -> serve.Application:
+    return serve_app(
+        factory,
+        max_sessions_per_replica=MAX_SESSIONS,
+        target_sessions_per_replica=3,
+        max_replicas=MAX_REPLICAS,
+        downscale_delay_seconds=0.5,
+        metrics_seconds=0.3,
+        replica_options={"num_cpus": 0, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}},
+    )
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: Cluster) -> Iterator[str]:
+    """An application whose replicas take four sessions and are wanted to have three."""
+    port = free_port()
+    with connected(ray_cluster):
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        serve.run(bench_app(app_factory))
+        yield f"http://127.0.0.1:{port}"
+        serve.shutdown()
+
+
+async def replicas() -> dict[str, tuple[int, bool]]:
+    """Each replica's number of sessions and whether it is being drained, by its name."""
+    overview = await serve.get_deployment_handle("Registry", "default").overview.remote()
+    return {name: (load, draining) for name, load, draining in overview}
+
+
+async def num_taking() -> int:
+    return sum(not draining for _, draining in (await replicas()).values())
+
+
+async def one_runs() -> bool:
+    return len(await replicas()) == 1
+
+
+async def until(condition: Callable[[], Coroutine[None, None, bool]], pause_seconds: float = 0.1) -> None:
+    try:
+        async with asyncio.timeout(60):
+            while not await condition():
+                await asyncio.sleep(pause_seconds)
+    except TimeoutError:
+        status = serve.status().applications["default"].deployments["Replica"]
+        raise AssertionError(f"{condition.__name__} never came true: {await replicas()}, {status}") from None
+
+
+@asynccontextmanager
+async def opened(client: ORSClient, count: int) -> AsyncIterator[list[Session]]:
+    sessions = [client.session("bench", split="train", index=index) for index in range(count)]
+    await asyncio.gather(*(session.open() for session in sessions))
+    try:
+        yield sessions
+    finally:
+        await asyncio.gather(*(session.close() for session in sessions))
+
+
+async def work(session: Session) -> int:
+    return int((await session.call_tool("work", {})).text)
+
+
+def test_it_speaks_ors(run: Callable, url: str):
+    report = run(check_server(url))
+    assert report.ok, report
+
+
+def test_an_event_stream_passes_through_as_it_comes(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client, httpx.AsyncClient(base_url=url, timeout=30) as http:
+            async with opened(client, 1) as (session,):
+                body = {"name": "wait", "input": {}}
+                async with http.stream("POST", "/call", json=body, headers={"X-Session-ID": session.id}) as answer:
+                    assert answer.status_code == 200
+                    async for line in answer.aiter_lines():  # while the tool runs
+                        if line.startswith("data: "):
+                            break
+
+    run(conversation())
+
+
+def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
+    seen: Counter[int] = Counter()
+
+    async def all_started() -> bool:
+        return await num_taking() == MAX_REPLICAS
+
+    async def two_are_left() -> bool:
+        return await num_taking() <= 2
+
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            policy = ScriptedPolicy([ToolCall("work", {})] * 12)
+            runner = EpisodeRunner(client, policy)
+            tasks = [TaskRef("bench", "train", index) for index in range(12)]
+            playing = run_groups(runner, tasks, 2, failures=FailurePolicy(retries=0), max_concurrent_groups=6)
+            async for group in playing:
+                seen[await num_taking()] += 1
+                assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 2
+                assert [len(member.transitions) for member in group.members] == [12, 12]
+            assert max(seen) > 1
+            await until(one_runs)
+
+            async with opened(client, MAX_SESSIONS * MAX_REPLICAS) as sessions:
+                await until(all_started)
+                homes = Counter(replica_of(session.id) for session in sessions)
+                assert sorted(homes.values()) == [MAX_SESSIONS] * MAX_REPLICAS
+                async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+                    refused = await http.post("/create_session")
+                assert refused.status_code == 429
+                assert refused.headers["retry-after"] == "1"
+                assert [await work(session) for session in sessions] == [1] * len(sessions)
+
+                # One session stays on each replica, so that none can stop and all but two are to.
+                stay = [next(each for each in sessions if replica_of(each.id) == home) for home in homes]
+                await asyncio.gather(*(session.close() for session in sessions if session not in stay))
+                await until(two_are_left)
+                draining = {name for name, (_, is_draining) in (await replicas()).items() if is_draining}
+                assert draining
+                assert draining < set(homes)
+                for count in (2, 3):
+                    assert [await work(session) for session in stay] == [count] * MAX_REPLICAS
+                async with opened(client, 2) as fresh:
+                    assert not draining & {replica_of(session.id) for session in fresh}
+                assert draining <= set(await replicas())
+            await until(one_runs)
+
+    run(conversation())
+
+
+def kill(deployment: str) -> None:
+    """Kill a deployment's replicas without a word."""
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if f"#{deployment}#" in actor["name"]:
+            ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+
+
+def test_without_the_directory_and_the_door_sessions_only_wait(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            async with opened(client, 1) as (session,):
+                kill("Registry")
+                assert await work(session) == 1
+                async with opened(client, 1) as (fresh,):
+                    assert await work(fresh) == 1
+                kill("Ingress")
+                assert await work(session) == 2
+
+    run(conversation())
+
+
+def test_a_killed_replica_loses_its_sessions_and_no_other(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            async with opened(client, 8) as sessions:
+                victim = sessions[0]
+                fellows = [each for each in sessions[1:] if replica_of(each.id) == replica_of(victim.id)]
+                others = [each for each in sessions[1:] if replica_of(each.id) != replica_of(victim.id)]
+                assert fellows
+                assert others
+                with pytest.raises(SessionLostError):
+                    await victim.call_tool("burst", {})
+                for fellow in fellows:
+                    with pytest.raises(SessionLostError, match="the replica that held it is gone"):
+                        await work(fellow)
+                assert [await work(other) for other in others] == [1] * len(others)
+                runner = EpisodeRunner(client, ScriptedPolicy([ToolCall("work", {})] * 12))
+                trajectory = await runner.run_episode(TaskRef("bench", "train", 0))
+                assert trajectory.stop_reason is StopReason.FINISHED
+
+    run(conversation())
+
+
+def test_sessions_of_the_old_version_end_on_it_and_deleting_waits_for_none(run: Callable, url: str):
+    async def conversation() -> None:
+        async with ORSClient(url) as client:
+            await until(one_runs)  # Serve begins no update while a replica is being drained
+            old = client.session("bench", split="train", index=0)
+            await old.open()
+            before = set(await replicas())
+            updating = asyncio.create_task(asyncio.to_thread(serve.run, bench_app(partial(app_factory))))
+
+            async def new_version_runs() -> bool:
+                assert await work(old) <= 11
+                return bool(set(await replicas()) - before)
+
+            await until(new_version_runs, pause_seconds=3.0)
+            async with opened(client, 1) as (fresh,):
+                assert replica_of(fresh.id) not in before
+                count = await work(old)
+                assert count > 1
+                await old.close()
+                await updating
+                await asyncio.to_thread(serve.delete, "default")  # with `fresh` open
+
+    run(conversation())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_sessions_per_replica": 0}, {"min_replicas": 0}, {"min_replicas": 5}, {"target_sessions_per_replica": 9}],
+)
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]):
+    with pytest.raises(ValueError, match=r"must be|at least one"):
+        serve_app(app_factory, **{"max_sessions_per_replica": 4, "max_replicas": 4, **wrong})

@@ -1,0 +1,156 @@
+"""The process that deletes the sessions of a process that was killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ors_gym import ORSClient
+from ors_gym.client.janitor import Janitor
+from tests.support.ors_servers import RunningServer
+
+OWNER = """
+import asyncio, os, sys, time
+from ors_gym import ORSClient
+from ors_gym.client.janitor import Janitor
+
+async def main():
+    client = ORSClient(sys.argv[1], journal=Janitor(sys.argv[1]))
+    for _ in range(3):
+        await client.session("counter", split="train", index=4).open()
+    if sys.argv[2] == "a fork":
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        print(child)
+    else:
+        print(os.getpid())
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        threading.Event().wait(0.02)
+
+
+@contextmanager
+def running_owner(url: str, holds_the_pipe: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process with three sessions open, and the id of that, or of its fork."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", OWNER, url, holds_the_pipe]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        yield process, pid
+
+
+async def open_and_forget(janitor: Janitor, url: str) -> None:
+    """Open a session as a process does that then dies: its connections break, and nothing is deleted."""
+    client = ORSClient(url, journal=janitor)
+    await client.session("counter", split="train", index=4).open()
+    await client.pinger.aclose()
+    await client.sender.transport.aclose()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_the_sessions_of_a_killed_process_are_deleted(counter_server: RunningServer, sent: signal.Signals):
+    with running_owner(counter_server.url, "nobody") as (process, _):
+        assert len(counter_server.live_sessions) == 3
+
+        os.killpg(process.pid, sent)
+
+        wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_they_are_deleted_although_a_fork_of_the_process_lives_on(counter_server: RunningServer):
+    with running_owner(counter_server.url, "a fork") as (process, fork):
+        assert len(counter_server.live_sessions) == 3
+        try:
+            process.kill()
+
+            wait_until(lambda: not counter_server.live_sessions)
+        finally:
+            os.kill(fork, signal.SIGKILL)
+
+
+def test_it_knows_of_a_session_before_the_server_does_and_forgets_deleted_ones(
+    counter_server: RunningServer, run: Callable
+):
+    async def conversation() -> None:
+        async with ORSClient(counter_server.url, journal=janitor) as client:
+            async with client.session("counter", split="train", index=0) as session:
+                assert dict(janitor.sessions) == {session.id: "counter"}
+            assert not janitor.sessions
+
+    with Janitor(counter_server.url) as janitor:
+        run(conversation())
+
+
+def test_closing_it_deletes_what_was_left_open(counter_server: RunningServer, run: Callable):
+    async def conversation() -> None:
+        await open_and_forget(janitor, counter_server.url)
+
+    with Janitor(counter_server.url) as janitor:
+        run(conversation())
+        assert len(counter_server.live_sessions) == 1
+
+    assert not counter_server.live_sessions
+
+
+def test_abandoned_sessions_are_deleted_at_once_and_others_kept(counter_server: RunningServer, run: Callable):
+    async def conversation() -> None:
+        async with ORSClient(counter_server.url, journal=janitor) as client:
+            first, second = (client.session("counter", split="train", index=4) for _ in range(2))
+            await first.open()
+            await second.open()
+            janitor.abandon([first.id])
+            await asyncio.to_thread(wait_until, lambda: len(counter_server.live_sessions) == 1)
+            assert list(counter_server.live_sessions) == [second.id]
+
+    with Janitor(counter_server.url) as janitor:
+        run(conversation())
+
+
+def test_a_janitor_that_is_killed_is_started_again_and_knows_what_it_knew(counter_server: RunningServer, run: Callable):
+    async def conversation() -> None:
+        await open_and_forget(janitor, counter_server.url)
+        killed = janitor.pid
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        await open_and_forget(janitor, counter_server.url)
+        assert janitor.pid != killed
+
+    with Janitor(counter_server.url) as janitor:
+        run(conversation())
+        assert len(counter_server.live_sessions) == 2
+
+    wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_the_key_is_not_in_its_command_line_or_environment(counter_server: RunningServer):
+    with Janitor(counter_server.url, {"api_key": "sesame-4711"}) as janitor:
+        for file in ("cmdline", "environ"):
+            with open(f"/proc/{janitor.pid}/{file}", "rb") as content:
+                assert b"sesame" not in content.read()
+
+
+def test_options_that_no_client_takes_are_refused_at_once():
+    with pytest.raises(ValueError, match="http"):
+        Janitor("localhost:8080")
+    with pytest.raises(TypeError, match="nonsense"):
+        Janitor("http://localhost:8080", {"nonsense": 1})

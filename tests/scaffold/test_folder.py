@@ -1,0 +1,150 @@
+"""The folder that ``ors-gym new`` writes: what is in it, what is refused, and that the code in it is clean."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ors_gym.cli import main as cli
+from ors_gym_server.scaffold import ARCHETYPES, ScaffoldError, scaffold
+from tests.support.paths import ROOT
+
+TEMPLATES = ROOT / "integrations/ors_gym_server/scaffold/templates"
+KINDS = [*ARCHETYPES, "gym:FrozenLake-v1"]
+EXPECTED = {
+    "server.py",
+    "tasks.py",
+    "player.py",
+    "rollout.py",
+    "pyproject.toml",
+    "Dockerfile",
+    "Dockerfile.spaces",
+    ".dockerignore",
+    "README.md",
+    "README.spaces.md",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_has_the_files_that_authors_expect_and_none_of_the_template_s_names(tmp_path: Path, kind: str):
+    folder = tmp_path / "code_Breaker-2"
+    written = scaffold(folder, kind)
+    assert {str(path.relative_to(folder)) for path in written} >= EXPECTED
+    text = "\n".join(path.read_text() for path in written)
+    assert "CodeBreaker2" in text
+    assert "codebreaker2" in text
+    assert "code-breaker-2" in text
+    assert not re.search("(?i:my-?environment)|ABOUT", text)
+    assert tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "code-breaker-2"
+
+
+def test_every_server_is_started_in_the_same_way():
+    mains = {
+        (TEMPLATES / kind / "server.py").read_text().partition("def main()")[2]
+        for kind in (*ARCHETYPES, "gym", "openenv")
+    }
+    assert len(mains) == 1
+
+
+def test_the_spaces_image_is_the_plain_one_at_another_port():
+    for kind in ("shared", "sandbox"):
+        plain, spaces = [
+            [line for line in (TEMPLATES / kind / name).read_text().splitlines() if not line.startswith("#")]
+            for name in ("Dockerfile", "Dockerfile.spaces")
+        ]
+        assert [line.replace("8080", "7860") for line in plain] == spaces
+
+
+def test_the_spaces_front_page_says_what_the_hub_reads(tmp_path: Path):
+    scaffold(tmp_path / "lake", "game")
+    front = (tmp_path / "lake/README.spaces.md").read_text().split("---\n")[1]
+    assert (
+        dict(line.split(": ") for line in front.splitlines()).items() >= {"sdk": "docker", "app_port": "7860"}.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["2048", "-x", "a b", "é", "a--b", "x" * 41, "environment", "none", "tool-output"])
+def test_a_name_that_is_none_for_an_environment_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(ScaffoldError, match="name"):
+        scaffold(tmp_path / name, "game")
+    assert not any(tmp_path.iterdir())
+
+
+def test_nothing_is_written_over(tmp_path: Path):
+    (tmp_path / "game").mkdir()
+    (tmp_path / "game/notes.txt").write_text("mine")
+    with pytest.raises(ScaffoldError, match="not empty"):
+        scaffold(tmp_path / "game", "game")
+    assert [path.name for path in (tmp_path / "game").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "source", ["gym:NoSuch-v0", "gym:no_such_module:A-v0", "gym:", "openai:x", "chess", "openenv:x"]
+)
+def test_a_source_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path, source: str):
+    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|no URL"):
+        scaffold(tmp_path / "lake", source)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("env_id", "requirement"), [("LunarLander-v3", "gymnasium[box2d]"), ("minigrid:MiniGrid-Empty-5x5-v0", "minigrid")]
+)
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")  # Box2D, when imported
+def test_what_a_gymnasium_environment_needs_is_required(tmp_path: Path, env_id: str, requirement: str):
+    scaffold(tmp_path / "lake", f"gym:{env_id}")
+    project = tomllib.loads((tmp_path / "lake/pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == ["ors-gym[server]", requirement]
+    assert f'as_ors_environment("{env_id}"' in (tmp_path / "lake/server.py").read_text()
+
+
+def test_the_command_says_what_it_wrote_and_what_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["new", str(tmp_path / "lake"), "--from", "gym:FrozenLake-v1"]) == 0
+    said = capsys.readouterr().out
+    assert "server.py" in said
+    assert "ors-gym gates ." in said
+    assert cli.main(["new", str(tmp_path / "lake")]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert cli.main(["new", str(tmp_path / "pond"), "--from", "FrozenLake-v1"]) == 2
+    assert "write gym:ID or openenv:URL" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(cli.SERVER_COMMANDS, "new", ("ors_gym_no_such_server", ""))
+    assert cli.main(["new", "x"]) == 2
+    assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_is_clean_by_the_rules_of_this_project(tmp_path: Path, kind: str):
+    folder = tmp_path / "breaker"
+    scaffold(folder, kind)
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    rules = ["--select", ",".join(lint["select"]), "--ignore", ",".join(lint["ignore"])]
+    for command in (
+        ["ruff", "check", "--no-cache", *rules, "."],
+        ["ruff", "format", "--no-cache", "--check", "."],
+        ["mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), "."],  # what `make check` knows already
+    ):
+        done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_templates_are_in_the_wheel(ors_gym_wheel: Path):
+    with zipfile.ZipFile(ors_gym_wheel) as wheel:
+        inside = {name.partition("scaffold/templates/")[2] for name in wheel.namelist() if "/templates/" in name}
+    assert inside == {
+        str(path.relative_to(TEMPLATES))
+        for path in TEMPLATES.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }

@@ -1,0 +1,181 @@
+"""``ors-gym serve``: what it serves, what it says, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ors_gym import ORSClient
+from ors_gym.cli.main import main
+from ors_gym.types import ToolSpec, text_of
+from tests.support.ors_servers import serve_app
+
+
+class Served:
+    """A server that the command line started."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said = []
+        while "Ctrl-C stops it." not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+            self.said.append(line)
+        self.text = "".join(self.said)
+        self.url = re.search(r"Serving at (\S+)", self.text)[1]
+
+
+@pytest.fixture
+def serve_by_command():
+    """Start ``ors-gym serve`` with these arguments, and stop it by Ctrl-C."""
+    processes = []
+
+    def start(*arguments):
+        code = "import sys; from ors_gym.cli.main import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, "serve", *arguments, "--port", "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return Served(process)
+
+    yield start
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve_by_command, run, capsys):
+    served = serve_by_command(
+        "gym:FrozenLake-v1", "--set", "is_slippery=false", "--split", "train=5:7", "--name", "Lake", "--tool-per-action"
+    )
+    assert "tasks: 2 train" in served.text
+    assert re.search(r"down\(\) +Take one step in FrozenLake-v1\. Action: down\.", served.text)
+    assert f"ors-gym play {served.url} --env lake" in served.text
+    assert f'gym.make("ors_gym/ORS-v0", url="{served.url}", env_name="lake")' in served.text
+
+    async def conversation():
+        async with ORSClient(served.url) as client:
+            assert await client.get_task("lake", "train", 0) == {"id": "train-0", "seed": 5}
+            async with client.session("lake", split="train", index=1) as session:
+                assert "You play FrozenLake-v1" in text_of(await session.get_prompt())
+                assert (await session.call_tool("down")).text.startswith("4\n")
+
+    run(conversation())
+    assert main(["check", served.url]) == 0, capsys.readouterr().out
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_several_environments_and_classes_of_any_kind_are_served(serve_by_command, run):
+    pytest.importorskip("openenv")
+    served = serve_by_command(
+        "gym:CartPole-v1",
+        "tests.support.environments:Counter",  # of the reference SDK
+        "tests.support.openenv_environments:WalkEnvironment",
+        "tests.support.port_environments:AdventureEnv",
+        "--actions=",
+    )
+
+    async def conversation():
+        async with ORSClient(served.url) as client:
+            assert await client.list_environments() == ("cartpole", "counter", "walk", "adventure")
+
+    run(conversation())
+
+
+@pytest.mark.slow
+def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
+    pytest.importorskip("openenv")
+    from openenv.core.env_server import create_fastapi_app
+
+    from tests.support.openenv_environments import WalkAction, WalkEnvironment, WalkObservation
+
+    app = create_fastapi_app(WalkEnvironment, WalkAction, WalkObservation, max_concurrent_envs=4, mode="simulation")
+    with serve_app(app, ws="websockets-sansio") as running:
+        served = serve_by_command(f"openenv:{running.url}", "--name", "walk")
+
+        async def conversation():
+            async with ORSClient(served.url) as client:
+                async with client.session("walk", split="train", index=0) as session:
+                    assert (await session.call_tool("step", {"direction": "right"})).text == "place: 1\nview: [0, 2]"
+
+        run(conversation())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gym:FrozenLak-v1"], "Did you mean: `FrozenLake`? There is FrozenLake-v1"),
+        (["FrozenLake-v1"], "neither gym:ID, openenv:URL nor module:Class; did you mean gym:FrozenLake-v1?"),
+        (["gym:no_such_module:X-v0"], "needs the module 'no_such_module'"),
+        (["gym:CartPole-v1", "--actions", "left"], "do not fit the action space Discrete(2)"),
+        (["gym:CartPole-v1", "--render", "ansi"], "has no render_mode 'ansi'; it has human, rgb_array"),
+        (["gym:CartPole-v1", "--split", "train=3"], "--split train=3: write it as train=0:1000"),
+        (["gym:CartPole-v1", "--split", "a=0:3", "--split", "b=2:4"], "'a' and 'b' have tasks in common"),
+        (["gym:CartPole-v1", "--set", "x"], "--set x: write it as name=value"),
+        (["gym:CartPole-v1", "--set", "x=1"], "unexpected keyword argument 'x'"),
+        (["gym:CartPole-v1", "--host", "0.0.0.0"], "pass --api-key, or --open-to-all if that is meant"),
+        (["gym:CartPole-v1", "gym:Taxi-v4", "--name", "x"], "--name is for one environment"),
+        (["openenv:http://127.0.0.1:1"], "no OpenEnv server answers at http://127.0.0.1:1"),
+        (["openenv:http://127.0.0.1:1", "--set", "x=1"], "has made its own"),
+        (["tests.support.environments:Nothing"], "has no attribute 'Nothing'"),
+        (["tests.support.environments:PIXEL"], "is no class"),
+        (["json:JSONDecoder"], "JSONDecoder'> is no environment: subclass ors_gym_server.Environment"),
+        (["gym:CartPole-v1", "--port", "70000"], "the port must be from 0 to 65535, not 70000"),
+        (
+            ["tests.support.environments:Counter", "--name", "x"],
+            "--name cannot be used with tests.support.environments:Counter",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_one_line(capsys, monkeypatch, arguments, said):
+    monkeypatch.delenv("ORS_API_KEY", raising=False)
+    assert main(["serve", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_told(capsys):
+    with serve_app(lambda scope, receive, send: None) as running:
+        port = running.url.rsplit(":", 1)[1]
+        assert main(["serve", "gym:CartPole-v1", "--port", port]) == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_without_the_server_packages_the_command_says_what_to_install(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("ors_gym_server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setitem(sys.modules, "starlette.exceptions", None)
+    assert main(["serve", "gym:CartPole-v1"]) == 2
+    assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
+
+
+def test_the_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    out = capsys.readouterr().out
+    assert "gym:FrozenLake-v1" in out
+    assert "openenv:http://localhost:8000" in out
+    assert "my_module:MyEnvironment" in out
+
+
+def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(capsys):
+    from rich.console import Console
+
+    from ors_gym.cli.play import print_tools
+
+    nested = {"type": "array", "items": {"$ref": "#/$defs/Nested"}}
+    schema = {
+        "$defs": {"Move": {"enum": ["UP", "DOWN"]}, "Nested": nested},
+        "properties": {"move": {"$ref": "#/$defs/Move"}, "path": nested, "other": {"$ref": "#/$defs/Other"}},
+        "required": ["move"],
+    }
+    print_tools(Console(width=120), [ToolSpec("step", "", schema)])
+    out = capsys.readouterr().out.strip()
+    assert out == 'step(move: "UP"|"DOWN", path?: [[object]], other?: object)'

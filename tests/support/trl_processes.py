@@ -1,0 +1,74 @@
+"""What each process of a distributed training does in ``tests/trl/test_processes.py``; started by ``torchrun``.
+
+python -m torch.distributed.run --nproc-per-node 2 -m tests.support.trl_processes ORS_URL VLLM_URL FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from ors_gym import FailurePolicy, RolloutLimits, ToolCall
+from ors_gym_trl import ORSRollouts, RolloutBatch
+from tests.support.tiny_vllm import in_server_mode
+from tests.support.trl_runs import brevity, make_trainer, weights
+from tests.support.trl_says import Says
+
+ORS_URL, VLLM_URL, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+
+
+def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = None, **settings: Any) -> dict[str, Any]:
+    """Train, with episodes of other lengths in each process, and say what was played here."""
+    with ORSRollouts(
+        ORS_URL,
+        env_name="buttons",
+        max_tasks=16,
+        max_turn_tokens=48,
+        parser=Says(ToolCall("look")),
+        truncated_reward=0.0,
+        stopped_reward=0.0,
+        limits=RolloutLimits(max_turns=1 + 3 * rank),
+        failures=failures,
+    ) as rollouts:
+        batches: list[RolloutBatch] = []
+        rollouts.listeners.append(batches.append)
+        trainer = make_trainer(
+            rollouts, FOLDER, max_completion_length=256, reward_funcs=[*rollouts.reward_funcs, brevity], **settings
+        )
+        if vllm:
+            in_server_mode(trainer, VLLM_URL)
+        try:
+            trainer.train()
+        except ValueError as error:
+            return {"refused": str(error)}
+        return {
+            "groups": [[(g.task.index, len(g.members)) for g in batch.groups] for batch in batches],
+            "turns": [sum(t.num_turns for t in batch.trajectories) for batch in batches],
+            "steps": trainer.state.global_step,
+            "weights": float(weights(trainer).double().abs().sum()),
+            "logged_turns": [entry["rollout/turns"] for entry in trainer.state.log_history if "rollout/turns" in entry],
+        }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rank = PartialState(cpu=True).process_index
+    whole, parts = {"per_device_train_batch_size": 8}, {"per_device_train_batch_size": 2}
+    results = {
+        "whole groups": train(rank, **whole),
+        "parts of groups": train(rank, **parts),
+        "parts refused": train(rank, failures=FailurePolicy(redundancy=1), **parts),
+        "accumulation": train(rank, **parts, gradient_accumulation_steps=2, num_iterations=2, max_steps=4),
+        "vllm server": train(rank, vllm=True, learning_rate=0.0, **whole),
+    }
+    (FOLDER / f"rank{rank}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

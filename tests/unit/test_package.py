@@ -1,0 +1,64 @@
+"""The package as users see it: its names, what importing it costs, and which way its imports point."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ors_gym
+from tests.support.paths import ROOT
+
+MODULES = sorted(
+    str(path.relative_to(base).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    for base in (ROOT, ROOT / "integrations")
+    for path in base.glob("ors_gym*/**/*.py")
+    if "templates" not in path.parts
+)
+
+
+@pytest.mark.parametrize("module", ["ors_gym", "ors_gym_ray", "ors_gym_server", "ors_gym_trl"])
+def test_every_name_in_all_exists_and_they_are_sorted(module: str):
+    exported = importlib.import_module(module)
+
+    assert exported.__all__ == sorted(exported.__all__, key=lambda name: (not name.isupper(), name.lower())) or (
+        exported.__all__ == sorted(exported.__all__)
+    )
+    assert all(hasattr(exported, name) for name in exported.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is(module: str):
+    assert importlib.import_module(module).__doc__
+
+
+def test_importing_the_core_pulls_in_no_trainer_no_cluster_and_no_server():
+    heavy = ["ray", "trl", "torch", "transformers", "openreward", "datasets", "uvicorn", "pydantic"]
+    script = f"import sys, ors_gym; print([name for name in {heavy} if name in sys.modules])"
+
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert shown.strip() == "[]"
+
+
+def test_the_version_is_told_in_one_way():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert ors_gym.__version__ == declared
+    assert (
+        f"## [{declared}]" in (ROOT / "CHANGELOG.md").read_text()
+        or "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_imports_point_one_way():
+    checked = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert checked.returncode == 0, checked.stdout
