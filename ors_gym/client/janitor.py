@@ -25,7 +25,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ors_gym.client.client import DELETION_DELAYS_SECONDS, ORSClient
+from ors_gym.client.client import ORSClient
+from ors_gym.client.connection import DELETION_DELAYS_SECONDS
 from ors_gym.errors import ORSError
 
 __all__ = ["Janitor"]

@@ -20,9 +20,10 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
-from ors_gym.client.requests import Request, RequestSender
+from ors_gym.client.connection import Connection, Route, new_session_id
+from ors_gym.client.requests import Request
 from ors_gym.client.tool_call import Call
 from ors_gym.errors import (
     NotFoundError,
@@ -34,8 +35,7 @@ from ors_gym.errors import (
     StatusError,
     TransportError,
 )
-from ors_gym.http.sse import EventDecoder
-from ors_gym.json_text import encode_json, parse_json
+from ors_gym.json_text import encode_json
 from ors_gym.types import (
     Block,
     GroupCandidate,
@@ -46,13 +46,9 @@ from ors_gym.types import (
     blocks_from_wire,
     required,
     sequence,
-    string,
 )
 
-if TYPE_CHECKING:
-    from ors_gym.client.client import ORSClient, Route
-
-__all__ = ["Session", "SessionJournal", "SessionState", "delete_session", "new_session_id"]
+__all__ = ["Session", "SessionState"]
 
 T = TypeVar("T")
 
@@ -77,18 +73,6 @@ class SessionState(StrEnum):
     """It was deleted, as it should be at the end of an episode."""
 
 
-class SessionJournal(Protocol):
-    """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
-
-    async def opening(self, env_name: str, session_id: str) -> None:
-        """Note a session that is about to be created; it is created when this returns, and not if it raises."""
-        ...
-
-    def deleted(self, session_id: str) -> None:
-        """Forget a session: the server certainly no longer has it."""
-        ...
-
-
 class Session:
     """One episode on the wire, made by :meth:`ORSClient.session` and used as an async context manager.
 
@@ -97,7 +81,7 @@ class Session:
 
     def __init__(
         self,
-        client: ORSClient,
+        connection: Connection,
         env_name: str,
         source: Mapping[str, Any],
         headers: Mapping[str, str],
@@ -110,8 +94,8 @@ class Session:
         self.state = SessionState.NEW
         self.finished = False
         """Whether a call has answered ``finished``: the episode is over."""
-        self._client = client
-        self._sender = client.sender
+        self._connection = connection
+        self._sender = connection.sender
         self._source = source
         self._secret_headers = headers
         self._hidden = hidden
@@ -146,11 +130,11 @@ class Session:
         """
         if self.state is not SessionState.NEW:
             raise SessionClosedError(f"a session is opened once, and this one is {self.state}").at(session_id=self.id)
-        if self._client.closed:
+        if self._connection.closed:
             raise SessionClosedError("the client is closed")
         self.state = SessionState.OPENING
         try:
-            self._route = await self._client.route(self.env_name)
+            self._route = await self._connection.route(self.env_name)
             creations = 0
             while not await self._create(last=creations == MAX_CREATIONS - 1):
                 creations += 1
@@ -160,7 +144,7 @@ class Session:
             raise
         self.state = SessionState.OPEN
         self._call_url = f"{self._route.session_url}/call"
-        self._client.pinger.touch(self)
+        self._connection.pinger.touch(self)
 
     async def _create(self, *, last: bool) -> bool:
         """Ask for an id and create the environment under it; False if that got lost on the way."""
@@ -169,41 +153,38 @@ class Session:
         ask = Request("POST", f"{base}/create_session", headers, b"", hidden=self._hidden)
         self.id = await new_session_id(self._sender, ask)
         self._headers = {**self._route.headers, "X-Session-ID": self.id}
-        if self._client.journal is not None:
-            await self._client.journal.opening(self.env_name, self.id)
+        if self._connection.journal is not None:
+            await self._connection.journal.opening(self.env_name, self.id)
         body = dict(self._source) | {"env_name": self._route.name}
         if self._toolset is not None:
             body["toolset_name"] = self._toolset
         headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
         create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, hidden=self._hidden)
         try:
-            self._client.names_tasks = await self._sender.fetch_json(create, _names_tasks)
+            self._connection.names_tasks = await self._sender.fetch_json(create, _names_tasks)
             return True
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
                 if error.status == 400 and "already exists" in error.detail.lower():
                     return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
                 if error.status not in (502, 503, 504):
-                    self._client.in_background(self._delete("/delete_session"))
+                    self._connection.in_background(self._delete("/delete_session"))
                     raise
             if await self._exists():
                 return True
-            self._client.delete_abandoned(
-                self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session")
-            )
+            self._delete_abandoned()
             if last:
                 raise
             return False
         except BaseException:
-            self._client.delete_abandoned(
-                self.id, self.request("POST", "/ping"), self._deletions("/delete", "/delete_session")
-            )
+            self._delete_abandoned()
             raise
 
     def _delete_abandoned(self) -> None:
-        """Delete the session should it come to exist after all."""
+        """Delete the session, should it come to exist after all."""
+        ping = self.request("POST", "/ping")
         deletions = self._deletions("/delete", "/delete_session")
-        self._client.delete_abandoned(self.id, self.request("POST", "/ping"), deletions)
+        self._connection.in_background(self._connection.delete(self.id, deletions, may_appear=ping))
 
     async def _exists(self) -> bool:
         """Whether the server has the session, asked after the answer to ``/create`` was lost."""
@@ -232,13 +213,13 @@ class Session:
             await asyncio.shield(self._deletion)
 
     def _start_deletion(self) -> None:
-        self._client.pinger.remove(self)
+        self._connection.pinger.remove(self)
         if self._deletion is None:
             paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
-            self._deletion = self._client.in_background(self._delete(*paths))
+            self._deletion = self._connection.in_background(self._delete(*paths))
 
     def _delete(self, *paths: str) -> Coroutine[Any, Any, None]:
-        return self._client.delete_and_note(self.id, self._deletions(*paths))
+        return self._connection.delete(self.id, self._deletions(*paths))
 
     def _deletions(self, *paths: str) -> list[Request]:
         """The requests that delete what now has this session's id."""
@@ -271,7 +252,7 @@ class Session:
     async def _get(self, path: str, read: Callable[[Any], T], *, optional: bool = False) -> T | None:
         """Read something of this session; None if the server has no such route and it is ``optional``."""
         self._require_open()
-        self._client.pinger.touch(self)
+        self._connection.pinger.touch(self)
         try:
             return await self._sender.fetch_json(self.request("GET", path), read)
         except ORSError as error:
@@ -305,7 +286,7 @@ class Session:
         """The tools of this very session, which may be more than the environment's."""
         if self._tools is None:
             tools = await self._get("/task_tools", ToolList.from_wire, optional=True)
-            self._tools = tools if tools is not None else await self._client.list_tools(self.env_name)
+            self._tools = tools if tools is not None else await self._connection.list_tools(self.env_name)
         return self._tools
 
     async def ping(self) -> None:
@@ -342,13 +323,13 @@ class Session:
         return output
 
     def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
-        task_id = uuid.uuid4().hex if self._client.names_tasks else None
+        task_id = uuid.uuid4().hex if self._connection.names_tasks else None
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
         return Call(self._sender, Request("POST", url, headers, hidden=self._hidden), payload, task_id=task_id)
 
     async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
         """Bring a tool call to its end, and give the session up if nobody knows what became of it."""
-        self._client.pinger.touch(self)
+        self._connection.pinger.touch(self)
         try:
             return await call.run(read)
         except ORSError as error:
@@ -369,7 +350,7 @@ class Session:
         """
         tools = self._tools
         if tools is None and self._toolset is None:
-            tools = await self._client.known_tools(self.env_name)
+            tools = await self._connection.known_tools(self.env_name)
         if tools is None:
             tools = await self.list_tools()
         terminal = tools.terminal_tool
@@ -389,7 +370,7 @@ class Session:
         group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
         assert self._route is not None
         call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
-        self._client.pinger.touch(self)
+        self._connection.pinger.touch(self)
         try:
             scores = await call.run(_read_scores)
         except ORSError as error:
@@ -399,36 +380,6 @@ class Session:
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
-
-
-async def delete_session(sender: RequestSender, sid: str, requests: Sequence[Request]) -> bool:
-    """Send the requests that delete a session; log what hinders it, and say whether it is gone."""
-    try:
-        for request in requests:
-            await sender.fetch(request, seconds=sender.timeouts.close_seconds)
-    except NotFoundError:
-        pass  # gone already, or a server without this route
-    except ORSError as error:
-        logger.warning("session %s was not deleted: %s", sid, error)
-        return False
-    return True
-
-
-async def new_session_id(sender: RequestSender, request: Request) -> str:
-    """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
-    body = await sender.fetch(request)
-    try:
-        if not body.lstrip().startswith(b"{"):
-            for name, data in EventDecoder().feed(body + b"\n\n"):
-                if name == "task_id" and data.strip():
-                    return data.strip()
-                if name == "error":
-                    raise ProtocolError(f"no session was created: {sender.redact(data, request)}")
-                if name == "end" and data.lstrip().startswith("{"):
-                    body = data.encode()
-        return string(parse_json(body), "sid", "new session")
-    except ProtocolError as error:
-        raise error.at(str(request)) from None
 
 
 def _mapping(value: object) -> dict[Any, Any]:

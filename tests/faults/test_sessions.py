@@ -177,7 +177,9 @@ def test_nothing_listening_means_that_the_call_did_not_run(ledger):
         async with FaultyProxy(ledger.url) as proxy, ORSClient(proxy.url) as client:
             async with client.session("ledger", task={}) as session:
                 await proxy.stop()
-                while client.sender.transport._open:  # until the client has seen that its connections are gone
+                while (
+                    client.connection.sender.transport._open
+                ):  # until the client has seen that its connections are gone
                     await asyncio.sleep(0)
                 with pytest.raises(ConnectError) as caught:
                     await session.call_tool("work", {"key": key})
@@ -456,7 +458,7 @@ def test_a_creation_that_never_reached_the_server_is_made_under_another_id(ledge
 
 
 def test_deleting_a_creation_that_was_given_up_spares_the_one_that_replaced_it(ledger, monkeypatch):
-    monkeypatch.setattr("ors_gym.client.client.DELETION_DELAYS_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr("ors_gym.client.connection.DELETION_DELAYS_SECONDS", (0.0, 0.01))
 
     async def conversation() -> None:
         plan = on_call(Fault(refuse=True), path="/create")

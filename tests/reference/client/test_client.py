@@ -158,7 +158,7 @@ def test_many_sessions_that_open_at_once_look_for_the_environment_once(server):
 def test_no_more_requests_are_under_way_than_allowed(server):
     async def conversation(client: ORSClient) -> int:
         most = 0
-        wire = client.sender.transport
+        wire = client.connection.sender.transport
         assert isinstance(wire, AsyncioTransport)
 
         async def watch() -> None:
@@ -395,12 +395,12 @@ def test_a_proxy_is_used_when_it_is_given_or_set_in_the_environment(server, monk
 def test_only_what_needs_httpx_travels_through_it(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert isinstance(ORSClient("http://localhost").sender.transport, AsyncioTransport)
-    assert isinstance(ORSClient("http://localhost", auth=("a", "b")).sender.transport, HTTPXTransport)
+    assert isinstance(ORSClient("http://localhost").connection.sender.transport, AsyncioTransport)
+    assert isinstance(ORSClient("http://localhost", auth=("a", "b")).connection.sender.transport, HTTPXTransport)
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     monkeypatch.setenv("no_proxy", "localhost")
-    assert isinstance(ORSClient("http://localhost").sender.transport, AsyncioTransport)
-    assert isinstance(ORSClient("http://other").sender.transport, HTTPXTransport)
+    assert isinstance(ORSClient("http://localhost").connection.sender.transport, AsyncioTransport)
+    assert isinstance(ORSClient("http://other").connection.sender.transport, HTTPXTransport)
 
 
 def test_the_users_client_and_transport_options_exclude_each_other():

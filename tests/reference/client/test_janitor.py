@@ -63,8 +63,8 @@ async def open_and_forget(janitor: Janitor, url: str) -> None:
     """Open a session as a process does that then dies: its connections break, and nothing is deleted."""
     client = ORSClient(url, journal=janitor)
     await client.session("counter", split="train", index=4).open()
-    await client.pinger.aclose()
-    await client.sender.transport.aclose()
+    await client.connection.pinger.aclose()
+    await client.connection.sender.transport.aclose()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])

@@ -119,7 +119,7 @@ def test_a_lost_session_is_known_after_its_next_ping_without_a_call(start_server
                     while session.state is SessionState.OPEN:
                         await asyncio.sleep(0.005)
                 assert session.state is SessionState.LOST
-                assert client.pinger.sessions == ()
+                assert client.connection.pinger.sessions == ()
 
     asyncio.run(conversation())
 

@@ -330,7 +330,7 @@ def test_connections_are_used_again(server):
         async with ORSClient(server.url) as client, client.session("counter", split="train", index=4) as session:
             for _ in range(20):
                 await session.call_tool("look")
-            return len(client.sender.transport._open)  # type: ignore[attr-defined]
+            return len(client.connection.sender.transport._open)  # type: ignore[attr-defined]
 
     assert asyncio.run(run()) == 1
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, records, run_groups, trajectory_return
+from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, run_groups, trajectory_return
 from ors_gym.redaction import MASK, SecretMask
+from ors_gym.reporting import records
 from ors_gym.reporting.records import (
     TrajectoryWriter,
     finished_tasks,

@@ -1,0 +1,279 @@
+"""What the sessions of a client share: the server's addresses, requests, keep-alive and clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ors_gym.client.keepalive import Pinger
+from ors_gym.client.requests import Request, RequestSender
+from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
+from ors_gym.http.sse import EventDecoder
+from ors_gym.json_text import encode_json, parse_json
+from ors_gym.types import ToolList, sequence, string
+
+__all__ = ["DELETION_DELAYS_SECONDS", "Connection", "Route", "SessionJournal", "new_session_id"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+DELETION_DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
+"""When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
+
+
+class SessionJournal(Protocol):
+    """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
+
+    async def opening(self, env_name: str, session_id: str) -> None:
+        """Note a session that is about to be created; it is created when this returns, and not if it raises."""
+        ...
+
+    def deleted(self, session_id: str) -> None:
+        """Forget a session: the server certainly no longer has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where an environment's requests go, found once for each environment."""
+
+    name: str
+    """The environment's own name on the server."""
+    path: str
+    """What the paths of its requests begin with."""
+    session_base: str
+    """Of ``/create``, ``/ping`` and the like."""
+    session_url: str
+    """Of requests in a session, up to and including the environment's path."""
+    headers: Mapping[str, str]
+
+
+class Connection:
+    """One server, as a client and its sessions see it.
+
+    Args:
+        url: the server, without credentials.
+        headers: sent with every request.
+        hosted: use the hosted platform's layout: ``api.`` and ``sessions.`` before the host.
+        sender: sends the requests.
+        pinger: keeps idle sessions alive.
+        journal: is told of every session before it is created and after it was deleted.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        hosted: bool,
+        sender: RequestSender,
+        pinger: Pinger,
+        journal: SessionJournal | None,
+    ) -> None:
+        self.url = url
+        self.headers = headers
+        self.hosted = hosted
+        self.sender = sender
+        self.pinger = pinger
+        self.journal = journal
+        self.names_tasks = False
+        """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
+        base = url.rstrip("/")
+        self.api_base = _with_subdomain(base, "api") if hosted else base
+        self.session_base = _with_subdomain(base, "sessions") if hosted else base
+        self._routes: dict[str, Route] = {}
+        self._names: asyncio.Task[tuple[str, ...]] | None = None
+        self._tools: dict[str, ToolList] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`aclose` was called."""
+        return self._closing.is_set()
+
+    async def aclose(self) -> None:
+        """Delete every session that is left, stop pinging and close every connection.
+
+        What is not deleted within ``Timeouts.close_seconds`` is logged, and left for the server to drop.
+        """
+        self._closing.set()
+        try:
+            async with asyncio.timeout(self.sender.timeouts.close_seconds):
+                await asyncio.gather(*(session.close() for session in self.pinger.sessions))
+                while self._background:
+                    await asyncio.wait(self._background)
+        except TimeoutError:
+            logger.warning("%d deletions of sessions on %s did not end in time", len(self._background), self.url)
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+        finally:
+            await self.pinger.aclose()
+            await self.sender.transport.aclose()
+
+    # ---------------------------------------------------------------- requests without a session
+
+    async def list_environments(self) -> tuple[str, ...]:
+        """The names of the server's environments; the first is its default."""
+        return await self.fetch("GET", "/list_environments", None, self.headers, _read_names)
+
+    async def route(self, env_name: str) -> Route:
+        """Find where an environment's requests go: one look at the server's list for each environment.
+
+        A path that begins with no known environment is redirected to the server's first one, and every request
+        costs two.
+
+        Raises:
+            NotFoundError: the server has no such environment.
+        """
+        known = self._routes.get(env_name)
+        if known is not None:
+            return known
+        headers = dict(self.headers)
+        if self.hosted:
+            headers["X-Deployment"] = env_name
+            names = await self.fetch("GET", "/list_environments", None, headers, _read_names)
+        else:
+            names = await self._known_environments()
+        name = _match(env_name, names)
+        if name is None and self.hosted and names:
+            name = names[0]
+        if name is None:
+            have = ", ".join(map(repr, names)) or "none"
+            raise NotFoundError(404, f"no environment {env_name!r}; the server has {have}").at(self.url)
+        path = "/" + quote(name, safe="")
+        route = Route(name, path, self.session_base, self.session_base + path, headers)
+        self._routes[env_name] = route
+        return route
+
+    async def _known_environments(self) -> tuple[str, ...]:
+        """:meth:`list_environments`, asked once by any number of sessions that open at the same time."""
+        if self._names is None:
+            self._names = asyncio.create_task(self.list_environments())
+            self._names.add_done_callback(self._forget_names)
+        return await asyncio.shield(self._names)
+
+    def _forget_names(self, finished: asyncio.Task[tuple[str, ...]]) -> None:
+        self._names = None
+        if not finished.cancelled():
+            finished.exception()
+
+    async def list_tools(self, env_name: str) -> ToolList:
+        """The environment's tools. A session may have more: see :meth:`Session.list_tools`."""
+        tools = await self.get(env_name, "/tools", ToolList.from_wire)
+        self._tools[env_name] = tools
+        return tools
+
+    async def known_tools(self, env_name: str) -> ToolList:
+        """:meth:`list_tools`, as it was when it was last asked for."""
+        known = self._tools.get(env_name)
+        return known if known is not None else await self.list_tools(env_name)
+
+    async def get(self, env_name: str, path: str, read: Callable[[Any], T]) -> T:
+        """Read something of an environment."""
+        route = await self.route(env_name)
+        return await self.fetch("GET", route.path + path, None, route.headers, read)
+
+    async def post(self, env_name: str, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """Ask an environment something that takes a body."""
+        route = await self.route(env_name)
+        headers = {**route.headers, "Content-Type": "application/json"}
+        return await self.fetch("POST", route.path + path, encode_json(body), headers, read)
+
+    async def fetch(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], read: Callable[[Any], T]
+    ) -> T:
+        """Ask something that needs no session.
+
+        The specification has the hosted platform answer such requests at ``api.``; the reference client asks them at
+        ``sessions.``, under a session id of their own. Where the first is refused, the second is tried.
+        """
+        try:
+            return await self.sender.fetch_json(Request(method, self.api_base + path, headers, body), read)
+        except StatusError as refused:
+            if not self.hosted or refused.status not in (400, 404, 405):
+                raise
+        base = self.session_base
+        sid = await new_session_id(self.sender, Request("POST", f"{base}/create_session", headers, b""))
+        headers = {**headers, "X-Session-ID": sid}
+        try:
+            return await self.sender.fetch_json(Request(method, base + path, headers, body), read)
+        finally:
+            await self.sender.fetch(Request("POST", f"{base}/delete_session", headers))
+
+    # ---------------------------------------------------------------- deleting sessions
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` to its end, whoever waits for it; :meth:`aclose` does."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def delete(self, sid: str, requests: Sequence[Request], *, may_appear: Request | None = None) -> None:
+        """Send the requests that delete a session, and tell the journal if it is gone.
+
+        Args:
+            sid: the session's id.
+            requests: the requests that delete it.
+            may_appear: the session's ping, where its creation was given up and may yet succeed: the session is looked
+                for several times before it is deleted.
+        """
+        if may_appear is not None:
+            for delay in DELETION_DELAYS_SECONDS:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._closing.wait()
+                with suppress(ORSError):
+                    await self.sender.fetch(may_appear)
+                    break
+        try:
+            for request in requests:
+                await self.sender.fetch(request, seconds=self.sender.timeouts.close_seconds)
+        except NotFoundError:
+            pass  # gone already, or a server without this route
+        except ORSError as error:
+            logger.warning("session %s was not deleted: %s", sid, error)
+            return
+        if self.journal is not None:
+            self.journal.deleted(sid)
+
+
+async def new_session_id(sender: RequestSender, request: Request) -> str:
+    """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
+    body = await sender.fetch(request)
+    try:
+        if not body.lstrip().startswith(b"{"):
+            for name, data in EventDecoder().feed(body + b"\n\n"):
+                if name == "task_id" and data.strip():
+                    return data.strip()
+                if name == "error":
+                    raise ProtocolError(f"no session was created: {sender.redact(data, request)}")
+                if name == "end" and data.lstrip().startswith("{"):
+                    body = data.encode()
+        return string(parse_json(body), "sid", "new session")
+    except ProtocolError as error:
+        raise error.at(str(request)) from None
+
+
+def _with_subdomain(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{name}.{parts.netloc}"))
+
+
+def _match(env_name: str, names: Sequence[str]) -> str | None:
+    """The server's own spelling of ``env_name``: the same but for case, or the same without an owner."""
+    by_lower = {name.lower(): name for name in names}
+    wanted = env_name.lower()
+    return by_lower.get(wanted) or by_lower.get(wanted.rpartition("/")[2])
+
+
+def _read_names(wire: Any) -> tuple[str, ...]:
+    return tuple(str(name) for name in sequence(wire, "environment names"))
