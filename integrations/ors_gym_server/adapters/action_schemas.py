@@ -169,7 +169,7 @@ def _plain(bound: Any) -> int | float:
     return int(bound) if exact else float(str(bound))
 
 
-ArraySpace: TypeAlias = spaces.Box[Any] | spaces.MultiDiscrete[Any] | spaces.MultiBinary
+ArraySpace: TypeAlias = "spaces.Box[Any] | spaces.MultiDiscrete[Any] | spaces.MultiBinary"
 
 
 def components(space: ArraySpace) -> list[tuple[dict[str, Any], str]]:
