@@ -1,33 +1,144 @@
-"""JSON as it crosses the wire: written without NaN, read with an error in words."""
+"""JSON from and to others: the one place that converts what a server, a model or a file says.
+
+Reading is bounded in length, depth, digits and number of values, and every refusal is a ``ValueError`` in words.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
 
 from ors_gym.errors import ProtocolError
 
-__all__ = ["encode_json", "parse_json"]
+__all__ = ["LIMITS", "JSONLimits", "encode_json", "parse_json", "read_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class JSONLimits:
+    """What a JSON text may hold."""
+
+    max_bytes: int = 64 * 2**20
+    """Its length, in bytes or characters."""
+    max_depth: int = 200
+    """Arrays and objects inside each other. Python's own limit is near 1,000, shared with the caller's frames."""
+    max_digits: int = 4300
+    """Digits of one integer: Python's default, whatever ``sys.set_int_max_str_digits`` says."""
+    max_values: int = 2_000_000
+    """Values and keys: 64 MiB of ``[],[],…`` would take more than a gigabyte."""
+
+
+LIMITS = JSONLimits()
+"""The limits of everything that is read."""
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_json(text: str | bytes, limits: JSONLimits = LIMITS) -> Any:
+    r"""Read JSON; half a surrogate pair becomes U+FFFD, which every reader takes.
+
+    >>> read_json('{"a": "\\ud800"}')
+    {'a': '�'}
+    >>> read_json("[" * 1000)
+    Traceback (most recent call last):
+    ValueError: nested deeper than 200
+
+    Raises:
+        ValueError: it is no JSON, or exceeds the limits.
+    """
+    if len(text) > limits.max_bytes:
+        raise ValueError(f"longer than {limits.max_bytes:,} bytes")
+    if isinstance(text, bytes):
+        text = text.removeprefix(b"\xef\xbb\xbf").decode()
+    brackets = text.count("[") + text.count("{")
+    if brackets + text.count(",") + text.count(":") >= limits.max_values:
+        structure = _STRING.sub("", text)
+        if sum(map(structure.count, "[{,:")) >= limits.max_values:
+            raise ValueError(f"more than {limits.max_values:,} values")
+    try:
+        value = _decoder(limits).decode(text)
+    except RecursionError:
+        too_deep(limits)
+    if brackets > limits.max_depth and is_deeper(value, limits.max_depth):
+        too_deep(limits)
+    if _ESCAPED_SURROGATE.search(text) or (not text.isascii() and _LONE_SURROGATE.search(text)):
+        return _without_surrogates(value)
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON that a server sent.
+
+    Raises:
+        ProtocolError: it is none, or exceeds the limits.
+    """
+    try:
+        return read_json(text)
+    except ValueError as error:
+        reason = str(error)
+    raise ProtocolError(f"expected JSON, got {text[:80]!r}{'…' if len(text) > 80 else ''} ({reason})")
 
 
 def encode_json(payload: Any) -> bytes:
     """Write JSON for the wire.
 
     Raises:
-        ValueError: it holds NaN, an infinity or half a surrogate pair.
+        ValueError: it holds NaN, an infinity, half a surrogate pair, or more than the limits allow.
         TypeError: it holds something that is no JSON.
     """
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Read JSON.
-
-    Raises:
-        ProtocolError: it is none.
-    """
     try:
-        return json.loads(text)
-    except ValueError as error:
-        reason = str(error)
-    raise ProtocolError(f"expected JSON, got {text[:80]!r}{'…' if len(text) > 80 else ''} ({reason})")
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        too_deep(LIMITS)
+    if text.count("[") + text.count("{") > LIMITS.max_depth and is_deeper(payload, LIMITS.max_depth):
+        too_deep(LIMITS)
+    return text.encode()
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether arrays and objects are nested deeper than ``depth``."""
+    level = [value]
+    for _ in range(depth):
+        level = [child for parent in level for child in _containers_in(parent)]
+        if not level:
+            return False
+    return True
+
+
+def too_deep(limits: JSONLimits) -> NoReturn:
+    """Refuse what is nested too deeply."""
+    raise ValueError(f"nested deeper than {limits.max_depth}") from None
+
+
+def _containers_in(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        children = list(cast("dict[str, Any]", value).values())
+    elif isinstance(value, list | tuple):
+        children = list(cast("list[Any]", value))
+    else:
+        return []
+    return [child for child in children if isinstance(child, dict | list | tuple)]
+
+
+def _decoder(limits: JSONLimits) -> json.JSONDecoder:
+    return _DECODER if limits.max_digits == LIMITS.max_digits else _make_decoder(limits.max_digits)
+
+
+def _make_decoder(max_digits: int) -> json.JSONDecoder:
+    def integer(digits: str) -> int:
+        if len(digits) > max_digits:
+            raise ValueError(f"an integer of {len(digits):,} digits")
+        return int(digits)
+
+    return json.JSONDecoder(parse_int=integer)
+
+
+_DECODER = _make_decoder(LIMITS.max_digits)
+
+
+def _without_surrogates(value: Any) -> Any:
+    written = json.dumps(value, ensure_ascii=False)
+    return json.loads(_LONE_SURROGATE.sub("\ufffd", written)) if _LONE_SURROGATE.search(written) else value
