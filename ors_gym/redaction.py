@@ -1,42 +1,77 @@
-"""Keeping secrets out of what is written down."""
+"""Secrets kept out of errors, logs, records and pages."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
-__all__ = ["MASK", "SecretMask"]
+__all__ = ["MASK", "Redactor"]
 
 MASK = "••••••"
+"""What stands in place of a secret."""
+
+SHORT_CHARACTERS = 8
+"""A secret shorter than this is masked only where it stands as a word of its own."""
+
+PERCENT_CODE = re.compile("%[0-9A-F]{2}")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class SecretMask:
-    """Blanks known secrets out of text, also where they stand quoted: as in JSON, in a Python literal or in a URL.
+class Redactor:
+    """Masks known secrets in text, in any encoding that clients, servers and libraries write them in.
 
-    >>> SecretMask(["open sesame"])('{"password": "open sesame", "url": "/?key=open%20sesame"}')
-    '{"password": "••••••", "url": "/?key=••••••"}'
+    A secret is found as it is, in JSON (with and without escapes), in a Python literal, percent-encoded and in base64.
+    A short secret, which may be an ordinary word, is masked only as a whole word. Give values to it, never structure:
+    a role, a type or a key that equals a secret must stay readable.
+
+    >>> redact = Redactor(["open sesame", "a"])
+    >>> redact('{"password": "open sesame", "url": "/?key=open%20sesame", "grade": "a", "name": "ada"}')
+    '{"password": "••••••", "url": "/?key=••••••", "grade": "••••••", "name": "ada"}'
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets if secret for form in _forms(secret)}
+        secrets = {LONE_SURROGATE.sub("\ufffd", secret) for secret in secrets if secret}
+        forms = {form: len(secret) < SHORT_CHARACTERS for secret in secrets for form in _forms(secret)}
         longest_first = sorted(forms, key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        patterns = [_pattern(form, whole_word=forms[form]) for form in longest_first]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def __bool__(self) -> bool:
+        return self._pattern is not None
 
     def __call__(self, text: str) -> str:
         """``text`` without secrets, and as Unicode that every reader takes: half surrogate pairs are replaced."""
         text = text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
-        return self._secrets.sub(MASK, text) if self._secrets else text
+        return self._pattern.sub(MASK, text) if self._pattern else text
 
 
-def _forms(secret: str) -> tuple[str, ...]:
-    secret = LONE_SURROGATE.sub("\ufffd", secret)
-    return (
+def _forms(secret: str) -> set[str]:
+    """The encodings in which a secret turns up."""
+    encoded = secret.encode()
+    forms = {
         secret,
         json.dumps(secret)[1:-1],
+        json.dumps(secret).replace("/", "\\/")[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
+        repr(encoded)[2:-1],
         quote(secret, safe=""),
-    )
+        quote(secret),
+        quote_plus(secret),
+    }
+    if len(secret) >= SHORT_CHARACTERS:
+        forms |= {base64.b64encode(encoded).decode(), base64.urlsafe_b64encode(encoded).decode()}
+        forms |= {form.rstrip("=") for form in forms if form.endswith("=") and len(form) > SHORT_CHARACTERS}
+    return forms
+
+
+def _pattern(form: str, *, whole_word: bool) -> str:
+    pattern = PERCENT_CODE.sub(r"(?i:\g<0>)", re.escape(form))  # its hexadecimal digits in either case
+    if not whole_word:
+        return pattern
+    before = r"(?<!\w)" if re.match(r"\w", form) else ""
+    after = r"(?!\w)" if re.search(r"\w$", form) else ""
+    return before + pattern + after

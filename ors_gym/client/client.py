@@ -22,11 +22,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ors_gym.client.connection import Connection, SessionJournal
 from ors_gym.client.keepalive import PING_SECONDS, Pinger
-from ors_gym.client.requests import Request, RequestSender
+from ors_gym.client.requests import NO_SECRETS, Request, RequestSender
 from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.errors import NotFoundError, ProtocolError, StatusError
 from ors_gym.http.factory import files_allowed, make_transport
+from ors_gym.redaction import Redactor
 from ors_gym.types import Split, Task, ToolList, required, sequence
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ class ORSClient:
             sent["X-API-Key"] = api_key
         carrier = make_transport(self.url, timeouts.connect_seconds, transport, http_client, auth, proxy, verify)
         keys = [value for name, value in sent.items() if name.lower() in KEY_HEADERS]
-        hidden = (*keys, *(key.rpartition(" ")[2] for key in keys), unquote(parts.password or ""), parts.password or "")
+        hidden = (*keys, *(key.rpartition(" ")[2] for key in keys), unquote(parts.password or ""))
         limit = files_allowed() * 3 // 4 if max_connections is None else max_connections
-        sender = RequestSender(carrier, timeouts, max_requests=limit, hidden=tuple(filter(None, hidden)))
+        sender = RequestSender(carrier, timeouts, max_requests=limit, redact=Redactor(hidden))
         self.connection = Connection(
             self.url, sent, hosted=hosted, sender=sender, pinger=Pinger(ping_seconds), journal=journal
         )
@@ -228,8 +229,8 @@ class ORSClient:
         if by_index == (task is not None) or (split is None) != (index is None):
             raise ValueError("a session needs either split and index, or a task")
         source: dict[str, Any] = {"task_spec": dict(task)} if task is not None else {"split": split, "index": index}
-        headers, hidden = _secret_headers(secrets or {})
-        return Session(self.connection, env_name, source, headers, hidden, toolset)
+        headers, redact = _secret_headers(secrets or {})
+        return Session(self.connection, env_name, source, headers, redact, toolset)
 
     async def delete_session(self, env_name: str, session_id: str) -> bool:
         """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
@@ -266,10 +267,10 @@ def _shown(url: str) -> str:
 
 def _secret_headers(
     secrets: Mapping[str, str | tuple[str, Sequence[str]]],
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The header that carries the secrets, and the texts that no error may hold."""
+) -> tuple[dict[str, str], Redactor]:
+    """The header that carries the secrets, and what masks them in errors."""
     if not secrets:
-        return {}, ()
+        return {}, NO_SECRETS
     wire: dict[str, dict[str, Any]] = {}
     for name, secret in secrets.items():
         if isinstance(secret, str):
@@ -277,9 +278,7 @@ def _secret_headers(
         else:
             wire[name] = {"value": secret[0], "allowed_domains": list(secret[1])}
     header = base64.b64encode(json.dumps(wire).encode()).decode()
-    values = [each["value"] for each in wire.values() if each["value"]]
-    quoted = [write(value)[1:-1] for value in values for write in (json.dumps, repr)]
-    return {"X-Secrets": header}, (header, *values, *quoted)
+    return {"X-Secrets": header}, Redactor([header, *(each["value"] for each in wire.values())])
 
 
 def _read_splits(wire: Any) -> tuple[Split, ...]:

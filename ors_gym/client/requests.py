@@ -32,6 +32,7 @@ from ors_gym.errors import (
 from ors_gym.http.retry import backoff_seconds, is_gateway_failure, is_starting
 from ors_gym.http.transport import Transport, TransportResponse
 from ors_gym.json_text import parse_json
+from ors_gym.redaction import Redactor
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -49,6 +50,9 @@ MAX_URGENT_REQUESTS = 64
 """How many pings and deletions are under way at once."""
 
 
+NO_SECRETS = Redactor(())
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request."""
@@ -61,8 +65,8 @@ class Request:
     """Whether the server may see it twice without harm."""
     urgent: bool = False
     """Whether it must not wait behind tool calls, which may take as long as they like."""
-    hidden: tuple[str, ...] = ()
-    """Texts that no error may hold."""
+    redact: Redactor = NO_SECRETS
+    """Masks the secrets of the request's session in errors."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
@@ -71,12 +75,14 @@ class Request:
 class RequestSender:
     """One server, as seen by everything that sends requests to it."""
 
-    def __init__(self, transport: Transport, timeouts: Timeouts, *, max_requests: int, hidden: tuple[str, ...]) -> None:
+    def __init__(
+        self, transport: Transport, timeouts: Timeouts, *, max_requests: int, redact: Redactor = NO_SECRETS
+    ) -> None:
         self.timeouts = timeouts
         self.transport = transport
         self._slots = asyncio.Semaphore(max_requests)
         self._urgent_slots = asyncio.Semaphore(MAX_URGENT_REQUESTS)
-        self._hidden = hidden
+        self._redact = redact
 
     def send(self, request: Request) -> AbstractAsyncContextManager[TransportResponse]:
         """Send a request once and stream its answer."""
@@ -87,10 +93,8 @@ class RequestSender:
         return self._urgent_slots if request.urgent else self._slots
 
     def redact(self, text: str, request: Request) -> str:
-        """Blank out the API key and the secrets: servers echo what they were sent."""
-        for value in sorted((*self._hidden, *request.hidden), key=len, reverse=True):
-            text = text.replace(value, "•••")
-        return text
+        """Mask the API key and the session's secrets: servers echo what they were sent."""
+        return request.redact(self._redact(text))
 
     async def fetch(self, request: Request, *, seconds: float | None = None) -> bytes:
         """Send a request, again where that is safe, and return the body of its 2xx answer.

@@ -36,6 +36,7 @@ from ors_gym.errors import (
     TransportError,
 )
 from ors_gym.json_text import encode_json
+from ors_gym.redaction import Redactor
 from ors_gym.types import (
     Block,
     GroupCandidate,
@@ -85,7 +86,7 @@ class Session:
         env_name: str,
         source: Mapping[str, Any],
         headers: Mapping[str, str],
-        hidden: tuple[str, ...],
+        redact: Redactor,
         toolset: str | None,
     ) -> None:
         self.env_name = env_name
@@ -98,7 +99,7 @@ class Session:
         self._sender = connection.sender
         self._source = source
         self._secret_headers = headers
-        self._hidden = hidden
+        self._redact = redact
         self._toolset = toolset
         self._route: Route | None = None
         self._headers: dict[str, str] = {}
@@ -150,7 +151,7 @@ class Session:
         """Ask for an id and create the environment under it; False if that got lost on the way."""
         assert self._route is not None
         base, headers = self._route.session_base, {**self._route.headers, **self._secret_headers}
-        ask = Request("POST", f"{base}/create_session", headers, b"", hidden=self._hidden)
+        ask = Request("POST", f"{base}/create_session", headers, b"", redact=self._redact)
         self.id = await new_session_id(self._sender, ask)
         self._headers = {**self._route.headers, "X-Session-ID": self.id}
         if self._connection.journal is not None:
@@ -159,7 +160,7 @@ class Session:
         if self._toolset is not None:
             body["toolset_name"] = self._toolset
         headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
-        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, hidden=self._hidden)
+        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, redact=self._redact)
         try:
             self._connection.names_tasks = await self._sender.fetch_json(create, _names_tasks)
             return True
@@ -240,7 +241,7 @@ class Session:
         assert self._route is not None
         of_server = path.startswith(("/ping", "/delete"))
         base = self._route.session_base if of_server else self._route.session_url
-        return Request(method, base + path, self._headers, urgent=of_server, hidden=self._hidden)
+        return Request(method, base + path, self._headers, urgent=of_server, redact=self._redact)
 
     def _require_open(self) -> None:
         if self.state is SessionState.OPEN:
@@ -325,7 +326,7 @@ class Session:
     def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
         task_id = uuid.uuid4().hex if self._connection.names_tasks else None
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
-        return Call(self._sender, Request("POST", url, headers, hidden=self._hidden), payload, task_id=task_id)
+        return Call(self._sender, Request("POST", url, headers, redact=self._redact), payload, task_id=task_id)
 
     async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
         """Bring a tool call to its end, and give the session up if nobody knows what became of it."""

@@ -39,6 +39,7 @@ from ors_gym.http.transport import Transport, TransportResponse
 from ors_gym.json_text import parse_json
 from ors_gym.policies.chat import Completion, ToolNames, chat_messages
 from ors_gym.policies.policy import Reply, Turn
+from ors_gym.redaction import Redactor
 from ors_gym.types import JSONObject
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class ChatPolicy:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         of_query = [value for _, value in parse_qsl(parts.query)]
-        self._hidden = tuple(filter(None, (api_key, *(headers or {}).values(), *of_query)))
+        self._redact = Redactor([api_key or "", *(headers or {}).values(), *of_query])
         self._options = dict(options or {})
         for name in ("max_tokens", "max_completion_tokens"):  # so that an episode's own limit lowers it here too
             if name in self._options:
@@ -277,16 +278,11 @@ class ChatPolicy:
         if status in (400, 413, 422) and TOO_LONG.search(said):
             return
         if status in (401, 403, 404) or not self._accepted:
-            raise EndpointRefusedError(self._redacted(f"{self.url} with model {self.model!r}: {why}"))
+            raise EndpointRefusedError(self._redact(f"{self.url} with model {self.model!r}: {why}"))
         raise self._failure(why)
 
     def _failure(self, why: str) -> EndpointError:
-        return EndpointError(self._redacted(why)).at(f"POST {self.url}")
-
-    def _redacted(self, text: str) -> str:
-        for value in sorted(self._hidden, key=len, reverse=True):
-            text = text.replace(value, "•••")
-        return text
+        return EndpointError(self._redact(why)).at(f"POST {self.url}")
 
 
 async def _answers(response: TransportResponse) -> AsyncIterator[list[Any]]:

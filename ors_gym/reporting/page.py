@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ors_gym.redaction import MASK, SecretMask
+from ors_gym.redaction import MASK, Redactor
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import ImageBlock, Message, MessageBlock, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
@@ -218,7 +218,7 @@ class _Content:
     """Turns what a run left into JSON for the page: masked, cut to size, and finite."""
 
     def __init__(self, secrets: Iterable[str], limits: ReportLimits) -> None:
-        self._mask = SecretMask(secrets)
+        self._mask = Redactor(secrets)
         self._image_bytes_left = limits.image_bytes
         self.limits = limits
 

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from ors_gym.errors import ProtocolError
 from ors_gym.policies.chat import ToolNames, chat_messages
-from ors_gym.redaction import SecretMask
+from ors_gym.redaction import Redactor
 from ors_gym.reporting.record_format import (
     failure_to_json,
     read_failure,
@@ -102,7 +102,7 @@ class TrajectoryWriter:
 
     def __init__(self, path: FilePath, *, run: JSONObject | None = None, secrets: Iterable[str] = ()) -> None:
         self.path = Path(path)
-        self._mask = SecretMask(secrets)
+        self._mask = Redactor(secrets)
         self._run = dict(run or {})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(self.path)
@@ -183,7 +183,7 @@ def _check_beginning(path: FilePath, number: int | None, line: bytes) -> None:
         raise ValueError(f"{path}, {where} is no trajectory of ors-gym: it begins with {line[:40]!r}")
 
 
-def _plain(value: Any, mask: SecretMask) -> Any:
+def _plain(value: Any, mask: Redactor) -> Any:
     """``value`` as JSON that every reader takes, without secrets."""
     if isinstance(value, str):
         return mask(value)

@@ -221,7 +221,7 @@ def test_an_endpoint_that_refuses_is_one_clear_line_and_its_key_is_not_in_it(cli
         status, out, err = cli("rollout", counter_server.url, *endpoint)
 
     assert status == 1
-    assert "the endpoint answered 401: bad key •••" in err
+    assert "the endpoint answered 401: bad key ••••••" in err
     assert "sk-swordfish" not in out + err
     assert err.count("\n") == 1
     assert counter_server.live_sessions == {}

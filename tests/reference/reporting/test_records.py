@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, run_groups, trajectory_return
-from ors_gym.redaction import MASK, SecretMask
+from ors_gym.redaction import MASK, Redactor
 from ors_gym.reporting import records
 from ors_gym.reporting.records import (
     TrajectoryWriter,
@@ -235,7 +235,7 @@ SECRETS = ['pass"word', "schlüssel", "sk-123/456"]
 
 
 def test_secrets_are_in_no_record_however_they_are_quoted(path: Path):
-    told = " ".join(f"{secret} {json.dumps(secret)} {secret!r} {SecretMask([])(secret)}" for secret in SECRETS)
+    told = " ".join(f"{secret} {json.dumps(secret)} {secret!r} {Redactor([])(secret)}" for secret in SECRETS)
     told += " sk-123%2F456"
     output = ToolOutput((TextBlock(told),), metadata={told: [told]})
     transition = Transition(ToolCall("look", {"key": told}), output, 0, 0.0)
