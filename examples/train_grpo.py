@@ -135,9 +135,7 @@ async def measure_random_policy(url: str, env_name: str, arguments: argparse.Nam
         limits = RolloutLimits(max_turns=arguments.max_turns)
         runner = EpisodeRunner(client, RandomPolicy(arguments.seed), limits=limits)
         returns = [
-            trajectory_return(member, truncated_reward=0.0, stopped_reward=0.0)  # as in the training
-            async for group in run_groups(runner, tasks, 1)
-            for member in group.members
+            trajectory_return(member) async for group in run_groups(runner, tasks, 1) for member in group.members
         ]
     scored = [value for value in returns if value is not None]
     if not scored:
@@ -254,8 +252,6 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         host=host,
         parser=arguments.parser,
         max_turn_tokens=8 if tiny else None,
-        truncated_reward=0.0,
-        stopped_reward=0.0,
     )
     cleanup.callback(rollouts.close)
 

@@ -48,7 +48,7 @@ from ors_gym.reporting.records import (
 )
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.rollouts.groups import FailurePolicy, run_group, run_groups
-from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
+from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.spaces.spaces import TextSpace, ToolCallSpace
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
@@ -154,5 +154,4 @@ __all__ = [
     "shared_portal",
     "to_dataset",
     "trajectory_return",
-    "turn_returns",
 ]

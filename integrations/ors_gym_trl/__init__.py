@@ -1,8 +1,6 @@
 """GRPO on ORS environments with TRL: exact tokens, concurrent episodes, the trainer's own arguments.
 
-:class:`ORSRollouts` gives ``GRPOTrainer`` its dataset, rollout function and rewards. For ``AsyncGRPOTrainer`` import
-``ORSRolloutWorker`` from :mod:`ors_gym_trl.async_worker`: TRL still calls that trainer experimental, and warns when it
-is imported.
+:class:`ORSRollouts` gives ``GRPOTrainer`` its dataset, rollout function and rewards.
 """
 
 from ors_gym_trl.batch import RolloutBatch

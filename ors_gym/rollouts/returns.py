@@ -1,11 +1,10 @@
 """Returns of a group of trajectories, and what each member is worth beside the others.
 
 An episode that failed has no return. It is None here and NaN in arrays, never 0: a failed member gets no gradient
-(advantage 0) and moves nobody's baseline.
+(advantage 0) and does not count in the baseline. An episode that the agent or a limit ended without any reward is worth
+0.0: environments that reward success only say so by silence.
 
-- GRPO, ``"group"``: Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300
-- RLOO, ``"leave_one_out"``: Ahmadian et al. 2024, Back to Basics, https://arxiv.org/abs/2402.14740
-- Dr. GRPO, ``"unnormalised"``: Liu et al. 2025, Understanding R1-Zero-like training, https://arxiv.org/abs/2503.20783
+Advantages are GRPO's: Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300
 """
 
 from __future__ import annotations
@@ -20,19 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from ors_gym.trajectory import StopReason, Trajectory
 
 __all__ = [
-    "AdvantageMethod",
     "Reduction",
     "combine_scores",
     "group_advantages",
     "reduce_rewards",
     "trajectory_return",
-    "turn_returns",
 ]
 
 Reduction: TypeAlias = Literal["sum", "last", "max", "min", "mean"] | Callable[[Sequence[float]], float]
 """How the rewards of an episode become its return: by name, or a function of the rewards that were given."""
-
-AdvantageMethod: TypeAlias = Literal["group", "leave_one_out", "unnormalised"]
 
 STANDARD_DEVIATION_FLOOR = 1e-4
 """Added to a group's standard deviation before dividing, as TRL's ``GRPOTrainer`` does."""
@@ -78,16 +73,20 @@ def trajectory_return(
     how: Reduction = "sum",
     truncated_reward: float | None = None,
     stopped_reward: float | None = None,
+    unrewarded_return: float | None = 0.0,
 ) -> float | None:
-    """A trajectory's return, None when it has none: it failed, or no step was given a reward.
+    """A trajectory's return; None for one that failed, whatever it was given before.
 
     ``truncated_reward`` is the reward for running into one of our limits: it counts as one more reward after the last
     step of a truncated episode. ``stopped_reward`` likewise where the policy ended the episode by a plain message.
-    Without them such episodes keep what they were given on the way.
+    Without them such episodes keep what they were given on the way. ``unrewarded_return`` is the return of an episode
+    that ended without any reward; None leaves it out, like one that failed.
     """
     if trajectory.failed:
         return None
-    return reduce_rewards((*trajectory.rewards, _reward_of_end(trajectory, truncated_reward, stopped_reward)), how)
+    rewards = (*trajectory.rewards, _reward_of_end(trajectory, truncated_reward, stopped_reward))
+    reduced = reduce_rewards(rewards, how)
+    return unrewarded_return if reduced is None else reduced
 
 
 def _reward_of_end(
@@ -96,35 +95,6 @@ def _reward_of_end(
     if trajectory.truncated:
         return truncated_reward
     return stopped_reward if trajectory.stop_reason is StopReason.POLICY_STOPPED else None
-
-
-def turn_returns(
-    trajectory: Trajectory,
-    *,
-    discount: float = 1.0,
-    truncated_reward: float | None = None,
-    stopped_reward: float | None = None,
-) -> tuple[float | None, ...]:
-    """The return from each turn on, for those who credit turns: one for each of the policy's ``num_turns`` messages.
-
-    Turn t's is the sum over the rewards given in turn k >= t of ``discount ** (k - t)`` times the reward; None where
-    none was given from there on, and everywhere in a failed episode. What the episode's end is worth
-    (``truncated_reward``, ``stopped_reward``, as in :func:`trajectory_return`) counts in the last turn.
-    """
-    if not 0.0 <= discount <= 1.0:
-        raise ValueError(f"discount must be between 0 and 1, got {discount}")
-    turns: list[list[float | None]] = [[] for _ in range(trajectory.num_turns)]
-    if trajectory.failed or not turns:
-        return (None,) * trajectory.num_turns
-    for transition in trajectory.transitions:
-        turns[transition.turn].append(transition.reward)
-    turns[-1].append(_reward_of_end(trajectory, truncated_reward, stopped_reward))
-    following: float | None = None
-    returns: list[float | None] = []
-    for rewards in reversed(turns):
-        following = reduce_rewards((*rewards, None if following is None else discount * following), "sum")
-        returns.append(following)
-    return tuple(reversed(returns))
 
 
 def combine_scores(
@@ -144,18 +114,12 @@ def combine_scores(
     )
 
 
-def group_advantages(returns: ArrayLike, method: AdvantageMethod = "group") -> NDArray[np.float64]:
-    """What each member of a group is worth beside the others.
+def group_advantages(returns: ArrayLike) -> NDArray[np.float64]:
+    """The return of each member minus its group's mean, over the group's standard deviation (ddof 1) + 1e-4.
 
     ``returns`` has shape ``(..., group_size)``, NaN (or None) for members without a return; the result has the same
-    shape and no NaN. A member without a return gets 0, and so does everyone in a group whose returns are all equal or
-    that has fewer than two of them.
-
-    - ``"group"`` (GRPO): return minus the group's mean, over its standard deviation (of a sample, ddof 1) + 1e-4.
-    - ``"leave_one_out"`` (RLOO): return minus the mean of the other members.
-    - ``"unnormalised"`` (Dr. GRPO): return minus the group's mean.
-
-    Raises ValueError for an unknown method and for infinite returns.
+    shape and no NaN. A member without a return gets 0, and so does every member of a group whose returns are all equal
+    or that has fewer than two of them. Raises ValueError for infinite returns.
     """
     values = np.asarray(returns, dtype=np.float64)
     if values.ndim == 0:
@@ -166,17 +130,8 @@ def group_advantages(returns: ArrayLike, method: AdvantageMethod = "group") -> N
     count = valid.sum(axis=-1, keepdims=True)
     mean = np.where(valid, values, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
     centred = np.where(valid, values - mean, 0.0)
-    match method:
-        case "group":
-            variance = (centred**2).sum(axis=-1, keepdims=True) / np.maximum(count - 1, 1)
-            advantages = centred / (np.sqrt(variance) + STANDARD_DEVIATION_FLOOR)
-        case "leave_one_out":
-            # r - mean of the others = (r - mean of all) · n / (n - 1)
-            advantages = centred * count / np.maximum(count - 1, 1)
-        case "unnormalised":
-            advantages = centred
-        case _:
-            raise ValueError(f"unknown method {method!r}: give group, leave_one_out or unnormalised")
+    variance = (centred**2).sum(axis=-1, keepdims=True) / np.maximum(count - 1, 1)
+    advantages = centred / (np.sqrt(variance) + STANDARD_DEVIATION_FLOOR)
     return np.where(_differ(values, valid), advantages, 0.0)
 
 

@@ -367,7 +367,8 @@ def test_a_step_counts_what_its_groups_hold_and_never_scores_a_failure():
         TrajectoryGroup(TASK, (two_turns(), failed), (cut, Failure("tool_failed", "boom"), cut), dropped=True),
     ]
     step = StepRecord.from_groups(7, groups, seconds=3.0, tokens=12.5)
-    assert (step.step, step.episodes, step.reward, step.reward_std) == (7, 4, 1.0, 0.0)
+    assert (step.step, step.episodes) == (7, 4)
+    assert (step.reward, step.reward_std) == pytest.approx((2 / 3, (2 / 9) ** 0.5))
     assert step.turns == pytest.approx(8 / 3)
     assert step.stop_reasons == {"finished": 2, "max_turns": 1, "failed": 1}
     assert step.tool_calls == {"look": 4, "press": 3}
@@ -376,7 +377,8 @@ def test_a_step_counts_what_its_groups_hold_and_never_scores_a_failure():
 
 
 def test_a_step_without_a_scored_episode_has_no_reward():
-    unscored = TrajectoryGroup(TASK, (two_turns(transitions=()),))
+    broken = two_turns(stop_reason=StopReason.FAILED, failure=Failure("connection", "cut"))
+    unscored = TrajectoryGroup(TASK, (broken,))
     step = StepRecord.from_groups(1, [unscored], seconds=1.0)
     assert (step.reward, step.reward_std, step.episodes) == (None, None, 1)
 

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return, turn_returns
+from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import ToolCall, ToolOutput
 
-METHODS = ["group", "leave_one_out", "unnormalised"]
 numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
 groups = st.lists(st.none() | numbers, min_size=1, max_size=9)
 
@@ -25,7 +24,7 @@ def episode(*rewards, stop_reason=StopReason.FINISHED, failure=None):
     return Trajectory("e", TaskRef("env", "train", 0), stop_reason, transitions, failure=failure)
 
 
-def plain_advantages(returns, method):
+def plain_advantages(returns):
     """The definitions, member by member."""
     given_returns = [value for value in returns if value is not None]
     advantages = []
@@ -33,10 +32,6 @@ def plain_advantages(returns, method):
         others = [other for j, other in enumerate(returns) if j != index and other is not None]
         if value is None or not others or all(other == value for other in others):
             advantages.append(0.0)
-        elif method == "leave_one_out":
-            advantages.append(value - statistics.fmean(others))
-        elif method == "unnormalised":
-            advantages.append(value - statistics.fmean(given_returns))
         else:
             centred = value - statistics.fmean(given_returns)
             advantages.append(centred / (statistics.stdev(given_returns) + 1e-4))
@@ -93,128 +88,78 @@ def test_a_truncated_episode_keeps_its_rewards_and_takes_the_price_of_truncation
     assert trajectory_return(episode(None, stop_reason=StopReason.MAX_TURNS), truncated_reward=0.0) == 0.0
 
 
+ENDS = [reason for reason in StopReason if not reason.failed]
+
+
+@pytest.mark.parametrize("reason", ENDS)
+def test_an_episode_that_ended_without_any_reward_is_worth_zero_unless_it_is_left_out(reason):
+    unrewarded = episode(None, None, stop_reason=reason)
+    assert trajectory_return(unrewarded) == 0.0
+    assert trajectory_return(unrewarded, unrewarded_return=-1.0) == -1.0
+    assert trajectory_return(unrewarded, unrewarded_return=None) is None
+    assert trajectory_return(episode(None, 0.5, stop_reason=reason), unrewarded_return=-1.0) == 0.5
+
+
+def test_giving_up_beside_success_has_an_advantage():
+    solved, gave_up = episode(1.0), episode(None, stop_reason=StopReason.POLICY_STOPPED)
+    cut_off = episode(stop_reason=StopReason.MAX_TOKENS)
+    advantages = group_advantages([trajectory_return(member) for member in (solved, solved, gave_up, cut_off)])
+    assert advantages == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
+
+
 def test_the_price_of_truncation_is_not_paid_by_episodes_that_ended_themselves():
     assert trajectory_return(episode(0.5), truncated_reward=-1.0) == 0.5
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(returns=groups)
-def test_advantages_equal_the_plain_definition(method, returns):
+def test_advantages_equal_the_plain_definition(returns):
     values = np.array([np.nan if value is None else value for value in returns])
-    np.testing.assert_allclose(
-        group_advantages(values, method), plain_advantages(returns, method), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(group_advantages(values), plain_advantages(returns), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(returns=groups)
-def test_a_member_without_a_return_changes_nothing_for_the_others(method, returns):
+def test_a_member_without_a_return_changes_nothing_for_the_others(returns):
     values = np.array([np.nan if value is None else value for value in returns])
     valid = ~np.isnan(values)
-    np.testing.assert_allclose(
-        group_advantages(values, method)[valid], group_advantages(values[valid], method), rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(group_advantages(values)[valid], group_advantages(values[valid]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(returns=groups)
-def test_advantages_of_a_group_sum_to_zero_and_failures_get_none(method, returns):
+def test_advantages_of_a_group_sum_to_zero_and_failures_get_none(returns):
     values = np.array([np.nan if value is None else value for value in returns])
-    advantages = group_advantages(values, method)
+    advantages = group_advantages(values)
     assert np.isfinite(advantages).all()
     assert (advantages[np.isnan(values)] == 0).all()
     assert abs(advantages.sum()) < 1e-6 * max(1, np.nanmax(np.abs(values), initial=1))
 
 
-@pytest.mark.parametrize("method", METHODS)
 @given(value=numbers, size=st.integers(1, 9))
-def test_a_group_that_agrees_teaches_exactly_nothing(method, value, size):
-    assert not group_advantages([value] * size, method).any()
+def test_a_group_that_agrees_teaches_exactly_nothing(value, size):
+    assert not group_advantages([value] * size).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_groups_are_rows_of_any_number_of_axes(method):
+def test_groups_are_rows_of_any_number_of_axes():
     rows = np.array([[1.0, 0.0, np.nan], [3.0, 1.0, 2.0]])
-    stacked = group_advantages(rows.reshape(2, 1, 3), method)
+    stacked = group_advantages(rows.reshape(2, 1, 3))
     assert stacked.shape == (2, 1, 3)
     for row, advantages in zip(rows, stacked[:, 0], strict=True):
-        np.testing.assert_array_equal(group_advantages(row, method), advantages)
+        np.testing.assert_array_equal(group_advantages(row), advantages)
 
 
 def test_none_stands_for_a_missing_return_too():
-    np.testing.assert_array_equal(group_advantages([1.0, None, 0.0], "unnormalised"), [0.5, 0.0, -0.5])
+    np.testing.assert_array_equal(group_advantages([1.0, None, 0.0]), group_advantages([1.0, math.nan, 0.0]))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_group_of_failures_and_an_empty_group_teach_nothing(method):
-    np.testing.assert_array_equal(group_advantages([np.nan, np.nan], method), [0.0, 0.0])
-    assert group_advantages([], method).shape == (0,)
+def test_a_group_of_failures_and_an_empty_group_teach_nothing():
+    np.testing.assert_array_equal(group_advantages([np.nan, np.nan]), [0.0, 0.0])
+    assert group_advantages([]).shape == (0,)
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="unknown method 'grpo'"):
-        group_advantages([1.0], "grpo")
     with pytest.raises(ValueError, match="finite"):
         group_advantages([1.0, math.inf])
     with pytest.raises(ValueError, match="last axis"):
         group_advantages(1.0)
-
-
-def turns(*rewards_by_turn, stop_reason=StopReason.FINISHED, failure=None):
-    transitions = tuple(
-        Transition(ToolCall("act"), ToolOutput(reward=reward), turn=turn, seconds=0.0)
-        for turn, rewards in enumerate(rewards_by_turn)
-        for reward in rewards
-    )
-    return Trajectory(
-        "e",
-        TaskRef("env", "train", 0),
-        stop_reason,
-        transitions,
-        failure=failure,
-        num_turns=len(rewards_by_turn),
-    )
-
-
-@given(rewards=st.lists(st.lists(st.none() | numbers, max_size=3), max_size=6), discount=st.floats(0, 1))
-def test_a_turns_return_is_the_discounted_sum_of_the_rewards_from_there_on(rewards, discount):
-    expected = []
-    for turn in range(len(rewards)):
-        later = [
-            discount ** (k - turn) * reward
-            for k in range(turn, len(rewards))
-            for reward in rewards[k]
-            if reward is not None
-        ]
-        expected.append(pytest.approx(math.fsum(later), abs=1e-6) if later else None)
-    assert list(turn_returns(turns(*rewards), discount=discount)) == expected
-
-
-@given(rewards=st.lists(st.lists(st.none() | numbers, max_size=3), min_size=1, max_size=6), price=st.none() | numbers)
-def test_without_discount_the_first_turns_return_is_the_trajectorys(rewards, price):
-    played = turns(*rewards, stop_reason=StopReason.MAX_TURNS)
-    whole = trajectory_return(played, truncated_reward=price)
-    assert turn_returns(played, truncated_reward=price)[0] == (None if whole is None else pytest.approx(whole))
-
-
-def test_turns_of_a_failed_episode_have_no_return_and_an_episode_without_turns_has_no_turns():
-    failed = turns([1.0], [], stop_reason=StopReason.FAILED, failure=Failure("session_lost", "gone"))
-    assert turn_returns(failed) == (None, None)
-    assert turn_returns(turns(stop_reason=StopReason.MAX_SECONDS), truncated_reward=-1.0) == ()
-
-
-def test_the_price_of_an_end_is_paid_in_the_last_turn():
-    assert turn_returns(turns([], [], stop_reason=StopReason.MAX_TURNS), discount=0.5, truncated_reward=-1.0) == (
-        -0.5,
-        -1.0,
-    )
-    assert turn_returns(turns([1.0], [], stop_reason=StopReason.POLICY_STOPPED), stopped_reward=-1.0) == (0.0, -1.0)
-
-
-@pytest.mark.parametrize("discount", [-0.1, 1.1, math.nan])
-def test_a_discount_outside_zero_to_one_is_refused(discount):
-    with pytest.raises(ValueError, match="discount"):
-        turn_returns(turns([1.0]), discount=discount)
 
 
 def test_a_groups_scores_count_as_one_more_reward_each():
