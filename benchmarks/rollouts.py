@@ -41,7 +41,7 @@ from ors_gym import (
     Turn,
     run_groups,
 )
-from ors_gym.rollouts.episode import run_all
+from ors_gym.rollouts.exchange import run_all
 
 EPISODES, CALLS, TOOL_SECONDS = 256, 5, 0.5
 ROUNDS = 5

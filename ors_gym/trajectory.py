@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ors_gym.types import Message, ToolCall, ToolOutput
+from ors_gym.types import (
+    Block,
+    Message,
+    MessageBlock,
+    ReasoningBlock,
+    TextBlock,
+    ToolCall,
+    ToolCallBlock,
+    ToolOutput,
+    ToolResultBlock,
+)
 
-__all__ = ["Failure", "StopReason", "TaskRef", "Trajectory", "TrajectoryGroup", "Transition"]
+__all__ = ["Exchange", "Failure", "Reply", "StopReason", "TaskRef", "Trajectory", "TrajectoryGroup", "Transition"]
 
 
 class StopReason(StrEnum):
@@ -95,6 +105,83 @@ class Transition:
     def reward(self) -> float | None:
         """The environment's reward, None when it gave none."""
         return self.output.reward
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said.
+
+    Without tool calls it is a plain message: it goes to the environment's terminal tool where there is one, else it
+    ends the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to
+    count by (see :data:`~ors_gym.dialects.actions.ParseReason`): the policy gets it back as an observation.
+    ``truncated`` says that the message was cut off by a token limit: the episode ends there.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    error: str | None = None
+    reason: str | None = None
+    reasoning: str = ""
+    """What the model thought before it spoke; kept in the conversation."""
+    truncated: bool = False
+    num_tokens: int | None = None
+    """Tokens that the message took, reasoning included, where they are known: they count against
+    ``RolloutLimits.max_tokens``."""
+
+    def __post_init__(self) -> None:
+        if self.error is not None and self.tool_calls:
+            raise ValueError("a reply with an error calls no tools: its calls would stay without results")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One message of the agent and what came of it.
+
+    ``transitions`` has the calls that were answered, in the order of the message. A plain message that went to the
+    environment's terminal tool has one transition and no call of its own.
+    """
+
+    number: int
+    """The turn's number, from 0."""
+    reply: Reply
+    transitions: tuple[Transition, ...] = ()
+    notices: tuple[Block, ...] = ()
+    """What the agent reads after the results, such as that its time is over."""
+    finished: bool = False
+    """Whether the environment ended the episode."""
+
+    @property
+    def outputs(self) -> tuple[ToolOutput, ...]:
+        """What the agent reads: the output of each transition, or why its message could not be read."""
+        if self.reply.error is not None:
+            return (ToolOutput(ok=False, error=self.reply.error, reason=self.reply.reason),)
+        return tuple(transition.output for transition in self.transitions)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What the agent reads, in order."""
+        return (*(block for output in self.outputs for block in output.shown), *self.notices)
+
+    def said(self) -> Message:
+        """The agent's message: its thoughts, its text, its calls."""
+        reply = self.reply
+        reasoning = (ReasoningBlock(reply.reasoning),) if reply.reasoning else ()
+        text = (TextBlock(reply.text),) if reply.text else ()
+        calls = (ToolCallBlock(call.id, call.name, call.input) for call in reply.tool_calls)
+        return Message("assistant", (*reasoning, *text, *calls))
+
+    def heard(self) -> tuple[Message, ...]:
+        """The message that answers the agent; none where nothing came of what it said.
+
+        The model does not know the terminal tool, so what that tool gives for a plain message is plain text and images.
+        """
+        if not self.reply.tool_calls:
+            detail = None if self.reply.reason is None else {"reason": self.reply.reason}
+            return (Message("user", self.blocks, detail),) if self.blocks else ()
+        results: tuple[MessageBlock, ...] = tuple(
+            ToolResultBlock(each.action.id, each.output.shown, is_error=not each.output.ok) for each in self.transitions
+        )
+        return (Message("user", (*results, *self.notices)),) if results or self.notices else ()
 
 
 @dataclass(frozen=True, slots=True)

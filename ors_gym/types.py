@@ -324,6 +324,8 @@ class ToolCall:
 
     name: str
     input: JSONObject = field(default_factory=dict[str, Any])
+    id: str = field(default="", compare=False)
+    """What joins the call to its result in the conversation: the model provider's id where it gave one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +349,11 @@ class ToolOutput:
     def text(self) -> str:
         """The text blocks joined by newlines, or the error of a refused call."""
         return text_of(self.blocks) if self.ok else (self.error or "")
+
+    @property
+    def shown(self) -> tuple[Block, ...]:
+        """What the agent reads: the blocks, or the error of a refused call."""
+        return self.blocks if self.ok else (TextBlock(self.text),)
 
     @property
     def images(self) -> tuple[ImageBlock, ...]:

@@ -19,7 +19,8 @@ from trl import GRPOTrainer
 
 from ors_gym.client.portal import Portal
 from ors_gym.dialects.actions import ActionParser
-from ors_gym.rollouts.groups import EpisodeHost, FailurePolicy, RolloutLimits, run_all
+from ors_gym.rollouts.exchange import run_all
+from ors_gym.rollouts.groups import EpisodeHost, FailurePolicy, RolloutLimits
 from ors_gym.rollouts.returns import Reduction
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch

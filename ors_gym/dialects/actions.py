@@ -26,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
-from ors_gym.types import TerminalTool, ToolCall
+from ors_gym.trajectory import Reply
+from ors_gym.types import ToolCall
 
 __all__ = [
     "Action",
@@ -64,8 +65,6 @@ class ParsedText:
     error: str | None = None
     reason: ParseReason | None = None
     reasoning: str = ""
-    final: bool = False
-    """The text is the agent's last message, and the call hands it to the environment's terminal tool."""
 
 
 class ActionParser(Protocol):
@@ -281,6 +280,7 @@ def tool_call(value: Any) -> ToolCall:
     if isinstance(value, ToolCall):
         return value
     call = _fields(value)
+    call_id = str(call.get("id") or "")
     if call.get("function") is not None and "name" not in call:
         call = _fields(call["function"])
     name = call.get("name")
@@ -289,14 +289,14 @@ def tool_call(value: Any) -> ToolCall:
     arguments = next((call[word] for word in ("input", "arguments", "parameters") if word in call), None)
     if isinstance(arguments, str):
         if not arguments.strip():  # OpenAI's form of no arguments
-            return ToolCall(name, {})
+            return ToolCall(name, {}, call_id)
         arguments, _ = _decode_json(arguments, 0, whole=True)
     if arguments is None:
-        return ToolCall(name, {})
+        return ToolCall(name, {}, call_id)
     if not isinstance(arguments, Mapping):
         kind = type(arguments).__name__
         raise _UnreadableCallError("invalid_call", f"the arguments of {name!r} must be a JSON object, not {kind}")
-    return ToolCall(name, dict(cast("Mapping[str, Any]", arguments)))
+    return ToolCall(name, dict(cast("Mapping[str, Any]", arguments)), call_id)
 
 
 def check_action(action: Action) -> None:
@@ -307,29 +307,26 @@ def check_action(action: Action) -> None:
         raise TypeError(f"a ToolCall has a str and a mapping, got {action!r}")
 
 
-def read_action(action: Action, parser: ActionParser, terminal_tool: TerminalTool | None = None) -> ParsedText:
+def read_action(action: Action, parser: ActionParser, *, takes_plain_text: bool = False) -> Reply:
     """Read an environment's action: a call, a mapping, or text, which ``parser`` reads.
 
-    Plain text becomes a call of the environment's terminal tool where there is one, else a failure with the reason
-    ``no_tool_call``. Never raises for what a model could have written; other types are a TypeError.
+    Plain text is a failure with the reason ``no_tool_call`` unless the environment takes it, which is what a terminal
+    tool is for. Never raises for what a model could have written; other types are a TypeError.
     """
     check_action(action)
     if isinstance(action, ToolCall):
-        return ParsedText(tool_calls=(action,))
+        return Reply(tool_calls=(action,))
     if isinstance(action, Mapping):
         try:
-            return ParsedText(tool_calls=(tool_call(action),))
+            return Reply(tool_calls=(tool_call(action),))
         except _UnreadableCallError as unreadable:
-            return ParsedText(error=f"No tool was called: {unreadable.why}.", reason=unreadable.reason)
+            return Reply(error=f"No tool was called: {unreadable.why}.", reason=unreadable.reason)
     parsed = parser.parse(action)
-    if parsed.tool_calls or parsed.error is not None:
-        return parsed
-    if terminal_tool is None:
+    error, reason = parsed.error, parsed.reason
+    if error is None and not parsed.tool_calls and not takes_plain_text:
         error = "No tool was called: the message holds no tool call, and this environment takes no plain answer."
-        return ParsedText(parsed.text, (), error, "no_tool_call", parsed.reasoning)
-    arguments = {} if terminal_tool.arg is None else {terminal_tool.arg: parsed.text}
-    call = ToolCall(terminal_tool.name, arguments)
-    return ParsedText(parsed.text, (call,), reasoning=parsed.reasoning, final=True)
+        reason = "no_tool_call"
+    return Reply(parsed.text, parsed.tool_calls, error, reason, parsed.reasoning)
 
 
 _STOP_TOKENS = re.compile(r"(?:\s|<\|(?:im_end|eot_id|eom_id|eot|eom|endoftext|end_of_text)\|>|</s>)+\Z")
@@ -351,8 +348,10 @@ def _split_reasoning(text: str) -> tuple[str, str]:
 def _fields(value: Any) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value)
-    fields = {word: getattr(value, word) for word in ("name", "input", "arguments", "function") if hasattr(value, word)}
-    if not fields:
+    fields = {
+        word: getattr(value, word) for word in ("id", "name", "input", "arguments", "function") if hasattr(value, word)
+    }
+    if fields.keys() <= {"id"}:
         raise _UnreadableCallError("invalid_call", f"a call is a JSON object, not {type(value).__name__}")
     return fields
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypedDict, Unpack
 
@@ -18,21 +18,17 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects.actions import Action, ActionParser, ParsedText, action_parser, read_action
+from ors_gym.dialects.actions import Action, ActionParser, action_parser, read_action
+from ors_gym.rollouts.exchange import Conversation, checked_parallel
 from ors_gym.spaces.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
-from ors_gym.trajectory import StopReason, TaskRef
+from ors_gym.trajectory import Exchange, StopReason, TaskRef
 from ors_gym.types import (
-    Block,
     ImageBlock,
     Message,
     MessageBlock,
-    ReasoningBlock,
     TextBlock,
     ToolCall,
-    ToolCallBlock,
     ToolList,
-    ToolOutput,
-    ToolResultBlock,
     text_of,
 )
 
@@ -96,6 +92,8 @@ class EnvOptions(TypedDict, total=False):
     """Values the environment may use, by name."""
     toolset: str | None
     """The name of a set of tools that the server adds to the environment's."""
+    parallel_tool_calls: bool | Collection[str]
+    """Which calls of one message go out at once: as in :class:`~ors_gym.EpisodeRunner`. None by default."""
     api_key: str | Secret | None
     hosted: bool
     timeouts: Timeouts
@@ -129,6 +127,7 @@ class EnvRecipe:
     penalty: float = 0.0
     secrets: Mapping[str, str] | None = field(default=None, repr=False)
     toolset: str | None = None
+    parallel_tool_calls: bool | Collection[str] = False
 
     @classmethod
     async def look_up(cls, client: ORSClient, env_name: str | None, **options: Unpack[EnvOptions]) -> Self:
@@ -158,6 +157,7 @@ class EnvRecipe:
             client, env_name, split, await client.num_tasks(env_name, split), tools,
             mode, parser, max_turns, max_seconds,
             options.get("penalty", 0.0), reveal(options.get("secrets")), options.get("toolset"),
+            checked_parallel(options.get("parallel_tool_calls", False)),
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -200,8 +200,8 @@ class EnvRecipe:
 class AsyncORSEnv:
     """One episode at a time, to be awaited. `reset` and `step` mean what Gymnasium's do.
 
-    A step may hold several calls, where a model wrote several in one message: they are made in order, up to one that
-    ends the episode, and their rewards are summed.
+    A step may hold several calls, where a model wrote several in one message: they are made in order (or at once, see
+    ``parallel_tool_calls``), up to one that ends the episode, and their rewards are summed.
 
     ``info`` of a reset: ``task`` (:class:`~ors_gym.trajectory.TaskRef`), ``session_id``, ``images``. ``info`` of a
     step: ``tool_calls`` and ``outputs`` (each call's whole :class:`~ors_gym.types.ToolOutput`, metadata and images
@@ -220,7 +220,7 @@ class AsyncORSEnv:
         self.last_image: ImageBlock | None = None
         self._session: Session | None = None
         self._tools: ToolList | None = None
-        self._messages: tuple[Message, ...] = ()
+        self._conversation: Conversation | None = None
         self._deadline: float | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -241,13 +241,20 @@ class AsyncORSEnv:
         try:
             await session.open()
             if self.recipe.observation_mode == "messages":
-                self._messages = await session.get_messages()
-                blocks = tuple(block for message in self._messages for block in message.blocks)
+                prompt = await session.get_messages()
+                blocks = tuple(block for message in prompt for block in message.blocks)
             else:
                 blocks = await session.get_prompt()
+                prompt = (Message("user", blocks),)
         except BaseException:
             self._leave()
             raise
+        self._conversation = Conversation(
+            session,
+            prompt,
+            self.recipe.tools.terminal_tool,
+            parallel_tool_calls=self.recipe.parallel_tool_calls,
+        )
         limit = self.recipe.max_episode_seconds
         self._deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         images = self._note_images(blocks)
@@ -262,53 +269,43 @@ class AsyncORSEnv:
             ORSError: a fault of the world; the episode is over and has no return, and `reset` begins another.
         """
         self._check_open()
-        session = self._session
-        if session is None:
+        conversation = self._conversation
+        if conversation is None or self._session is None:
             raise ResetNeeded("the episode is over, or none has begun: call reset first")
-        terminal = self.recipe.tools.terminal_tool
-        parsed = read_action(action, self.recipe.parser, terminal)
-        outputs: list[ToolOutput] = []
-        stop_reason: StopReason | None = None
-        if parsed.error is not None:
-            outputs.append(ToolOutput(ok=False, error=parsed.error, reason=parsed.reason))
+        takes_plain_text = self.recipe.tools.terminal_tool is not None
+        reply = read_action(action, self.recipe.parser, takes_plain_text=takes_plain_text)
         limit = asyncio.timeout_at(self._deadline)
         try:
             async with limit:
-                for call in () if self._time_is_over() else parsed.tool_calls:
-                    outputs.append(await session.call_tool(call.name, call.input))
-                    if outputs[-1].finished or (terminal and call.name == terminal.name and outputs[-1].ok):
-                        stop_reason = StopReason.FINISHED
-                        break
+                if self._time_is_over():
+                    conversation.say(reply)
+                else:
+                    await conversation.play(reply)
         except BaseException as error:
             if not (isinstance(error, TimeoutError) and limit.expired()):
                 self._leave()
                 raise
         self.turn += 1
-        notices: tuple[Block, ...] = ()
-        if stop_reason is None and self._time_is_over():
-            stop_reason, notices = StopReason.MAX_SECONDS, (TIME_IS_OVER,)
-        elif stop_reason is None and self.turn == self.recipe.max_turns:
+        stop_reason: StopReason | None = None
+        if conversation.finished:
+            stop_reason = StopReason.FINISHED
+        elif self._time_is_over():
+            stop_reason = StopReason.MAX_SECONDS
+            conversation.notify(TIME_IS_OVER)
+        elif self.turn == self.recipe.max_turns:
             stop_reason = StopReason.MAX_TURNS
         if stop_reason is not None:
             self._leave()
-        if self.recipe.observation_mode == "messages":
-            self._messages += _exchange(parsed, outputs, notices, self.turn)
-        return self._described(parsed, outputs, notices, stop_reason)
+        return self._described(conversation.exchanges[-1], stop_reason)
 
-    def _described(
-        self,
-        parsed: ParsedText,
-        outputs: Sequence[ToolOutput],
-        notices: Sequence[Block],
-        stop_reason: StopReason | None,
-    ) -> Step:
-        blocks = [*(block for output in outputs for block in _shown(output)), *notices]
+    def _described(self, exchange: Exchange, stop_reason: StopReason | None) -> Step:
+        outputs, blocks = exchange.outputs, exchange.blocks
         given = [output.reward for output in outputs if output.reward is not None]
         refused = [output for output in outputs if not output.ok]
         reward = sum(given, start=0.0) + self.recipe.penalty * len(refused)
         info: dict[str, Any] = {
-            "tool_calls": parsed.tool_calls[: len(outputs)],
-            "outputs": tuple(outputs),
+            "tool_calls": tuple(transition.action for transition in exchange.transitions),
+            "outputs": outputs,
             "images": self._note_images(blocks),
             "reward_given": bool(given),
         }
@@ -316,7 +313,8 @@ class AsyncORSEnv:
             info["reason"] = refused[0].reason or "refused"
         if stop_reason is not None:
             info["stop_reason"] = stop_reason
-        said = "; ".join(map(_written, parsed.tool_calls)) or parsed.text
+        calls = exchange.reply.tool_calls or tuple(transition.action for transition in exchange.transitions)
+        said = "; ".join(map(_written, calls)) or exchange.reply.text
         self.transcript.append(f"> {said}\n{text_of(blocks)}" + (f"\nreward {reward:g}" if given or reward else ""))
         terminated = stop_reason is not None and stop_reason.terminated
         truncated = stop_reason is not None and stop_reason.truncated
@@ -359,7 +357,7 @@ class AsyncORSEnv:
             case "text":
                 return text_of(blocks)
             case "messages":
-                return self._messages
+                return self._conversation.messages if self._conversation else ()
             case "multimodal":
                 return tuple(blocks)
 
@@ -371,32 +369,8 @@ _OBSERVATION_SPACES: dict[ObservationMode, type[gymnasium.Space[Any]]] = {
 }
 
 
-def _exchange(
-    parsed: ParsedText, outputs: Sequence[ToolOutput], notices: Sequence[Block], turn: int
-) -> tuple[Message, ...]:
-    """An action and its results as the two messages of a conversation."""
-    said: list[MessageBlock] = [ReasoningBlock(parsed.reasoning)] if parsed.reasoning else []
-    if parsed.text:
-        said.append(TextBlock(parsed.text))
-    results: list[MessageBlock] = []
-    for place, output in enumerate(outputs):
-        # The model does not know the terminal tool: what it gives comes back as plain text, as a refusal to read does.
-        if parsed.final or place >= len(parsed.tool_calls):
-            results.extend(_shown(output))
-        else:
-            call = parsed.tool_calls[place]
-            said.append(ToolCallBlock(f"call_{turn}_{place}", call.name, call.input))
-            results.append(ToolResultBlock(f"call_{turn}_{place}", _shown(output), is_error=not output.ok))
-    return Message("assistant", tuple(said)), Message("user", (*results, *notices))
-
-
 def _written(call: ToolCall) -> str:
     try:
         return f"{call.name} {json.dumps(dict(call.input))}"
     except ValueError:  # no JSON: the call was refused, and is shown as it came
         return f"{call.name} {call.input!r}"
-
-
-def _shown(output: ToolOutput) -> tuple[Block, ...]:
-    """What the agent sees of an output."""
-    return output.blocks if output.ok else (TextBlock(output.text),)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ors_gym.spaces.spaces import ToolCallSpace
-from ors_gym.trajectory import TaskRef
+from ors_gym.trajectory import Reply, TaskRef
 from ors_gym.types import Message, ToolCall, ToolList
 
 __all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn"]
@@ -37,32 +37,6 @@ class Turn:
     """The turn's number, from 0."""
     max_tokens: int | None = None
     """What the episode's token limit leaves for this message; None: no limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model said.
-
-    No tool calls means a plain message: it goes to the environment's terminal tool where there is one, else it ends
-    the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to count
-    by (see :data:`~ors_gym.dialects.ParseReason`): the policy gets it back as an observation. ``truncated`` says that
-    the message was cut off by a token limit: the episode ends there.
-    """
-
-    text: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    error: str | None = None
-    truncated: bool = False
-    reason: str | None = None
-    reasoning: str = ""
-    """What the model thought before it spoke; kept in the conversation."""
-    num_tokens: int | None = None
-    """Tokens that the message took, reasoning included, where they are known: they count against
-    ``RolloutLimits.max_tokens``."""
-
-    def __post_init__(self) -> None:
-        if self.error is not None and self.tool_calls:
-            raise ValueError("a reply with an error calls no tools: its calls would stay without results")
 
 
 class Policy(Protocol):

@@ -7,34 +7,20 @@ actors. Groups are built over either in :mod:`ors_gym.rollouts.groups`.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 import uuid
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError
-from ors_gym.policies.policy import Policy, Reply, Turn
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
-from ors_gym.types import (
-    GroupCandidate,
-    GroupScore,
-    Message,
-    MessageBlock,
-    ReasoningBlock,
-    TextBlock,
-    ToolCall,
-    ToolCallBlock,
-    ToolList,
-    ToolOutput,
-    ToolResultBlock,
-)
+from ors_gym.policies.policy import Policy, Turn
+from ors_gym.rollouts.exchange import Conversation, checked_parallel
+from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
+from ors_gym.types import GroupCandidate, GroupScore, ToolList
 
-__all__ = ["EpisodeHost", "EpisodeRunner", "RolloutLimits", "run_all"]
-
-_T = TypeVar("_T")
+__all__ = ["EpisodeHost", "EpisodeRunner", "RolloutLimits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +96,13 @@ class EpisodeRunner:
         tools: ToolList | None = None,
         parallel_tool_calls: bool | Collection[str] = False,
     ) -> None:
-        if isinstance(parallel_tool_calls, str):
-            raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
         self.client = client
         self.policy = policy
         self.limits = limits or RolloutLimits()
         self._secrets = secrets
         self._toolset = toolset
         self._tools = tools
-        self._parallel = parallel_tool_calls
+        self._parallel = checked_parallel(parallel_tool_calls)
         self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
 
     async def run_episode(
@@ -190,9 +174,7 @@ class _Episode:
         self.policy = policy
         self.limits = limits
         self.parallel = parallel
-        self.messages: list[Message] = []
-        self.transitions: list[Transition] = []
-        self.num_turns = 0
+        self.conversation: Conversation | None = None
         self.num_tokens: int | None = None
         self.stop_reason: StopReason | None = None
         self.failure: Failure | None = None
@@ -204,10 +186,12 @@ class _Episode:
         try:
             async with deadline, opening as session:
                 tools = await session.list_tools() if tools is None else tools
-                self.messages.extend(await session.get_messages())
+                prompt = await session.get_messages()
+                self.conversation = Conversation(
+                    session, prompt, tools.terminal_tool, parallel_tool_calls=self.parallel
+                )
                 while self.stop_reason is None:
-                    await self._turn(session, tools)
-                    self.stop_reason = self.stop_reason or self.limits.reached(self.num_turns, self.num_tokens)
+                    await self._turn(self.conversation, tools)
         except ORSError as error:
             # An episode that had reached its end keeps it: only the clean-up failed.
             if self.stop_reason is None:
@@ -215,113 +199,40 @@ class _Episode:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            self.stop_reason = self.stop_reason or StopReason.MAX_SECONDS
+            ended = self.conversation is not None and self.conversation.finished
+            self.stop_reason = self.stop_reason or (StopReason.FINISHED if ended else StopReason.MAX_SECONDS)
         self.seconds = time.monotonic() - started
 
-    async def _turn(self, session: Session, tools: ToolList) -> None:
+    async def _turn(self, conversation: Conversation, tools: ToolList) -> None:
         limit = self.limits.max_tokens
         left = None if limit is None else limit - (self.num_tokens or 0)
-        turn = Turn(self.episode_id, self.task, tuple(self.messages), tools, self.num_turns, left)
+        number = len(conversation.exchanges)
+        turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left)
         reply = await self.policy.act(turn)
-        calls = [ToolCallBlock(f"call_{turn.number}_{i}", c.name, c.input) for i, c in enumerate(reply.tool_calls)]
-        reasoning = (ReasoningBlock(reply.reasoning),) if reply.reasoning else ()
-        text = (TextBlock(reply.text),) if reply.text else ()
-        self.messages.append(Message("assistant", (*reasoning, *text, *calls)))
-        self.num_turns += 1
         if reply.num_tokens is not None:
             self.num_tokens = (self.num_tokens or 0) + reply.num_tokens
-        if reply.truncated:
+        exchange = await conversation.play(reply)
+        if exchange.finished:
+            self.stop_reason = StopReason.FINISHED
+        elif reply.truncated:
             self.stop_reason = StopReason.MAX_TOKENS
-        elif reply.error is not None:
-            detail = None if reply.reason is None else {"reason": reply.reason}
-            self.messages.append(Message("user", (TextBlock(reply.error),), detail))
-        elif not calls:
-            await self._plain_message(session, reply, tools)
-        else:
-            await self._call_tools(session, calls)
-
-    async def _plain_message(self, session: Session, reply: Reply, tools: ToolList) -> None:
-        terminal = tools.terminal_tool
-        if terminal is None:
+        elif not (reply.tool_calls or exchange.outputs):
             self.stop_reason = StopReason.POLICY_STOPPED
-            return
-        called = time.monotonic()
-        output = await session.call_terminal_tool(reply.text)
-        action = ToolCall(terminal.name, {} if terminal.arg is None else {terminal.arg: reply.text})
-        self._record(action, output, time.monotonic() - called)
-        self.stop_reason = StopReason.FINISHED
-
-    async def _call_tools(self, session: Session, calls: Iterable[ToolCallBlock]) -> None:
-        """Call the tools in order, or at once where allowed; after ``finished`` nothing more is called."""
-        batches = (
-            batch
-            for at_once, neighbours in itertools.groupby(calls, self._may_run_at_once)
-            for batch in ([list(neighbours)] if at_once else [[call] for call in neighbours])
-        )
-        results: list[MessageBlock] = []
-        try:
-            for batch in batches:
-                await self._call_at_once(session, batch, results)
-                if self.stop_reason is not None:
-                    break
-        finally:
-            if results:
-                self.messages.append(Message("user", tuple(results)))
-
-    def _may_run_at_once(self, call: ToolCallBlock) -> bool:
-        return self.parallel if isinstance(self.parallel, bool) else call.name in self.parallel
-
-    async def _call_at_once(
-        self, session: Session, calls: Sequence[ToolCallBlock], results: list[MessageBlock]
-    ) -> None:
-        """Call these at once, wait for all, and add their results in order.
-
-        The calls beside one that answers ``finished`` are under way already: their rewards count, and a fault of
-        theirs does not take the episode's end away.
-        """
-        answers: list[tuple[ToolOutput, float] | None] = [None] * len(calls)
-
-        async def call_tool(place: int) -> None:
-            called = time.monotonic()
-            output = await session.call_tool(calls[place].name, calls[place].input)
-            answers[place] = output, time.monotonic() - called
-            if output.finished:
-                self.stop_reason = StopReason.FINISHED
-
-        try:
-            await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))
-        finally:
-            for call, answer in zip(calls, answers, strict=True):
-                if answer is not None:
-                    output, seconds = answer
-                    self._record(ToolCall(call.name, call.input), output, seconds)
-                    blocks = output.blocks if output.ok else (TextBlock(output.text),)
-                    results.append(ToolResultBlock(call.id, blocks, is_error=not output.ok))
-
-    def _record(self, action: ToolCall, output: ToolOutput, seconds: float) -> None:
-        self.transitions.append(Transition(action, output, self.num_turns - 1, seconds))
+        else:
+            self.stop_reason = self.limits.reached(number + 1, self.num_tokens)
 
     def trajectory(self) -> Trajectory:
         assert self.stop_reason is not None
+        exchanges = self.conversation.exchanges if self.conversation else []
         return Trajectory(
             episode_id=self.episode_id,
             task=self.task,
             stop_reason=self.stop_reason,
-            transitions=tuple(self.transitions),
-            messages=tuple(self.messages),
+            transitions=tuple(transition for exchange in exchanges for transition in exchange.transitions),
+            messages=self.conversation.messages if self.conversation else (),
             failure=self.failure,
             seconds=self.seconds,
-            num_turns=self.num_turns,
+            num_turns=len(exchanges),
             num_tokens=self.num_tokens,
             attempt=self.attempt,
         )
-
-
-async def run_all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Run all at once, results in order. The first exception cancels the others, which close their sessions."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as error:
-        raise error.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -23,11 +23,11 @@ from typing import Literal
 
 from ors_gym.errors import NotFoundError, ORSError
 from ors_gym.policies.policy import Policy
-from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits, run_all
+from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate
 
-__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_all", "run_group", "run_groups"]
+__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_group", "run_groups"]
 
 
 @dataclass(frozen=True, slots=True)

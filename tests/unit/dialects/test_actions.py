@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.dialects.actions import ParsedText, action_parser, read_action, tool_call
-from ors_gym.types import TerminalTool, ToolCall
+from ors_gym.types import ToolCall
 
 GUESS = ToolCall("guess", {"word": "crane"})
 LOOK = ToolCall("look")
@@ -248,20 +248,22 @@ class TestReadAction:
     def test_calls_mappings_and_text_are_the_same_action(self, action):
         assert read_action(action, self.parser).tool_calls == (GUESS,)
 
-    def test_plain_text_goes_to_the_terminal_tool(self):
-        parsed = read_action("<think>2+2</think>Four.", self.parser, TerminalTool("answer", "text"))
-        assert parsed.tool_calls == (ToolCall("answer", {"text": "Four."}),)
-
-    def test_a_terminal_tool_without_an_argument_gets_none(self):
-        assert read_action("Four.", self.parser, TerminalTool("finish")).tool_calls == (ToolCall("finish"),)
+    def test_plain_text_is_a_message_where_the_environment_takes_one(self):
+        parsed = read_action("<think>2+2</think>Four.", self.parser, takes_plain_text=True)
+        assert (parsed.text, parsed.reasoning, parsed.tool_calls, parsed.error) == ("Four.", "2+2", (), None)
 
     def test_plain_text_without_a_terminal_tool_is_a_named_failure(self):
         parsed = read_action("Four.", self.parser)
         assert (parsed.tool_calls, parsed.reason, parsed.text) == ((), "no_tool_call", "Four.")
 
-    def test_an_unreadable_call_does_not_go_to_the_terminal_tool(self):
-        parsed = read_action("<tool_call>{</tool_call>", self.parser, TerminalTool("answer", "text"))
+    def test_an_unreadable_call_is_no_plain_message(self):
+        parsed = read_action("<tool_call>{</tool_call>", self.parser, takes_plain_text=True)
         assert (parsed.tool_calls, parsed.reason) == ((), "invalid_json")
+
+    def test_the_id_of_a_call_is_kept(self):
+        function = {"name": "guess", "arguments": '{"word": "crane"}'}
+        (call,) = read_action({"id": "x9AB", "type": "function", "function": function}, self.parser).tool_calls
+        assert (call, call.id) == (GUESS, "x9AB")
 
     def test_a_mapping_without_a_name_is_a_named_failure(self):
         assert read_action({"input": {}}, self.parser).reason == "invalid_call"

@@ -1,0 +1,167 @@
+"""A conversation with an environment, one exchange at a time: what ``gym.make``, the runner, Ray and TRL all play."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from ors_gym.errors import ORSError
+from ors_gym.trajectory import Exchange, Reply, Transition
+from ors_gym.types import Block, JSONObject, Message, TerminalTool, ToolCall, ToolOutput
+
+__all__ = ["Conversation", "ToolSession", "checked_parallel", "run_all"]
+
+T = TypeVar("T")
+
+
+class ToolSession(Protocol):
+    """What an exchange needs of a :class:`~ors_gym.Session`."""
+
+    async def call_tool(self, name: str, input: JSONObject | None = None) -> ToolOutput:
+        """Call a tool, at most once."""
+        ...
+
+
+class Conversation:
+    """The exchanges of one episode on its session.
+
+    Args:
+        session: Where the tools are called.
+        prompt: What the conversation begins with.
+        terminal_tool: Where a plain message goes; None where the environment has no such tool.
+        parallel_tool_calls: Which calls of one message go out at once: those of the tools named here, or all (True).
+            Neighbours in a message that may run at once do; any other call waits for those before it, and those after
+            it for it.
+    """
+
+    def __init__(
+        self,
+        session: ToolSession,
+        prompt: Iterable[Message] = (),
+        terminal_tool: TerminalTool | None = None,
+        *,
+        parallel_tool_calls: bool | Collection[str] = False,
+    ) -> None:
+        self.exchanges: list[Exchange] = []
+        self._messages = list(prompt)
+        self._session = session
+        self._terminal = terminal_tool
+        self._parallel = checked_parallel(parallel_tool_calls)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, prompt first."""
+        return tuple(self._messages)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the environment ended the episode."""
+        return bool(self.exchanges) and self.exchanges[-1].finished
+
+    async def play(self, reply: Reply) -> Exchange:
+        """Take the agent's next message, call its tools, and return what came of it.
+
+        Tools are called in order, or at once where allowed; after one that ends the episode nothing more is called.
+        A plain message is handed to the terminal tool. A message that was cut off or could not be read calls nothing.
+
+        Raises:
+            ORSError: a call failed. What was answered before, or beside it, is in the last of ``exchanges``.
+        """
+        exchange = self._named(reply)
+        transitions: list[Transition] = []
+        try:
+            if not (reply.truncated or reply.error is not None):
+                await self._call_tools(exchange, transitions)
+        except ORSError:
+            if not self._ended(transitions):  # an end that came before, or beside it, stands
+                raise
+        finally:
+            played = replace(exchange, transitions=tuple(transitions), finished=self._ended(transitions))
+            self._record(played)
+        return played
+
+    def say(self, reply: Reply) -> Exchange:
+        """Take the agent's next message, and call nothing."""
+        return self._record(self._named(reply))
+
+    def notify(self, *notices: Block) -> Exchange:
+        """Let the agent read ``notices`` after what came of its last message."""
+        last = self.exchanges.pop()
+        del self._messages[-1 - len(last.heard()) :]
+        return self._record(replace(last, notices=(*last.notices, *notices)))
+
+    def _record(self, exchange: Exchange) -> Exchange:
+        self.exchanges.append(exchange)
+        self._messages += (exchange.said(), *exchange.heard())
+        return exchange
+
+    def _named(self, reply: Reply) -> Exchange:
+        """The exchange that begins with ``reply``, each of whose calls has an id of its own."""
+        number = len(self.exchanges)
+        calls: dict[str, ToolCall] = {}
+        for place, call in enumerate(reply.tool_calls):
+            call_id = call.id or f"call_{number}_{place}"
+            while call_id in calls:
+                call_id += "_"
+            calls[call_id] = replace(call, id=call_id)
+        return Exchange(number, replace(reply, tool_calls=tuple(calls.values())))
+
+    async def _call_tools(self, exchange: Exchange, transitions: list[Transition]) -> None:
+        reply, terminal = exchange.reply, self._terminal
+        if not reply.tool_calls and terminal is not None:
+            arguments = {} if terminal.arg is None else {terminal.arg: reply.text}
+            await self._call_at_once([ToolCall(terminal.name, arguments)], exchange.number, transitions)
+        for at_once, neighbours in itertools.groupby(reply.tool_calls, self._may_run_at_once):
+            for batch in [list(neighbours)] if at_once else [[call] for call in neighbours]:
+                await self._call_at_once(batch, exchange.number, transitions)
+                if self._ended(transitions):
+                    return
+
+    def _ended(self, transitions: Iterable[Transition]) -> bool:
+        """Whether one of them ended the episode.
+
+        The terminal tool does so where it accepts its input, also on a server that does not say it.
+        """
+        terminal = self._terminal and self._terminal.name
+        return any(step.output.finished or (step.output.ok and step.action.name == terminal) for step in transitions)
+
+    def _may_run_at_once(self, call: ToolCall) -> bool:
+        return self._parallel if isinstance(self._parallel, bool) else call.name in self._parallel
+
+    async def _call_at_once(self, calls: Sequence[ToolCall], turn: int, transitions: list[Transition]) -> None:
+        """Make these calls at once, wait for all, and add what came of them in order.
+
+        The calls beside one that ends the episode are under way already: their rewards count.
+        """
+        answers: list[Transition | None] = [None] * len(calls)
+
+        async def call_tool(place: int) -> None:
+            call, called = calls[place], time.monotonic()
+            output = await self._session.call_tool(call.name, call.input)
+            answers[place] = Transition(call, output, turn, time.monotonic() - called)
+
+        try:
+            await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))
+        finally:
+            transitions += filter(None, answers)
+
+
+def checked_parallel(parallel_tool_calls: bool | Collection[str]) -> bool | Collection[str]:
+    """``parallel_tool_calls``; raises TypeError for one string, which is no collection of names."""
+    if isinstance(parallel_tool_calls, str):
+        raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
+    return parallel_tool_calls
+
+
+async def run_all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Run all at once, results in order. The first exception cancels the others, which close their sessions."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as error:
+        raise error.exceptions[0] from None
+    return [task.result() for task in tasks]
