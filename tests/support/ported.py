@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 from gymnasium import spaces
 
 from ors_gym.types import ToolCall
 from ors_gym_server.adapters.action_tools import ActionTools
 from ors_gym_server.adapters.observation_text import as_json
+
+TAXI = "Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3"
+"""By the version of Gymnasium."""
 
 
 def call_of(tools: ActionTools, action: Any) -> ToolCall:

@@ -21,7 +21,7 @@ from ors_gym_server import as_openreward, as_ors_environment, create_app
 from ors_gym_server.adapters.gymnasium_episode import Screen
 from tests.support.ors_servers import serve, serve_app
 from tests.support.port_environments import AdventureEnv
-from tests.support.ported import call_of
+from tests.support.ported import TAXI, call_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning"),  # Box2D, when imported
@@ -30,9 +30,9 @@ pytestmark = [
 Adventure = as_ors_environment(AdventureEnv, action_names=["command"], splits={"train": range(8)})
 ROUND_TRIPS = {
     "FrozenLake-v1": {},
-    "Taxi-v4": {},
+    TAXI: {},
     "CartPole-v1": {"render_mode": "rgb_array"},
-    "LunarLanderContinuous-v3": {},
+    "Pendulum-v1": {},
     "Blackjack-v1": {"sab": True},
 }
 
@@ -123,7 +123,7 @@ def test_the_random_policy_plays_every_port_to_an_end(ported, url, run):
 
 
 def test_a_port_plays_the_same_on_the_reference_server(ported, run):
-    environment = ported["Taxi-v4"]
+    environment = ported[TAXI]
     first, steps = bare_episode(environment, 2, 20)
 
     async def conversation(url):
@@ -219,6 +219,7 @@ def test_a_port_travels_to_other_processes_by_cloudpickle():
 
 
 def test_sessions_that_begin_at_once_find_what_they_draw_with():
+    pytest.importorskip("Box2D")
     code = (
         "from concurrent.futures import ThreadPoolExecutor as Pool; from ors_gym_server import as_ors_environment;"
         "made = as_ors_environment('LunarLander-v3', render_mode='rgb_array');"
