@@ -2,12 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ors_gym_server.adapters.gymnasium import as_ors_environment
-from ors_gym_server.adapters.openreward import as_openreward
-from ors_gym_server.asgi.app import create_app
-from ors_gym_server.authoring.environment import Environment, terminal, tool
-from ors_gym_server.run.serve import serve
-from ors_gym_server.runtime.limits import Limits
+from ors_gym.extras import packages_of
+
+with packages_of("server"):
+    from ors_gym_server.adapters.gymnasium import as_ors_environment
+    from ors_gym_server.adapters.openreward import as_openreward
+    from ors_gym_server.asgi.app import create_app
+    from ors_gym_server.authoring.environment import Environment, terminal, tool
+    from ors_gym_server.run.serve import serve
+    from ors_gym_server.runtime.limits import Limits
 
 if TYPE_CHECKING:
     from ors_gym_server.adapters.openenv import from_openenv
@@ -28,7 +31,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """``from_openenv`` needs the package openenv, and seconds to import it: it is there when it is asked for."""
     if name == "from_openenv":
-        from ors_gym_server.adapters.openenv import from_openenv
+        with packages_of("openenv"):
+            from ors_gym_server.adapters.openenv import from_openenv
 
         return from_openenv
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

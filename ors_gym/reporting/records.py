@@ -37,6 +37,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from ors_gym.errors import ProtocolError
+from ors_gym.extras import packages_of
 from ors_gym.policies.chat import ToolNames, chat_messages
 from ors_gym.redaction import Redactor
 from ors_gym.reporting.record_format import (
@@ -294,7 +295,8 @@ def to_dataset(
     them, null for a failed episode; ``task`` is JSON. The rest is named as in :class:`~ors_gym.trajectory.Trajectory`
     and :class:`TrajectoryRecord`.
     """
-    import datasets  # pyright: ignore[reportMissingTypeStubs]
+    with packages_of("datasets"):
+        import datasets  # pyright: ignore[reportMissingTypeStubs]
 
     if isinstance(source, str | os.PathLike):
         rows = [_row(record.trajectory, score, record) for record in read_records(source)]

@@ -37,6 +37,31 @@ def test_every_module_says_what_it_is(module: str):
     assert importlib.import_module(module).__doc__
 
 
+@pytest.mark.parametrize(
+    ("statement", "missing", "extra"),
+    [
+        ("import ors_gym_ray", "ray", "ray"),
+        ("from ors_gym_ray import serve_app", "ray.serve", "serve"),
+        ("import ors_gym_server", "starlette", "server"),
+        ("from ors_gym_server.run import serve", "uvicorn", "server"),
+        ("from ors_gym_server import from_openenv", "openenv", "openenv"),
+        ("import ors_gym_trl", "accelerate", "trl"),
+        ("import ors_gym_trl.rollouts", "trl", "trl"),
+        ("from ors_gym.reporting.records import to_dataset; to_dataset([])", "datasets", "datasets"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_extra(statement: str, missing: str, extra: str):
+    script = f"import sys; sys.modules[{missing!r}] = None; {statement}"
+
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stderr
+
+    last = said.splitlines()[-1]
+    assert (
+        last
+        == f"ModuleNotFoundError: the package {missing.split('.')[0]} is not installed: pip install 'ors-gym[{extra}]'"
+    )
+
+
 def test_importing_the_core_pulls_in_no_trainer_no_cluster_and_no_server():
     heavy = ["ray", "trl", "torch", "transformers", "openreward", "datasets", "uvicorn", "pydantic"]
     script = f"import sys, ors_gym; print([name for name in {heavy} if name in sys.modules])"
