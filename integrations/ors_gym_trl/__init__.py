@@ -9,7 +9,8 @@ with packages_of("trl"):
     from ors_gym_trl.batch import RolloutBatch
     from ors_gym_trl.callbacks import ReportCallback, TrajectoryCallback
     from ors_gym_trl.checks import SamplingMismatchError
-    from ors_gym_trl.rollouts import ORSRollouts, Rollouts
+    from ors_gym_trl.environment import Source
+    from ors_gym_trl.rollouts import ORSRollouts
     from ors_gym_trl.sampling.sampler import SampledTurn, Sampler, SamplingError
     from ors_gym_trl.tokens.conversation import TemplateError
     from ors_gym_trl.tokens.images import ImagesNotSupportedError
@@ -19,11 +20,11 @@ __all__ = [
     "ORSRollouts",
     "ReportCallback",
     "RolloutBatch",
-    "Rollouts",
     "SampledTurn",
     "Sampler",
     "SamplingError",
     "SamplingMismatchError",
+    "Source",
     "TemplateError",
     "TrajectoryCallback",
 ]

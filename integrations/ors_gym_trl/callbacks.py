@@ -18,7 +18,7 @@ from ors_gym.reporting.records import TrajectoryWriter
 from ors_gym.rollouts.returns import group_advantages
 from ors_gym.trajectory import TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
-from ors_gym_trl.rollouts import Rollouts
+from ors_gym_trl.rollouts import ORSRollouts
 
 __all__ = ["ReportCallback", "TrajectoryCallback"]
 
@@ -38,7 +38,7 @@ class ReportCallback(TrainerCallback):
 
     def __init__(
         self,
-        rollouts: Rollouts,
+        rollouts: ORSRollouts,
         path: str | os.PathLike[str] | None,
         record: RunRecord,
         *,
@@ -150,7 +150,7 @@ class TrajectoryCallback(TrainerCallback):
 
     def __init__(
         self,
-        rollouts: Rollouts,
+        rollouts: ORSRollouts,
         path: str | os.PathLike[str],
         *,
         run: Mapping[str, Any] | None = None,

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ors_gym_trl.sampling.backends import check_backend
 from ors_gym_trl.sampling.in_process import model_for_generation
-from ors_gym_trl.tokens.conversation import TokenRecord
+from ors_gym_trl.tokens.record import TokenRecord
 
 if TYPE_CHECKING:
     from ors_gym_trl.environment import Source

@@ -3,94 +3,96 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ors_gym.client.portal import Portal
-from ors_gym.dialects.actions import ActionParser, action_parser
+from ors_gym.dialects.actions import ActionParser
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.returns import Reduction, trajectory_return
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.types import ToolList
 from ors_gym_trl.policy import TokenPolicy
 
-__all__ = ["Source"]
+__all__ = ["OpenSource", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
-class ReturnSettings:
-    """How an episode's rewards become its return."""
+class Source:
+    """An environment to train on, and how: what :class:`~ors_gym_trl.rollouts.ORSRollouts` takes for each."""
 
-    reduction: Reduction
-    truncated_reward: float | None
-    stopped_reward: float | None
+    url: str
+    """The ORS server."""
+    _: KW_ONLY
+    env_name: str
+    """The environment's name there."""
+    name: str = ""
+    """What to call it among several; its ``env_name`` when not given."""
+    split: str = "train"
+    """Where the training tasks come from."""
+    eval_split: str | None = None
+    """Where ``eval_dataset`` comes from; None for no evaluation."""
+    tasks: Iterable[int | TaskRef] | None = None
+    """Training tasks instead of a whole split: indices of it, or ``TaskRef``."""
+    max_tasks: int | None = None
+    """At most this many tasks of each split."""
+    limits: RolloutLimits | None = None
+    """When an episode is cut short. Its tokens are limited by the trainer's ``max_completion_length``."""
+    failures: FailurePolicy = field(default_factory=FailurePolicy)
+    """What becomes of a group when infrastructure breaks its episodes."""
+    reward: Reduction = "sum"
+    """How step rewards become an episode's return: ``sum``, ``last``, ``max``, ``min``, ``mean``, a callable."""
+    truncated_reward: float | None = None
+    """Counts as one more reward of an episode that ran into a limit; None adds nothing."""
+    stopped_reward: float | None = None
+    """Likewise of an episode that the model ended by a plain message, where there is no terminal tool."""
+    unrewarded_return: float | None = 0.0
+    """The return of an episode that ended without any reward; None leaves it out of its group's baseline."""
+    score_group: bool = False
+    """Ask the environment to score each group's episodes against each other: a second reward function."""
+    host: EpisodeHost | None = None
+    """Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process. A host has
+    ``limits``, ``secrets``, ``toolset``, ``tools`` and ``parallel_tool_calls`` of its own."""
+    parser: str | ActionParser = "hermes"
+    """How the model writes tool calls (see :mod:`ors_gym.dialects.actions`)."""
+    max_turn_tokens: int | None = None
+    """Tokens the model may write in one turn; None leaves only ``max_completion_length``."""
+    template_options: Mapping[str, Any] | None = None
+    """Further variables of the chat template, such as ``enable_thinking``."""
+    system: str | None = None
+    """A system message before the environment's prompt. One in a dataset row's prompt takes its place."""
+    secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    """Passed to each session; never logged, never in a trajectory."""
+    toolset: str | None = None
+    """The name of a set of tools that the server adds to the environment's."""
+    tools: ToolList | None = None
+    """The tools, where they are known to be the same for every task: saves one request an episode."""
+    parallel_tool_calls: bool | Collection[str] = False
+    """Which calls of one message go out at once (see :class:`~ors_gym.EpisodeRunner`)."""
+    client_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    """Further arguments of the :class:`~ors_gym.ORSClient` (``api_key``, ``timeouts``, …)."""
 
-    def of(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
+    def __post_init__(self) -> None:
+        given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False)]
+        if self.host is not None and given:
+            raise ValueError(f"{', '.join(given)} belong to the host that plays the episodes: give them to it")
+        object.__setattr__(self, "name", self.name or self.env_name)
+        if self.tasks is not None:
+            object.__setattr__(self, "tasks", tuple(self.tasks))
+
+    def worth(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
         """A member's return; None where it must not be scored."""
         if group.dropped:
             return None
         return trajectory_return(
             member,
-            self.reduction,
+            self.reward,
             truncated_reward=self.truncated_reward,
             stopped_reward=self.stopped_reward,
-        )
-
-
-class Source:
-    """What :class:`~ors_gym_trl.rollouts.ORSRollouts` knows of one environment; its arguments are described there."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        env_name: str,
-        name: str | None,
-        split: str,
-        eval_split: str | None,
-        tasks: Iterable[int | TaskRef] | None,
-        max_tasks: int | None,
-        limits: RolloutLimits | None,
-        failures: FailurePolicy | None,
-        worth: ReturnSettings,
-        score_group: bool,
-        host: EpisodeHost | None,
-        parser: str | ActionParser,
-        max_turn_tokens: int | None,
-        template_options: Mapping[str, Any] | None,
-        secrets: Mapping[str, str] | None,
-        client_options: Mapping[str, Any] | None,
-    ) -> None:
-        if host is not None and (limits is not None or secrets is not None):
-            raise ValueError("limits and secrets belong to the host that plays the episodes: give them to it")
-        self.name = name or env_name
-        self.env_name = env_name
-        self.split = split
-        self.eval_split = eval_split
-        self.worth = worth
-        self.score_group = score_group
-        self.failures = failures or FailurePolicy()
-        self.parser = action_parser(parser)
-        self.max_turn_tokens = max_turn_tokens
-        self.template_options = template_options
-        self._url = url
-        self._client_options = dict(client_options or {})
-        self._limits = limits
-        self._secrets = secrets
-        self._given_host = host
-        self._given = None if tasks is None else [self._task_ref(task) for task in tasks]
-        self._max_tasks = max_tasks
-        self._train_tasks: Sequence[TaskRef] | None = None
-        self._spare_tasks: TaskSampler | None = None
-        self.connect(Portal())
-
-    def connect(self, portal: Portal) -> None:
-        """Live on ``portal`` from now on."""
-        self.portal = portal
-        self._client = portal.client(self._url, **self._client_options)
-        self._host: EpisodeHost = self._given_host or EpisodeRunner(
-            self._client, limits=self._limits, secrets=self._secrets
+            unrewarded_return=self.unrewarded_return,
         )
 
     @property
@@ -106,53 +108,81 @@ class Source:
             return f"FailurePolicy(min_valid_members={self.failures.min_valid_members})"
         return None
 
+
+HOSTS_OWN = ("limits", "secrets", "toolset", "tools", "parallel_tool_calls")
+"""The options that belong to a host, where one is given."""
+
+
+class OpenSource:
+    """A source with its client on an event loop: loads its tasks and plays them."""
+
+    def __init__(self, source: Source, portal: Portal) -> None:
+        self.source = source
+        self._portal = portal
+        self._client = portal.client(source.url, **source.client_options)
+
+    @cached_property
+    def host(self) -> EpisodeHost:
+        """Who plays the episodes."""
+        source = self.source
+        return source.host or EpisodeRunner(
+            self._client,
+            limits=source.limits,
+            secrets=source.secrets,
+            toolset=source.toolset,
+            tools=source.tools,
+            parallel_tool_calls=source.parallel_tool_calls,
+        )
+
+    @cached_property
     def train_tasks(self) -> Sequence[TaskRef]:
         """The tasks to train on. Raises the client's errors when there is no such server, environment or split."""
-        if self._train_tasks is None:
-            given = self._given if self._given is not None else self._load(self.split)
-            self._train_tasks = given[: self._max_tasks]
-            if not self._train_tasks:
-                raise ValueError(
-                    "there are no tasks to train on: the split is empty, or tasks=[] or max_tasks=0 was given"
-                )
-        return self._train_tasks
+        source = self.source
+        if source.tasks is None:
+            tasks = self._load(source.split)
+        else:
+            tasks = [
+                task if isinstance(task, TaskRef) else TaskRef(source.env_name, source.split, task)
+                for task in source.tasks
+            ][: source.max_tasks]
+        if not tasks:
+            raise ValueError("there are no tasks to train on: the split is empty, or tasks=[] or max_tasks=0 was given")
+        return tasks
 
+    @cached_property
     def eval_tasks(self) -> Sequence[TaskRef]:
         """The tasks to evaluate on; none without an ``eval_split``."""
-        return () if self.eval_split is None else self._load(self.eval_split)
+        return () if self.source.eval_split is None else self._load(self.source.eval_split)
+
+    @cached_property
+    def _spare_tasks(self) -> TaskSampler:
+        return TaskSampler(self.train_tasks, seed=1)
 
     async def play(self, task: TaskRef, size: int, policy: TokenPolicy, *, training: bool) -> list[TrajectoryGroup]:
         """Play a group; the last one returned counts, and any before it were dropped and replaced by it.
 
         Only training replaces: an evaluation is of the tasks it names.
         """
-        failures = self.failures
+        failures = self.source.failures
         following: Iterable[TaskRef] = ()
         if failures.incomplete == "refill":
             if training:
-                following = itertools.islice(self._spare(), failures.refills)
+                following = itertools.islice(self._spare_tasks, failures.refills)
             else:
                 failures = replace(failures, incomplete="drop")
         return [
             group
             async for group in run_groups(
-                self._host,
+                self.host,
                 itertools.chain([task], following),
                 size,
                 num_groups=1,
                 policy=policy,
                 failures=failures,
-                score_group=self.score_group,
+                score_group=self.source.score_group,
             )
         ]
 
-    def _spare(self) -> TaskSampler:
-        if self._spare_tasks is None:
-            self._spare_tasks = TaskSampler(self.train_tasks(), seed=1)
-        return self._spare_tasks
-
-    def _task_ref(self, task: int | TaskRef) -> TaskRef:
-        return task if isinstance(task, TaskRef) else TaskRef(self.env_name, self.split, task)
-
     def _load(self, split: str) -> Sequence[TaskRef]:
-        return self.portal.run(load_tasks(self._client, self.env_name, split, limit=self._max_tasks))
+        source = self.source
+        return self._portal.run(load_tasks(self._client, source.env_name, split, limit=source.max_tasks))

@@ -11,8 +11,8 @@ from typing import Protocol
 from ors_gym.dialects.actions import ActionParser
 from ors_gym.policies.policy import Reply, Turn
 from ors_gym_trl.sampling.sampler import SampledTurn
-from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord
-from ors_gym_trl.tokens.images import ImageInputs
+from ors_gym_trl.tokens.conversation import ChatTokenizer
+from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 
 __all__ = ["TokenPolicy"]
 

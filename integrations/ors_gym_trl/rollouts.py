@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -18,35 +18,72 @@ from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
 from ors_gym.client.portal import Portal
-from ors_gym.dialects.actions import ActionParser
+from ors_gym.dialects.actions import action_parser
 from ors_gym.rollouts.exchange import run_all
-from ors_gym.rollouts.groups import EpisodeHost, FailurePolicy, RolloutLimits
-from ors_gym.rollouts.returns import Reduction
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
 from ors_gym_trl.dataset import dataset_of, read_task
-from ors_gym_trl.environment import ReturnSettings, Source
+from ors_gym_trl.environment import OpenSource, Source
 from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.backends import make_sampler
 from ors_gym_trl.sampling.in_process import context_tokens, stop_tokens
 from ors_gym_trl.sampling.sampler import Sampler
-from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord
+from ors_gym_trl.tokens.conversation import ChatTokenizer
 from ors_gym_trl.tokens.images import ImageFeed, VisionProcessor
+from ors_gym_trl.tokens.record import TokenRecord
 
-__all__ = ["ORSRollouts", "Rollouts"]
+__all__ = ["ORSRollouts"]
 
 
-class Rollouts:
-    """Trains a model on the episodes of one or more environments; made by :class:`ORSRollouts` and its ``mix``."""
+class ORSRollouts:
+    """Trains a model on ORS episodes with TRL's own ``GRPOTrainer``.
 
-    def __init__(self, sources: Sequence[Source], portal: Portal) -> None:
-        self._portal = portal
-        self._sources = {source.name: source for source in sources}
-        if len(self._sources) < len(sources):
-            names = ", ".join(repr(source.name) for source in sources)
-            raise ValueError(f"the environments of a mix need names of their own, got {names}: give name=…")
+    ::
+
+        rollouts = ORSRollouts("http://localhost:8080", env_name="wordle", split="train")
+        GRPOTrainer(
+            model=model,
+            args=args,
+            train_dataset=rollouts.train_dataset,
+            rollout_func=rollouts.rollout_func,
+            reward_funcs=rollouts.reward_funcs,
+        ).train()
+
+    Every prompt of a batch is played at once, each in a session of its own; the model is asked for whichever turns are
+    ready. The tokens trained on are the tokens sampled. An episode that infrastructure broke is played
+    again; if that does not help it is left out: its reward is None and its tokens are masked, so it moves neither
+    weights nor baseline.
+
+    Where the model samples is the trainer's choice: in its own process, from a vLLM server, or from a colocated vLLM
+    (:mod:`ors_gym_trl.sampling.backends`). With several processes each plays its slice of the batch, and no call is
+    common to them while episodes go on.
+
+    Several environments train in one run, each with its own tools, rewards, limits and parser. Their tasks stand in one
+    dataset, which the trainer shuffles; ``max_tasks`` says how often each comes up::
+
+        ORSRollouts(
+            Source(url, env_name="wordle", max_tasks=500),
+            Source(url, env_name="sudoku", max_tasks=500, reward="last"),
+        )
+
+    Args:
+        sources: One URL, with the fields of :class:`~ors_gym_trl.environment.Source` as ``options``; or sources.
+        options: ``env_name``, ``split``, ``limits``, …: the fields of the only source.
+    """
+
+    def __init__(self, *sources: Source | str, **options: Any) -> None:
+        if len(sources) == 1 and isinstance(sources[0], str):
+            given = [Source(sources[0], **options)]
+        else:
+            given = [source for source in sources if isinstance(source, Source)]
+            if options or not given or len(given) < len(sources):
+                raise TypeError("give one URL with its options, or one or more Source(url, env_name=…, …)")
+        if len({source.name for source in given}) < len(given):
+            names = ", ".join(repr(source.name) for source in given)
+            raise ValueError(f"several environments need names of their own, got {names}: give name=…")
+        self._sources = given
         self.listeners: list[Callable[[RolloutBatch], None]] = []
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
         self._prepared_for: weakref.ref[GRPOTrainer] | None = None
@@ -57,15 +94,20 @@ class Rollouts:
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
-    @property
-    def sources(self) -> Mapping[str, Source]:
-        """The environments, by name."""
-        return self._sources
+    @staticmethod
+    def mix(*rollouts: ORSRollouts) -> ORSRollouts:
+        """The sources of several in one."""
+        return ORSRollouts(*(source for one in rollouts for source in one._sources))
 
-    @property
+    @cached_property
     def portal(self) -> Portal:
-        """The event loop that the episodes live on."""
-        return self._portal
+        """The event loop that the episodes live on; its thread starts when it is first needed."""
+        return Portal()
+
+    @cached_property
+    def sources(self) -> Mapping[str, OpenSource]:
+        """The environments, by name."""
+        return {source.name: OpenSource(source, self.portal) for source in self._sources}
 
     @cached_property
     def train_dataset(self) -> Dataset:
@@ -73,12 +115,12 @@ class Rollouts:
 
         Raises the client's errors when a server cannot be reached or has no such environment or split.
         """
-        return dataset_of((s.name, task) for s in self._sources.values() for task in s.train_tasks())
+        return dataset_of((name, task) for name, opened in self.sources.items() for task in opened.train_tasks)
 
     @cached_property
     def eval_dataset(self) -> Dataset | None:
         """One row per task of every ``eval_split``; None where there is none."""
-        tasks = [(s.name, task) for s in self._sources.values() for task in s.eval_tasks()]
+        tasks = [(name, task) for name, opened in self.sources.items() for task in opened.eval_tasks]
         return dataset_of(tasks) if tasks else None
 
     @property
@@ -89,7 +131,7 @@ class Rollouts:
         every reward function. With ``score_group=True`` the environment's comparative scores are a second one; weigh
         them with the trainer's ``reward_weights``.
         """
-        scores = [self.ors_score] if any(source.score_group for source in self._sources.values()) else []
+        scores = [self.ors_score] if any(source.score_group for source in self._sources) else []
         return [self.ors_return, *scores]
 
     def rollout_func(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, list[Any]]:
@@ -109,7 +151,7 @@ class Rollouts:
         groups = [attempts[-1] for attempts in played]
         self._raise_if_all_failed(groups)
         returns = [
-            planned.source.worth.of(group, member)
+            planned.source.source.worth(group, member)
             for planned, group in zip(plan, groups, strict=True)
             for member in group.members
         ]
@@ -171,8 +213,8 @@ class Rollouts:
 
     def close(self) -> None:
         """Close the clients and the event-loop thread. A host that was passed in stays open."""
-        if self._portal.usable:
-            self._portal.close()
+        if "portal" in self.__dict__ and self.portal.usable:
+            self.portal.close()
 
     def __enter__(self) -> Self:
         return self
@@ -195,8 +237,8 @@ class Rollouts:
             self._feed = ImageFeed(self._vision, trainer)
             tokenizer = self._vision.processor.tokenizer
         self._tokenizers = {
-            name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
-            for name, source in self._sources.items()
+            source.name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
+            for source in self._sources
         }
         self._prepared_for = weakref.ref(trainer)
 
@@ -211,41 +253,41 @@ class Rollouts:
         for (_, name, task), places in itertools.groupby(
             range(len(tasks)), key=lambda i: ((first + i) // num_generations, *tasks[i])
         ):
-            source = self._sources.get(name)
-            if source is None:
+            opened = self.sources.get(name)
+            if opened is None:
                 raise ValueError(
-                    f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self._sources))}: "
+                    f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self.sources))}: "
                     "pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer"
                 )
-            plan.append(_PlannedGroup(source, task, len(list(places))))
-        for source in self._sources.values():
+            plan.append(_PlannedGroup(opened, task, len(list(places))))
+        for source in self._sources:
             check_whole_groups(source, trainer, len(prompts), num_generations)
         return plan
 
     def _policies(self, trainer: GRPOTrainer, sampler: Sampler) -> dict[str, TokenPolicy]:
         return {
-            name: TokenPolicy(
-                self._tokenizers[name],
-                source.parser,
+            source.name: TokenPolicy(
+                self._tokenizers[source.name],
+                action_parser(source.parser),
                 sampler.submit,
                 max_completion_tokens=cast("Any", trainer.args).max_completion_length,
                 max_context_tokens=context_tokens(trainer),
                 max_turn_tokens=source.max_turn_tokens,
             )
-            for name, source in self._sources.items()
+            for source in self._sources
         }
 
     def _play(
         self, plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
     ) -> list[list[TrajectoryGroup]]:
         """Play on the event loop while this thread, the trainer's, samples."""
-        playing = self._portal.run(_start(plan, policies, sampler, training))
+        playing = self.portal.run(_start(plan, policies, sampler, training))
         try:
             sampler.serve()
             return playing.result()
         finally:
             # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
-            self._portal.run(_cancel(playing))
+            self.portal.run(_cancel(playing))
 
     def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
         """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
@@ -267,120 +309,9 @@ class Rollouts:
             )
 
 
-class ORSRollouts(Rollouts):
-    """Trains a model on ORS episodes with TRL's own ``GRPOTrainer``.
-
-    ::
-
-        rollouts = ORSRollouts("http://localhost:8080", env_name="wordle", split="train")
-        GRPOTrainer(
-            model=model,
-            args=args,
-            train_dataset=rollouts.train_dataset,
-            rollout_func=rollouts.rollout_func,
-            reward_funcs=rollouts.reward_funcs,
-        ).train()
-
-    Every prompt of a batch is played at once, each in a session of its own; the model is asked for whichever turns are
-    ready. The tokens trained on are the tokens sampled. An episode that the world broke is played again; if that does
-    not help it is left out: its reward is None and its tokens are masked, so it moves neither weights nor baseline.
-
-    Where the model samples is the trainer's choice: in its own process, from a vLLM server, or from a colocated vLLM
-    (:mod:`ors_gym_trl.sampling.backends`). With several processes each plays its slice of the batch, and no call is
-    common to them while episodes go on.
-
-    Args:
-        url: The ORS server.
-        env_name: The environment to train on.
-        name: What to call it in a mix; its ``env_name`` when not given.
-        split: Where the training tasks come from.
-        eval_split: Where ``eval_dataset`` comes from; None for no evaluation.
-        tasks: Training tasks instead of a whole split: indices of it, or ``TaskRef``.
-        max_tasks: At most so many tasks of each split.
-        limits: When an episode is cut short. Its tokens are limited by the trainer's ``max_completion_length``.
-        failures: What becomes of a group when the world breaks its episodes.
-        reward: How step rewards become an episode's return: ``sum``, ``last``, ``max``, ``min``, ``mean``, a callable.
-        truncated_reward: Counts as one more reward of an episode that ran into a limit; None adds nothing.
-        stopped_reward: Likewise of an episode that the model ended by a plain message, where there is no terminal tool.
-        score_group: Ask the environment to score each group's episodes against each other: a second reward function.
-        host: Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process.
-            A host has limits and secrets of its own.
-        parser: How the model writes tool calls (see :mod:`ors_gym.dialects.actions`).
-        max_turn_tokens: Tokens the model may write in one turn; None leaves only ``max_completion_length``.
-        template_options: Further variables of the chat template, such as ``enable_thinking``.
-        secrets: Passed to each session; never logged, never in a trajectory.
-        client_options: Further arguments of the :class:`~ors_gym.ORSClient` (``api_key``, ``timeouts``, …).
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        env_name: str,
-        name: str | None = None,
-        split: str = "train",
-        eval_split: str | None = None,
-        tasks: Iterable[int | TaskRef] | None = None,
-        max_tasks: int | None = None,
-        limits: RolloutLimits | None = None,
-        failures: FailurePolicy | None = None,
-        reward: Reduction = "sum",
-        truncated_reward: float | None = None,
-        stopped_reward: float | None = None,
-        score_group: bool = False,
-        host: EpisodeHost | None = None,
-        parser: str | ActionParser = "hermes",
-        max_turn_tokens: int | None = None,
-        template_options: Mapping[str, Any] | None = None,
-        secrets: Mapping[str, str] | None = None,
-        client_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._source = Source(
-            url,
-            env_name=env_name,
-            name=name,
-            split=split,
-            eval_split=eval_split,
-            tasks=tasks,
-            max_tasks=max_tasks,
-            limits=limits,
-            failures=failures,
-            worth=ReturnSettings(reward, truncated_reward, stopped_reward),
-            score_group=score_group,
-            host=host,
-            parser=parser,
-            max_turn_tokens=max_turn_tokens,
-            template_options=template_options,
-            secrets=secrets,
-            client_options=client_options,
-        )
-        super().__init__([self._source], self._source.portal)
-
-    @staticmethod
-    def mix(*rollouts: ORSRollouts) -> Rollouts:
-        """Several environments in one run, each with its own tools, rewards, limits and parser.
-
-        Their tasks stand in one dataset, which the trainer shuffles; how often each environment comes up is how many
-        tasks it has (``max_tasks``). Closing the mix closes all of them.
-
-        ::
-
-            rollouts = ORSRollouts.mix(
-                ORSRollouts(url, env_name="wordle", max_tasks=500),
-                ORSRollouts(url, env_name="sudoku", max_tasks=500, reward="last"),
-            )
-        """
-        portal = Portal()
-        for one in rollouts:
-            one.close()
-            one._portal = portal
-            one._source.connect(portal)
-        return Rollouts([one._source for one in rollouts], portal)
-
-
 @dataclass(frozen=True, slots=True)
 class _PlannedGroup:
-    source: Source
+    source: OpenSource
     task: TaskRef
     size: int
 
@@ -389,7 +320,9 @@ async def _start(
     plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
 ) -> asyncio.Task[list[list[TrajectoryGroup]]]:
     playing = asyncio.create_task(
-        run_all(one.source.play(one.task, one.size, policies[one.source.name], training=training) for one in plan)
+        run_all(
+            one.source.play(one.task, one.size, policies[one.source.source.name], training=training) for one in plan
+        )
     )
     playing.add_done_callback(lambda _: sampler.stop())
     return playing

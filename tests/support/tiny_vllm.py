@@ -23,7 +23,8 @@ from starlette.routing import Route
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ors_gym.types import ImageBlock
-from ors_gym_trl.tokens.images import ImageInputs, VisionProcessor, read_image
+from ors_gym_trl.tokens.images import VisionProcessor, read_image
+from ors_gym_trl.tokens.record import ImageInputs
 
 __all__ = ["CompletionsServer", "TinyLLM", "colocated_generation", "in_server_mode"]
 

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, RolloutLimits, TaskRef, Trajectory
 from ors_gym.trajectory import Failure, StopReason
-from ors_gym_trl import ORSRollouts, RolloutBatch, Rollouts
+from ors_gym_trl import ORSRollouts, RolloutBatch
 from tests.support.chat_templates import QWEN, byte_tokenizer
 from tests.support.ors_servers import RunningServer, serve
 from tests.support.tiny import Buttons, make_model, make_tokenizer
@@ -53,7 +53,7 @@ def brevity(completion_ids: list[list[int]], **columns: Any) -> list[float]:
 
 
 def make_trainer(
-    rollouts: Rollouts,
+    rollouts: ORSRollouts,
     folder: Path,
     callbacks: Any = None,
     reward_funcs: Any = None,
@@ -130,7 +130,7 @@ AT_ONCE = FailurePolicy(retries=1, retry_delay_seconds=0)
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, list[Any]], RolloutBatch]]:
     """Play a group of four of each given row of the training dataset; every token a model samples ends its turn."""
 
-    def play(rollouts: Rollouts, *rows: int) -> tuple[dict[str, list[Any]], RolloutBatch]:
+    def play(rollouts: ORSRollouts, *rows: int) -> tuple[dict[str, list[Any]], RolloutBatch]:
         trainer = make_trainer(
             rollouts,
             tmp_path,

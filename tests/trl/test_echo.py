@@ -180,7 +180,8 @@ def test_two_rollouts_do_not_share_tools_or_tasks(echo: Callable, play: Callable
 
 def test_a_crash_is_nobodys_reward_whatever_was_paid_before(echo: Callable, play: Callable):
     working, crashing = echo(say("hello")), echo(ToolCall("half"), ToolCall("crash"), name="crashing")
-    columns, batch = play(ORSRollouts.mix(working, crashing), 0, 4)
+    with ORSRollouts.mix(working, crashing) as mixed:
+        columns, batch = play(mixed, 0, 4)
 
     assert columns["ors_return"] == [1.0] * 4 + [None] * 4
     assert [sum(mask) for mask in columns["env_mask"][4:]] == [0] * 4

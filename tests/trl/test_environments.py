@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ors_gym import FailurePolicy, RolloutLimits, TaskRef, ToolCall
-from ors_gym_trl import ImagesNotSupportedError, ORSRollouts
+from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, Source
 from tests.support.environments import Counter, Essay, Mirror
 from tests.support.ors_servers import RunningServer, serve
 from tests.support.tiny import Buttons
@@ -52,13 +52,12 @@ LOOK = ToolCall("look")
 def test_several_environments_are_trained_on_at_once_each_with_its_own_tools_rewards_and_limits(
     of: Callable, play: Callable
 ):
-    mixed = ORSRollouts.mix(
+    with ORSRollouts.mix(
         of("buttons", LOOK, max_turns=3),
         of("counter", ToolCall("add", {"amount": 1}), tasks=[1], max_turns=9, reward="last"),
-    )
-    assert mixed.train_dataset.num_rows == 5
-
-    columns, batch = play(mixed, 0, 4)
+    ) as mixed:
+        assert mixed.train_dataset.num_rows == 5
+        columns, batch = play(mixed, 0, 4)
 
     assert [group.task.env_name for group in batch.groups] == ["buttons", "counter"]
     assert all('"press"' in text and '"add"' not in text for text in columns["prompt_text"][:4])
@@ -71,7 +70,23 @@ def test_environments_of_one_name_need_names_of_their_own(of: Callable):
     with pytest.raises(ValueError, match="name="):
         ORSRollouts.mix(of("buttons"), of("buttons"))
 
-    assert ORSRollouts.mix(of("buttons"), of("buttons", name="more buttons")).train_dataset.num_rows == 8
+    with ORSRollouts.mix(of("buttons"), of("buttons", name="more buttons")) as mixed:
+        assert mixed.train_dataset.num_rows == 8
+
+
+def test_options_beside_several_sources_and_a_source_without_a_name_are_refused():
+    with pytest.raises(TypeError, match=r"one or more Source"):
+        ORSRollouts(Source("http://127.0.0.1:1", env_name="one"), max_tasks=4)
+    with pytest.raises(TypeError, match="env_name"):
+        ORSRollouts("http://127.0.0.1:1")
+    with pytest.raises(TypeError, match="max_task"):
+        ORSRollouts("http://127.0.0.1:1", env_name="one", max_task=4)
+
+
+@pytest.mark.parametrize("option", ["limits", "secrets", "toolset", "tools", "parallel_tool_calls"])
+def test_what_belongs_to_a_host_is_refused_beside_one(option: str):
+    with pytest.raises(ValueError, match=f"{option} belong"):
+        Source("http://127.0.0.1:1", env_name="one", host=object(), **{option: {"a": "b"}})
 
 
 def test_a_task_of_another_environment_is_refused_with_the_names_there_are(of: Callable, tmp_path: Path):
@@ -100,11 +115,11 @@ def test_a_plain_message_goes_to_the_terminal_tool_and_is_paid_there(of: Callabl
     assert all(member.terminated for member in batch.trajectories)
 
 
-def test_an_episode_without_rewards_is_not_scored_and_not_trained_on(of: Callable, play: Callable):
-    columns, _ = play(of("counter", ToolCall("echo", {"text": "hello"})), 0)
+def test_an_episode_without_rewards_is_worth_zero_unless_it_is_left_out(of: Callable, play: Callable):
+    echo = ToolCall("echo", {"text": "hello"})
 
-    assert columns["ors_return"] == [None] * 4
-    assert [sum(mask) for mask in columns["env_mask"]] == [0] * 4
+    assert play(of("counter", echo), 0)[0]["ors_return"] == [0.0] * 4
+    assert play(of("counter", echo, unrewarded_return=None), 0)[0]["ors_return"] == [None] * 4
 
 
 def test_the_agents_mistakes_are_observations(of: Callable, play: Callable):
@@ -173,7 +188,7 @@ def test_a_dropped_groups_place_is_taken_by_another_task(of: Callable, play: Cal
     assert columns["ors_return"] == [0.0] * 4
     assert rollouts._metrics["rollout/refilled_groups"] == 1
     assert rollouts._metrics["rollout/dropped_groups"] >= 1
-    rollouts._portal.run(host.client.aclose())
+    rollouts.portal.run(host.client.aclose())
 
 
 def test_redundant_members_are_not_trained_on(of: Callable, play: Callable):

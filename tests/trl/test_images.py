@@ -23,8 +23,9 @@ from ors_gym_server import create_app
 from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, SamplingError, TemplateError
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.sampler import SampledTurn
-from ors_gym_trl.tokens.conversation import ChatTokenizer, Span, TokenRecord
-from ors_gym_trl.tokens.images import ImageFeed, ImageInputs, VisionProcessor, read_image
+from ors_gym_trl.tokens.conversation import ChatTokenizer
+from ors_gym_trl.tokens.images import ImageFeed, VisionProcessor, read_image
+from ors_gym_trl.tokens.record import ImageInputs, Span, TokenRecord
 from tests.support.ors_servers import RunningServer, serve_app
 from tests.support.tiny_vision import COLORS, Colors, make_gemma, make_qwen, png
 from tests.support.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode

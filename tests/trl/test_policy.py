@@ -15,7 +15,7 @@ from ors_gym.types import ToolCallBlock, ToolResultBlock
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.sampler import SampledTurn
 from ors_gym_trl.tokens.conversation import ChatTokenizer
-from ors_gym_trl.tokens.images import ImageInputs
+from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 from tests.support.chat_templates import QWEN, byte_tokenizer
 from tests.support.trl_says import Says
 
@@ -41,6 +41,15 @@ class Samples:
         answer: Future[SampledTurn] = Future()
         answer.set_result(SampledTurn.cut(ids, values, max_new_tokens, frozenset([EOS])))
         return answer
+
+
+def sampled_turns(record: TokenRecord) -> list[tuple[int, int]]:
+    """Where each sampled turn begins and ends among the completion's tokens."""
+    edges = [0, *record.mask, 0]
+    places = range(len(record.mask) + 1)
+    begins = [i for i in places if not edges[i] and edges[i + 1]]
+    ends = [i for i in places if edges[i] and not edges[i + 1]]
+    return list(zip(begins, ends, strict=True))
 
 
 def play(policy: TokenPolicy, num_turns: int, result: str = "it is red") -> list[Reply]:
@@ -74,13 +83,13 @@ def test_what_was_sampled_is_what_is_trained_on(sampled: list[list[int]]):
     play(policy, len(sampled))
 
     record = policy.records["e"]
-    spans = [record.completion_ids[begin:end] for begin, end in record.turns()]
+    spans = [record.completion_ids[begin:end] for begin, end in sampled_turns(record)]
     assert [token for span in spans for token in span] == [token for ids in sampled for token in (*ids, EOS)]
     assert [value for value, mask in zip(record.logprobs, record.mask, strict=True) if mask] == [
         -float(i) - 1.0 for ids in sampled for i in range(len(ids) + 1)
     ]
     # What the model continued each time is what the record says stood before.
-    for (prompt, _), (begin, _) in zip(sampler.asked, record.turns(), strict=True):
+    for (prompt, _), (begin, _) in zip(sampler.asked, sampled_turns(record), strict=True):
         assert prompt == record.prompt_ids + record.completion_ids[:begin]
 
 

@@ -17,7 +17,7 @@ from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, SamplingMisma
 from ors_gym_trl.checks import check_sampling
 from ors_gym_trl.sampling.in_process import PaddedSampler
 from ors_gym_trl.sampling.sampler import SamplingRequest
-from ors_gym_trl.tokens.conversation import TokenRecord
+from ors_gym_trl.tokens.record import TokenRecord
 from tests.support.ors_servers import RunningServer
 from tests.support.trl_runs import (
     AT_ONCE,
@@ -111,7 +111,7 @@ def test_a_failed_episode_moves_neither_weights_nor_baseline(
     assert all(value is not None for value in rows["ors_return"][4:])
     assert [sum(mask) for mask in rows["env_mask"][:4]] == [0] * 4
     assert all(rows["completion_ids"])
-    rollouts._portal.run(host.client.aclose())
+    rollouts.portal.run(host.client.aclose())
 
 
 def test_a_failed_episode_is_played_again_and_counted(make_rollouts: Callable, server: RunningServer, tmp_path: Path):
@@ -125,7 +125,7 @@ def test_a_failed_episode_is_played_again_and_counted(make_rollouts: Callable, s
     assert logs["rollout/failed/connection_lost"] == 8
     assert logs["rollout/unscored"] == 0
     assert logs["rollout/dropped_groups"] == 0
-    rollouts._portal.run(host.client.aclose())
+    rollouts.portal.run(host.client.aclose())
 
 
 def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
@@ -139,7 +139,7 @@ def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
     with pytest.raises(RuntimeError, match=r"every episode .* failed.*connection_lost: the world broke it"):
         trainer.train()
     assert torch.equal(before, weights(trainer))
-    rollouts._portal.run(host.client.aclose())
+    rollouts.portal.run(host.client.aclose())
 
 
 def test_only_episodes_whose_last_turn_was_cut_off_count_as_clipped(make_rollouts: Callable, tmp_path: Path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ors_gym import Message, TextBlock, ToolCall, ToolList, ToolSpec
 from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
 from ors_gym_trl import TemplateError
-from ors_gym_trl.tokens.conversation import ChatTokenizer, TokenRecord, chat_messages, chat_tools
+from ors_gym_trl.tokens.conversation import ChatTokenizer, chat_messages, chat_tools
+from ors_gym_trl.tokens.record import TokenRecord
 from tests.support.chat_templates import QWEN, byte_tokenizer
 
 LLAMA = (

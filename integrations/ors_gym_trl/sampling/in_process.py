@@ -19,7 +19,8 @@ from trl.models import unwrap_model_for_generation
 
 from ors_gym.client.portal import Portal
 from ors_gym_trl.sampling.sampler import BatchSampler, BusyClock, SampledTurn, SamplingError, SamplingRequest
-from ors_gym_trl.tokens.images import ImageInputs, VisionProcessor, generation
+from ors_gym_trl.tokens.images import VisionProcessor, generation
+from ors_gym_trl.tokens.record import ImageInputs
 
 __all__ = ["ContinuousSampler", "PaddedSampler", "context_tokens", "model_for_generation", "stop_tokens"]
 

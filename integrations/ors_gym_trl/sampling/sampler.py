@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ors_gym_trl.tokens.images import ImageInputs
+from ors_gym_trl.tokens.record import ImageInputs
 
 __all__ = ["BatchSampler", "BusyClock", "SampledTurn", "Sampler", "SamplingError", "SamplingRequest"]
 

@@ -28,7 +28,8 @@ from ors_gym.errors import ConnectError, ORSError
 from ors_gym.http.asyncio_transport import AsyncioTransport
 from ors_gym_trl.sampling.in_process import stop_tokens
 from ors_gym_trl.sampling.sampler import BatchSampler, BusyClock, SampledTurn, SamplingError, SamplingRequest
-from ors_gym_trl.tokens.images import ImageInputs, VisionProcessor
+from ors_gym_trl.tokens.images import VisionProcessor
+from ors_gym_trl.tokens.record import ImageInputs
 
 __all__ = ["ColocatedSampler", "ServerSampler", "sampling_parameters", "server_url"]
 

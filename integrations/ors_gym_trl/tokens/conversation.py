@@ -1,15 +1,13 @@
 """Token-exact conversations: what is trained on is what was sampled.
 
-An episode's tokens are the prompt, then alternating spans: sampled by the model (mask 1, with log-probabilities) and
-added by the environment (mask 0). Sampled ids are never decoded and encoded again. The ids between two turns come from
-the chat template: rendered without and with the new messages, the second must continue the first.
+Sampled ids are never decoded and encoded again. The ids between two turns come from the chat template: rendered without
+and with the new messages, the second must continue the first.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -26,84 +24,16 @@ from ors_gym.types import (
     ToolResultBlock,
     text_of,
 )
-from ors_gym_trl.tokens.images import ImageInputs, ImagesNotSupportedError, VisionProcessor
+from ors_gym_trl.tokens.images import ImagesNotSupportedError, VisionProcessor
+from ors_gym_trl.tokens.record import Span
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ChatTokenizer", "Span", "TemplateError", "TokenRecord", "chat_messages", "chat_tools"]
+__all__ = ["ChatTokenizer", "TemplateError", "chat_messages", "chat_tools"]
 
 
 class TemplateError(ValueError):
     """The tokenizer's chat template cannot be used for multi-turn training; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What the environment and the template put before a turn: token ids, and the images among them."""
-
-    ids: list[int]
-    pictures: ImageInputs | None = None
-
-
-@dataclass(slots=True)
-class TokenRecord:
-    """One episode as the trainer sees it: three of the lists have one entry per completion token."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int] = field(default_factory=list[int])
-    logprobs: list[float] = field(default_factory=list[float])
-    mask: list[int] = field(default_factory=list[int])
-    pictures: dict[int, ImageInputs] = field(default_factory=dict[int, ImageInputs])
-    """The images of each stretch that has any, by where among all ids it begins."""
-
-    @classmethod
-    def beginning(cls, prompt: Span) -> TokenRecord:
-        """An episode of which there is the prompt."""
-        record = cls(prompt.ids)
-        if prompt.pictures is not None:
-            record.pictures[0] = prompt.pictures
-        return record
-
-    @property
-    def prompt(self) -> Span:
-        """The prompt, with its images."""
-        return Span(self.prompt_ids, self.pictures.get(0))
-
-    @property
-    def ids(self) -> list[int]:
-        """Everything so far: what the model is asked to continue."""
-        return self.prompt_ids + self.completion_ids
-
-    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Append tokens that the model sampled, each with its log-probability (nats)."""
-        if len(ids) != len(logprobs):
-            raise ValueError(f"{len(ids)} sampled tokens came with {len(logprobs)} log-probabilities")
-        self.completion_ids.extend(ids)
-        self.logprobs.extend(logprobs)
-        self.mask.extend([1] * len(ids))
-
-    def add_environment(self, ids: Sequence[int], pictures: ImageInputs | None = None) -> None:
-        """Append tokens that the environment and the template put between two turns, with the images among them."""
-        if pictures is not None:
-            self.pictures[len(self.ids)] = pictures
-        self.completion_ids.extend(ids)
-        self.logprobs.extend([0.0] * len(ids))
-        self.mask.extend([0] * len(ids))
-
-    def turns(self) -> list[tuple[int, int]]:
-        """Where each sampled turn begins and ends among the completion's tokens."""
-        edges = [0, *self.mask, 0]
-        places = range(len(self.mask) + 1)
-        begins = [i for i in places if not edges[i] and edges[i + 1]]
-        ends = [i for i in places if edges[i] and not edges[i + 1]]
-        return list(zip(begins, ends, strict=True))
-
-    def drop_trailing_environment(self) -> None:
-        """Drop what follows the last sampled token: there is nothing to learn from it."""
-        end = len(self.mask) - next((i for i, mask in enumerate(reversed(self.mask)) if mask), len(self.mask))
-        del self.completion_ids[end:], self.logprobs[end:], self.mask[end:]
-        length = len(self.prompt_ids) + len(self.completion_ids)
-        self.pictures = {place: each for place, each in self.pictures.items() if place < length}
 
 
 def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:

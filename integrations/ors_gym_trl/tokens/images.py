@@ -13,8 +13,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -22,26 +21,13 @@ from PIL import Image, UnidentifiedImageError
 from trl import GRPOTrainer
 
 from ors_gym.types import ImageBlock
+from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 
-if TYPE_CHECKING:
-    from ors_gym_trl.tokens.conversation import TokenRecord
-
-__all__ = ["ImageFeed", "ImageInputs", "ImagesNotSupportedError", "VisionProcessor", "generation", "read_image"]
+__all__ = ["ImageFeed", "ImagesNotSupportedError", "VisionProcessor", "generation", "read_image"]
 
 
 class ImagesNotSupportedError(NotImplementedError):
     """An environment showed an image to a model, or through a way of sampling, that takes none."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class ImageInputs:
-    """The images of one stretch of a conversation, which has these ids."""
-
-    ids: tuple[int, ...]
-    blocks: tuple[ImageBlock, ...]
-    images: tuple[Image.Image, ...]
-    tensors: Mapping[str, torch.Tensor]
-    """The model's inputs for them: ``pixel_values``, and what else the model's processor computes of an image."""
 
 
 def read_image(block: ImageBlock) -> Image.Image:
