@@ -6,8 +6,10 @@ reference server alike: unknown keys are ignored, missing required ones raise :c
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, overload
 
@@ -39,6 +41,9 @@ Task: TypeAlias = Mapping[str, Any]
 
 JSONObject: TypeAlias = Mapping[str, Any]
 
+MAX_SHOWN = 200
+"""How much of a value of the server's an error or a record shows, in characters."""
+
 
 def required(wire: Any, key: str, record: str) -> Any:
     """The value of ``key``; ``record`` names what is being read."""
@@ -48,7 +53,7 @@ def required(wire: Any, key: str, record: str) -> Any:
     try:
         return fields[key]
     except KeyError:
-        raise ProtocolError(f"{record} has no {key!r}; it has {sorted(map(str, fields))}") from None
+        raise ProtocolError(f"{record} has no {key!r}; it has {shown(sorted(map(str, fields)))}") from None
 
 
 def string(wire: Any, key: str, record: str) -> str:
@@ -57,6 +62,34 @@ def string(wire: Any, key: str, record: str) -> str:
     if not isinstance(value, str):
         raise ProtocolError(f"{key!r} of {record} must be a string, got {type(value).__name__}")
     return value
+
+
+def text_or_none(value: Any) -> str | None:
+    """Text that is not needed to go on; what is no string is shown as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)[:MAX_SHOWN]
+
+
+def object_or_none(value: Any) -> JSONObject | None:
+    """A JSON object that is not needed to go on; another value is kept as its ``value``."""
+    if value is None or isinstance(value, Mapping):
+        return cast("JSONObject | None", value)
+    return {"value": value}
+
+
+def flag(wire: JSONObject, key: str, record: str) -> bool:
+    """The boolean under ``key``, False where there is none. ``"false"`` is neither."""
+    value = wire.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ProtocolError(f"{key!r} of {record} must be true or false, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value, for an error."""
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return written if len(written) <= MAX_SHOWN else f"{written[:MAX_SHOWN]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +105,8 @@ class Split:
         if isinstance(wire, str):
             return cls(wire, wire if wire in ("train", "validation", "test") else "validation")
         name = string(wire, "name", "split")
-        return cls(name, str(wire.get("type") or "validation"))
+        kind = wire.get("type")
+        return cls(name, kind if isinstance(kind, str) and kind else "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +167,10 @@ MessageBlock: TypeAlias = TextBlock | ImageBlock | ReasoningBlock | ToolCallBloc
 def _reward(wire: Any) -> float | None:
     if wire is None:
         return None
-    if isinstance(wire, bool) or not isinstance(wire, int | float) or not math.isfinite(wire):
-        raise ProtocolError(f"a reward must be a finite number or null, got {wire!r}")
-    return float(wire)
+    with suppress(OverflowError):  # an integer of 400 digits
+        if isinstance(wire, int | float) and not isinstance(wire, bool) and math.isfinite(reward := float(wire)):
+            return reward
+    raise ProtocolError(f"a reward must be a finite number or null, got {shown(wire)}")
 
 
 def text_of(blocks: Sequence[MessageBlock]) -> str:
@@ -155,24 +190,29 @@ def blocks_from_wire(wire: Any, record: str) -> tuple[Block, ...]:
 def message_block_from_wire(wire: Any) -> MessageBlock:
     """Read one block of a message."""
     kind = required(wire, "type", "block")
-    detail = wire.get("detail")
+    detail = object_or_none(wire.get("detail"))
     match kind:
         case "text":
             return TextBlock(string(wire, "text", "text block"), detail)
         case "image":
-            mime_type = wire.get("mimeType") or wire.get("mime_type") or "image/png"
+            mime_type = wire.get("mimeType") or wire.get("mime_type")
+            mime_type = mime_type if isinstance(mime_type, str) else "image/png"
             return ImageBlock(string(wire, "data", "image block"), mime_type, detail)
         case "reasoning":
-            return ReasoningBlock(string(wire, "text", "reasoning block"), wire.get("signature"), detail)
+            signature = text_or_none(wire.get("signature"))
+            return ReasoningBlock(string(wire, "text", "reasoning block"), signature, detail)
         case "tool_call":
             name, call_id = string(wire, "name", "tool_call block"), string(wire, "id", "tool_call block")
-            return ToolCallBlock(call_id, name, required(wire, "input", "tool_call block"), detail)
+            arguments = required(wire, "input", "tool_call block")
+            if not isinstance(arguments, Mapping):
+                raise ProtocolError(f"the input of a tool_call block must be a JSON object, got {shown(arguments)}")
+            return ToolCallBlock(call_id, name, cast("JSONObject", arguments), detail)
         case "tool_result":
             call_id = string(wire, "tool_call_id", "tool_result block")
             blocks = blocks_from_wire(required(wire, "blocks", "tool_result block"), "tool_result block")
-            return ToolResultBlock(call_id, blocks, bool(wire.get("is_error")), detail)
+            return ToolResultBlock(call_id, blocks, flag(wire, "is_error", "tool_result block"), detail)
         case _:
-            raise ProtocolError(f"unknown block type {kind!r}")
+            raise ProtocolError(f"unknown block type {shown(kind)}")
 
 
 def block_to_wire(block: MessageBlock) -> dict[str, Any]:
@@ -224,9 +264,9 @@ class Message:
         """Read a message of ``/messages``."""
         role = required(wire, "role", "message")
         if role not in ("system", "user", "assistant"):
-            raise ProtocolError(f"unknown message role {role!r}")
+            raise ProtocolError(f"unknown message role {shown(role)}")
         blocks = tuple(message_block_from_wire(block) for block in sequence(required(wire, "blocks", "message"), role))
-        return cls(role, blocks, wire.get("detail"))
+        return cls(role, blocks, object_or_none(wire.get("detail")))
 
     def to_wire(self) -> dict[str, Any]:
         """Write the message as the specification's JSON."""
@@ -247,8 +287,8 @@ class ToolSpec:
         """Read a tool of ``/tools`` or ``/task_tools``."""
         name, schema = string(wire, "name", "tool"), wire.get("input_schema")
         if schema is not None and not isinstance(schema, Mapping):
-            raise ProtocolError(f"the input schema of tool {name!r} must be a JSON object, got {str(schema)[:80]}")
-        return cls(name, wire.get("description") or "", cast("JSONObject | None", schema))
+            raise ProtocolError(f"the input schema of tool {name!r} must be a JSON object, got {shown(schema)}")
+        return cls(name, text_or_none(wire.get("description")) or "", cast("JSONObject | None", schema))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -294,10 +334,11 @@ class ToolList(Sequence[ToolSpec]):
         terminal = wire.get("terminal_tool")
         if terminal is not None:
             name = string(terminal, "name", "terminal tool")
-            terminal = TerminalTool(name, terminal.get("arg"), terminal.get("description") or "")
+            arg = None if terminal.get("arg") is None else string(terminal, "arg", "terminal tool")
+            terminal = TerminalTool(name, arg, text_or_none(terminal.get("description")) or "")
         kinds = wire.get("message_block_types")
-        kinds = ("text", "image") if kinds is None else tuple(sequence(kinds, "message block types"))
-        return cls(tools, terminal, bool(wire.get("supports_score_group")), kinds)
+        kinds = ("text", "image") if kinds is None else tuple(map(str, sequence(kinds, "message block types")))
+        return cls(tools, terminal, flag(wire, "supports_score_group", "tool list"), kinds)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -363,11 +404,14 @@ class ToolOutput:
     @classmethod
     def from_wire(cls, wire: Any) -> ToolOutput:
         """Read the result of ``/call``."""
-        if not required(wire, "ok", "tool result"):
-            return cls(ok=False, error=str(wire.get("error") or "the call was refused"), reason=wire.get("reason"))
+        required(wire, "ok", "tool result")
+        if not flag(wire, "ok", "tool result"):
+            error = text_or_none(wire.get("error")) or "the call was refused"
+            return cls(ok=False, error=error, reason=text_or_none(wire.get("reason")) or None)
         output = required(wire, "output", "tool result")
         blocks = blocks_from_wire(required(output, "blocks", "tool output"), "tool output")
-        return cls(blocks, _reward(output.get("reward")), bool(output.get("finished")), output.get("metadata"))
+        finished, metadata = flag(output, "finished", "tool output"), object_or_none(output.get("metadata"))
+        return cls(blocks, _reward(output.get("reward")), finished, metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,4 +440,4 @@ class GroupScore:
         reward = _reward(required(wire, "reward", "group score"))
         if reward is None:
             raise ProtocolError("a group score's reward must be a number, got null")
-        return cls(reward, wire.get("metadata"))
+        return cls(reward, object_or_none(wire.get("metadata")))

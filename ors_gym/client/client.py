@@ -17,7 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ors_gym.client.connection import Connection, SessionJournal
@@ -28,7 +28,7 @@ from ors_gym.client.timeouts import Timeouts
 from ors_gym.errors import NotFoundError, ProtocolError, StatusError
 from ors_gym.http.factory import files_allowed, make_transport
 from ors_gym.redaction import Redactor
-from ors_gym.types import Split, Task, ToolList, required, sequence
+from ors_gym.types import Split, Task, ToolList, required, sequence, shown
 
 if TYPE_CHECKING:
     import httpx
@@ -287,15 +287,20 @@ def _read_splits(wire: Any) -> tuple[Split, ...]:
 
 def _read_count(wire: Any) -> int:
     count = required(wire, "num_tasks", "task count")
-    if not isinstance(count, int):
-        raise ProtocolError(f"num_tasks must be an integer, got {count!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**63:
+        raise ProtocolError(f"num_tasks must be an integer, 0 or more, got {shown(count)}")
     return count
 
 
 def _read_task(wire: Any) -> Task:
-    task: Task = required(wire, "task", "task")
-    return task
+    return _task(required(wire, "task", "task"))
 
 
 def _read_tasks(wire: Any) -> tuple[Task, ...]:
-    return tuple(sequence(required(wire, "tasks", "task list"), "tasks"))
+    return tuple(map(_task, sequence(required(wire, "tasks", "task list"), "tasks")))
+
+
+def _task(wire: Any) -> Task:
+    if not isinstance(wire, Mapping):
+        raise ProtocolError(f"a task must be a JSON object, got {shown(wire)}")
+    return cast("Task", wire)

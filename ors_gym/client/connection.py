@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ors_gym.client.requests import Request, RequestSender
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.http.sse import EventDecoder
 from ors_gym.json_text import encode_json, parse_json
-from ors_gym.types import ToolList, sequence, string
+from ors_gym.types import ToolList, sequence, shown, string
 
 __all__ = ["DELETION_DELAYS_SECONDS", "Connection", "Route", "SessionJournal", "new_session_id"]
 
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 DELETION_DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
 """When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
+
+
+MAX_ID_LENGTH = 1024
+"""The longest session id taken; it is sent as a header of each request."""
 
 
 class SessionJournal(Protocol):
@@ -234,9 +239,10 @@ class Connection:
                 with suppress(ORSError):
                     await self.sender.fetch(may_appear)
                     break
+        deadline = time.monotonic() + self.sender.timeouts.close_seconds
         try:
             for request in requests:
-                await self.sender.fetch(request, seconds=self.sender.timeouts.close_seconds)
+                await self.sender.fetch(request, seconds=max(deadline - time.monotonic(), 0.01))
         except NotFoundError:
             pass  # gone already, or a server without this route
         except ORSError as error:
@@ -250,17 +256,31 @@ async def new_session_id(sender: RequestSender, request: Request) -> str:
     """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
     body = await sender.fetch(request)
     try:
-        if not body.lstrip().startswith(b"{"):
-            for name, data in EventDecoder().feed(body + b"\n\n"):
-                if name == "task_id" and data.strip():
-                    return data.strip()
-                if name == "error":
-                    raise ProtocolError(f"no session was created: {sender.redact(data, request)}")
-                if name == "end" and data.lstrip().startswith("{"):
-                    body = data.encode()
-        return string(parse_json(body), "sid", "new session")
+        return _checked_id(_session_id(body))
     except ProtocolError as error:
-        raise error.at(str(request)) from None
+        message = sender.redact(error.message, request)
+    raise ProtocolError(message).at(str(request))
+
+
+def _session_id(body: bytes) -> str:
+    if not body.lstrip().startswith(b"{"):
+        for name, data in EventDecoder().feed(body + b"\n\n"):
+            if name == "task_id" and data.strip():
+                return data.strip()
+            if name == "error":
+                raise ProtocolError(f"no session was created: {data}")
+            if name == "end" and data.lstrip().startswith("{"):
+                body = data.encode()
+    return string(parse_json(body), "sid", "new session")
+
+
+def _checked_id(sid: str) -> str:
+    """A session id that a header can carry."""
+    if not sid or len(sid) > MAX_ID_LENGTH or sid != sid.strip() or any(c < " " or c == "\x7f" for c in sid):
+        raise ProtocolError(f"a session id must be a short text of one line, got {shown(sid)}")
+    if any(c > "\xff" for c in sid):
+        raise ProtocolError(f"a session id must be of characters that a header can carry (latin-1), got {shown(sid)}")
+    return sid
 
 
 def _with_subdomain(url: str, name: str) -> str:
@@ -276,4 +296,10 @@ def _match(env_name: str, names: Sequence[str]) -> str | None:
 
 
 def _read_names(wire: Any) -> tuple[str, ...]:
-    return tuple(str(name) for name in sequence(wire, "environment names"))
+    return tuple(_name(name) for name in sequence(wire, "environment names"))
+
+
+def _name(wire: Any) -> str:
+    if isinstance(wire, str) and wire:
+        return wire
+    raise ProtocolError(f"an environment's name must be a string, got {shown(wire)}")

@@ -4,6 +4,7 @@
 - The connection broke: sent again if the request is *repeatable* (running it twice is the same as once).
 - ``503`` with ``X-Backend-State: starting``: nothing ran; waited for, up to ``Timeouts.starting_seconds``.
 - ``429``: nothing ran; waited for, up to ``Timeouts.capacity_seconds``.
+- ``503`` with a page or ``Retry-After``, to a repeatable request: waited for as long; a gateway wakes the server.
 - ``502``, ``503``, ``504`` otherwise: a gateway could not say; sent again if repeatable.
 - Every other status is an answer. A 4xx is never sent again.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -30,8 +33,8 @@ from ors_gym.errors import (
     TransportError,
 )
 from ors_gym.http.retry import backoff_seconds, is_gateway_failure, is_starting
-from ors_gym.http.transport import Transport, TransportResponse
-from ors_gym.json_text import parse_json
+from ors_gym.http.transport import Transport, TransportResponse, read_beginning
+from ors_gym.json_text import parse_json, read_json
 from ors_gym.redaction import Redactor
 
 __all__ = [
@@ -43,8 +46,18 @@ __all__ = [
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 MAX_ATTEMPTS = 4
 """How often a request is sent at most, waits for a starting or full server not counted."""
+
+NOTICE_SECONDS = 10.0
+"""After how long it is logged that the server is silent."""
+
+MAX_DETAIL = 2000
+"""How much of a refusal an error shows, in characters."""
+
+TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 
 MAX_URGENT_REQUESTS = 64
 """How many pings and deletions are under way at once."""
@@ -83,6 +96,8 @@ class RequestSender:
         self._slots = asyncio.Semaphore(max_requests)
         self._urgent_slots = asyncio.Semaphore(MAX_URGENT_REQUESTS)
         self._redact = redact
+        self._told_waiting = False
+        self._spoke = False  # whether the server answered anything yet, or its silence was logged
 
     def send(self, request: Request) -> AbstractAsyncContextManager[TransportResponse]:
         """Send a request once and stream its answer."""
@@ -99,10 +114,38 @@ class RequestSender:
     async def fetch(self, request: Request, *, seconds: float | None = None) -> bytes:
         """Send a request, again where that is safe, and return the body of its 2xx answer.
 
+        Args:
+            request: what to send.
+            seconds: the limit for everything, in place of ``Timeouts.request_seconds`` for each attempt.
+
         Raises:
             TransportError: no answer came.
             StatusError: another status came.
         """
+        notice = self._notice_of_silence(request)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._fetch(request)
+        except TimeoutError:
+            raise RequestTimeoutError(f"no answer within {seconds:g} s").at(str(request)) from None
+        finally:
+            if notice is not None:
+                notice.cancel()
+
+    def _notice_of_silence(self, request: Request) -> asyncio.TimerHandle | None:
+        """Have a warning logged, once, should the server not answer its first request for a while."""
+        if self._spoke:
+            return None
+
+        def warn() -> None:
+            if not self._spoke:
+                self._spoke = True
+                limit = self.timeouts.request_seconds
+                logger.warning("no answer to %s for %g s; waiting up to %g s", request, NOTICE_SECONDS, limit)
+
+        return asyncio.get_running_loop().call_later(NOTICE_SECONDS, warn)
+
+    async def _fetch(self, request: Request) -> bytes:
         budget = self.timeouts.retry_budget()
         attempt = 0
         while True:
@@ -110,12 +153,13 @@ class RequestSender:
             try:
                 async with (
                     self.slot(request),
-                    asyncio.timeout(seconds or self.timeouts.request_seconds),
+                    asyncio.timeout(self.timeouts.request_seconds),
                     self.send(request) as response,
                 ):
-                    body = await response.read()
+                    good = 200 <= response.status < 300
+                    body = await (response.read() if good else read_beginning(response))
             except TimeoutError:
-                limit = seconds or self.timeouts.request_seconds
+                limit = self.timeouts.request_seconds
                 raise RequestTimeoutError(f"no answer within {limit:g} s").at(str(request)) from None
             except ProtocolError as error:
                 raise error.at(str(request)) from error.__cause__
@@ -125,9 +169,13 @@ class RequestSender:
                     raise error.at(str(request)) from error.__cause__
                 await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
                 continue
-            if 200 <= response.status < 300:
+            self._spoke = True
+            if good:
                 return body
-            if await budget.wait(response):
+            if response.status == 503 and not self._told_waiting:
+                self._told_waiting = True
+                logger.warning("%s; waiting for the server to start", self.refusal(request, response, body))
+            if await budget.wait(response, repeatable=request.repeatable):
                 attempt -= 1
             elif attempt < MAX_ATTEMPTS and request.repeatable and is_gateway_failure(response):
                 await asyncio.sleep(backoff_seconds(attempt, 0.1, 2.0))
@@ -152,7 +200,8 @@ class RequestSender:
 
     def refusal(self, request: Request, response: TransportResponse, body: bytes) -> StatusError:
         """Name the error of an answer that is no 2xx."""
-        detail = self.redact(_detail(body) or response.headers.get("location", ""), request)
+        target = response.headers.get("location", "") if 300 <= response.status < 400 else ""
+        detail = self.redact(target or _detail(response, body), request)
         return status_error(response.status, detail, starting=is_starting(response.headers))
 
 
@@ -166,14 +215,17 @@ def status_error(status: int, detail: str, *, starting: bool = False) -> StatusE
     return classes.get(status, StatusError)(status, detail)
 
 
-def _detail(body: bytes) -> str:
-    """What a server says of a refusal: FastAPI's ``detail``, or the text itself."""
+def _detail(response: TransportResponse, body: bytes) -> str:
+    """What a server says of a refusal: FastAPI's ``detail``, the title of a page, or the text itself."""
     text = body.decode(errors="replace").strip()
+    if text.startswith("<") or response.headers.get("content-type", "").startswith("text/html"):
+        title = TITLE.search(text)
+        return f"a page titled {' '.join(title[1].split())[:MAX_DETAIL]!r}" if title else "a page without a title"
     try:
-        wire = json.loads(text)
+        wire = read_json(text)
     except ValueError:
-        return text[:2000]
+        return text[:MAX_DETAIL]
     if isinstance(wire, dict):
         fields = cast("dict[str, Any]", wire)
         wire = next((fields[key] for key in ("detail", "error", "message") if key in fields), text)
-    return wire if isinstance(wire, str) else json.dumps(wire)[:2000]
+    return (wire if isinstance(wire, str) else json.dumps(wire, ensure_ascii=False))[:MAX_DETAIL]

@@ -21,8 +21,8 @@ class Timeouts:
     """From sending a call to the first event of its answer. Calls that pass it are ambiguous and end the session."""
     silence_seconds: float = 45.0
     """Between two events of a call's answer; servers send a comment every 10 s. After it the call is resumed."""
-    call_seconds: float | None = None
-    """For a whole tool call, waits and resumptions included."""
+    call_seconds: float | None = 1800.0
+    """For a whole tool call, waits and resumptions included; None for tools that may take longer than any limit."""
     resume_seconds: float = 60.0
     """For getting back to a running call after its connection broke. Servers keep a result for 60 s."""
     starting_seconds: float = 600.0

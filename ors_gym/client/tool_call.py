@@ -39,7 +39,7 @@ from ors_gym.errors import (
 )
 from ors_gym.http.retry import backoff_seconds, is_gateway_failure
 from ors_gym.http.sse import EventDecoder
-from ors_gym.http.transport import TransportResponse
+from ors_gym.http.transport import MAX_ANSWER_BYTES, TransportResponse, read_beginning
 from ors_gym.json_text import encode_json
 
 __all__ = ["Call", "CallState"]
@@ -47,7 +47,7 @@ __all__ = ["Call", "CallState"]
 T = TypeVar("T")
 
 MAX_RESUMPTIONS = 20
-"""How often one call is resumed at most, whatever the progress in between."""
+"""Maximum resumptions in a row without a sign of life of the running call."""
 
 DRAIN_SECONDS = 0.1
 """How long the end of an answered stream is waited for, to keep its connection. It comes with the result or soon."""
@@ -143,7 +143,7 @@ class Call:
                 raise AmbiguousCallError(f"the call was sent and its answer never began ({fault.message})") from fault
             now = time.monotonic()
             if broken_since is None or self._heard:
-                broken_since = now
+                broken_since, resumptions = now, min(resumptions, 1)
             resumptions += 1
             if now - broken_since > self._timeouts.resume_seconds or resumptions > MAX_RESUMPTIONS:
                 raise AmbiguousCallError(
@@ -164,7 +164,7 @@ class Call:
         try:
             async with clock, self._sender.send(self._request) as response:
                 if response.status != 200:
-                    return response, await response.read()
+                    return response, await read_beginning(response)
                 kind = response.headers.get("content-type", "text/event-stream")
                 if kind.startswith("application/json"):
                     self._finish(await response.read())
@@ -186,12 +186,16 @@ class Call:
     async def _listen(self, response: TransportResponse, clock: asyncio.Timeout) -> None:
         decoder = EventDecoder()
         pieces: list[str] = []
+        length = 0
         loop = asyncio.get_running_loop()
         async for chunk in response.chunks():
             if self._answered:
                 continue  # the end of the stream, read so that the connection can be used again
             events = decoder.feed(chunk)
             for name, data in events:
+                length += len(data)
+                if length > MAX_ANSWER_BYTES:
+                    raise ProtocolError(f"a result longer than {MAX_ANSWER_BYTES:,} bytes")
                 if name == "chunk":
                     pieces.append(data)
                 elif name == "end":

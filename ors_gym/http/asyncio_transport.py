@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import httptools
 
 from ors_gym.errors import ConnectError, ConnectionLostError, ProtocolError
+from ors_gym.http.compression import DecompressedResponse
+from ors_gym.http.transport import read_body
 
 __all__ = ["KEEPALIVE_SECONDS", "AsyncioTransport"]
 
@@ -35,6 +37,10 @@ MAX_TARGETS = 4096
 
 PAUSE_BYTES = 1 << 20
 """How much of an answer may lie unread before the server is asked, by TCP's own means, to wait."""
+
+
+MAX_HEAD_BYTES = 512 * 1024
+"""What may arrive without a byte of body: the header section, interim answers, trailers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,11 @@ class AsyncioTransport:
 
     knows_unsent = True
 
-    def __init__(self, *, connect_seconds: float, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(
+        self, *, connect_seconds: float, verify: ssl.SSLContext | bool = True, decompress: bool = True
+    ) -> None:
+        self.decompress = decompress
+        """Whether compressed bodies are decompressed; a proxy passes them on as they are."""
         self._connect_seconds = connect_seconds
         self._verify = verify
         self._ssl: ssl.SSLContext | None = None
@@ -149,6 +159,8 @@ class _Exchange:
         except BaseException:
             connection.close()
             raise
+        if "content-encoding" in connection.headers and self._transport.decompress:
+            return cast("_Connection", DecompressedResponse(connection))
         return connection
 
     async def __aexit__(
@@ -175,6 +187,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         self._unread = 0
+        self._without_body = 0
         self._paused = False
         self._in_body = False
         self._complete = True
@@ -204,13 +217,14 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self.headers = {}
         self._in_body = self._complete = False
+        self._without_body = 0
         self._transport.write(data)
         while not self._in_body:
             await self._more()
 
     async def read(self) -> bytes:
         """The rest of the body."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        return await read_body(self.chunks())
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body, as it arrives."""
@@ -261,10 +275,14 @@ class _Connection(asyncio.Protocol):
             self._fault = ProtocolError("the server sent bytes that nobody asked for")
             self.close()
             return
+        self._without_body += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fault = ProtocolError(f"the server's answer is no HTTP ({error})")
+            self.close()
+        if self._without_body > MAX_HEAD_BYTES:
+            self._fault = ProtocolError(f"a header section longer than {MAX_HEAD_BYTES:,} bytes")
             self.close()
         self._wake()
 
@@ -303,6 +321,7 @@ class _Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         """Keep a piece of the body, and ask the server to wait if too much lies unread."""
         self._chunks.append(chunk)
+        self._without_body = 0
         self._unread += len(chunk)
         if self._unread > PAUSE_BYTES and not self._paused and self._transport is not None:
             self._paused = True

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 import httpx
 
 from ors_gym.errors import ConnectError, ConnectionLostError, RequestTimeoutError
-from ors_gym.http.transport import TransportResponse
+from ors_gym.http.transport import TransportResponse, read_body
 
 __all__ = ["HTTPXTransport"]
 
@@ -59,7 +59,7 @@ class _HTTPXResponse:
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
-        return await self._response.aread()
+        return await read_body(self.chunks())
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self._response.aiter_bytes()

@@ -96,7 +96,7 @@ class StickyProxy:
     def __init__(self, backends: Backends, *, max_request_bytes: int = 16 * 2**20) -> None:
         self.backends = backends
         self._max_request_bytes = max_request_bytes
-        self._transport = AsyncioTransport(connect_seconds=CONNECT_SECONDS)
+        self._transport = AsyncioTransport(connect_seconds=CONNECT_SECONDS, decompress=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

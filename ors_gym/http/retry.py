@@ -23,13 +23,16 @@ class RetryBudget:
         self._deadlines: dict[int, float] = {}
         self._waits = 0
 
-    async def wait(self, response: TransportResponse) -> bool:
+    async def wait(self, response: TransportResponse, *, repeatable: bool = False) -> bool:
         """Wait as long as the answer asks for; return whether the request may be sent again.
 
-        False at once when the answer asks for no waiting, or when the time for it is up.
+        False at once when the answer asks for no waiting, or when the time for it is up. A 503 that does not say that
+        nothing ran is waited for only where the request is repeatable and the answer is a gateway's: a page, or one
+        with ``Retry-After``.
         """
         status = response.status
-        if status != 429 and not (status == 503 and is_starting(response.headers)):
+        waits = status == 429 or (status == 503 and is_starting(response.headers))
+        if not waits and not (status == 503 and repeatable and _is_waking(response.headers)):
             return False
         now = time.monotonic()
         left = self._deadlines.setdefault(status, now + self._limits[status]) - now
@@ -47,6 +50,10 @@ def is_starting(headers: Mapping[str, str]) -> bool:
     return headers.get("x-backend-state", "").strip().lower() == "starting"
 
 
+def _is_waking(headers: Mapping[str, str]) -> bool:
+    return "retry-after" in headers or headers.get("content-type", "").startswith("text/html")
+
+
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Read ``Retry-After``, seconds or an HTTP date; None if it is absent or unreadable."""
     value = headers.get("retry-after", "").strip()
@@ -55,9 +62,9 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError, IndexError):  # a date of any year, or none
             return None
-        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 

@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-__all__ = ["Transport", "TransportResponse"]
+from ors_gym.errors import ProtocolError
+from ors_gym.json_text import LIMITS
+
+__all__ = ["MAX_ANSWER_BYTES", "Transport", "TransportResponse", "read_beginning", "read_body"]
+
+MAX_ANSWER_BYTES = LIMITS.max_bytes
+"""The longest answer read into memory."""
+
+BEGINNING_BYTES = 64 * 1024
+"""How much of a refusal is read: errors show the beginning."""
 
 
 class TransportResponse(Protocol):
@@ -23,7 +32,11 @@ class TransportResponse(Protocol):
         ...
 
     async def read(self) -> bytes:
-        """Read the whole body."""
+        """Read the whole body.
+
+        Raises:
+            ProtocolError: it is longer than ``MAX_ANSWER_BYTES``.
+        """
         ...
 
     def chunks(self) -> AsyncIterator[bytes]:
@@ -51,3 +64,27 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
         ...
+
+
+async def read_body(chunks: AsyncIterator[bytes]) -> bytes:
+    """Join the chunks of a body; raises ProtocolError beyond ``MAX_ANSWER_BYTES``."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise ProtocolError(f"an answer longer than {MAX_ANSWER_BYTES:,} bytes")
+        pieces.append(chunk)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def read_beginning(response: TransportResponse) -> bytes:
+    """Read the beginning of a body of any length."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in response.chunks():
+        pieces.append(chunk)
+        size += len(chunk)
+        if size >= BEGINNING_BYTES:
+            break
+    return b"".join(pieces)[:BEGINNING_BYTES]

@@ -35,7 +35,7 @@ from ors_gym.errors import EndpointError, ProtocolError, TransportError
 from ors_gym.http.factory import make_transport
 from ors_gym.http.retry import backoff_seconds, retry_after_seconds
 from ors_gym.http.sse import EventDecoder
-from ors_gym.http.transport import Transport, TransportResponse
+from ors_gym.http.transport import Transport, TransportResponse, read_beginning
 from ors_gym.json_text import parse_json
 from ors_gym.policies.chat import Completion, ToolNames, chat_messages
 from ors_gym.policies.policy import Reply, Turn
@@ -214,7 +214,7 @@ class ChatPolicy:
                 self._transport_here().send("POST", self._target, self._headers, body) as response,
             ):
                 if response.status != 200:
-                    self._refuse(response, await response.read())
+                    self._refuse(response, await read_beginning(response))
                     return None
                 self._accepted = True
                 async for answers in _answers(response):
