@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from ors_gym.client.client import ORSClient
+from ors_gym.client.janitor import Janitor
 from ors_gym.errors import PortalError
 
 __all__ = ["Portal", "shared_portal"]
@@ -37,6 +38,7 @@ class Portal:
         self._closed = False
         self._lock = threading.Lock()
         self._clients: dict[Hashable, ORSClient] = {}
+        self._janitors: list[Janitor] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="ors-gym portal", daemon=True)
         self._thread.start()
@@ -94,7 +96,7 @@ class Portal:
     def client(self, url: str, **options: Any) -> ORSClient:
         """The portal's client of a server: the same one for the same ``url`` and ``options`` of :class:`ORSClient`.
 
-        It is closed with the portal.
+        It is closed with the portal. Its sessions are deleted however this process ends (:class:`~ors_gym.Janitor`).
         """
         key = (url, tuple(sorted((name, _key(value)) for name, value in options.items())))
         with self._lock:
@@ -102,7 +104,9 @@ class Portal:
                 raise PortalError("the portal is closed or belongs to another process; make a new one")
             client = self._clients.get(key)
             if client is None:
-                client = self._clients[key] = ORSClient(url, **options)
+                janitor = Janitor(url, options)
+                client = self._clients[key] = ORSClient(url, journal=janitor, **options)
+                self._janitors.append(janitor)
             return client
 
     def close(self) -> None:
@@ -118,6 +122,8 @@ class Portal:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        for janitor in self._janitors:
+            janitor.close()
 
     async def _finish(self) -> None:
         own = asyncio.current_task()

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         threading.Event().wait(0.02)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @contextmanager
@@ -131,7 +141,7 @@ def test_a_janitor_that_is_killed_is_started_again_and_knows_what_it_knew(counte
         await open_and_forget(janitor, counter_server.url)
         killed = janitor.pid
         os.kill(killed, signal.SIGKILL)
-        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        await asyncio.to_thread(wait_until, lambda: not lives(killed))
         await open_and_forget(janitor, counter_server.url)
         assert janitor.pid != killed
 
@@ -144,9 +154,11 @@ def test_a_janitor_that_is_killed_is_started_again_and_knows_what_it_knew(counte
 
 def test_the_key_is_not_in_its_command_line_or_environment(counter_server: RunningServer):
     with Janitor(counter_server.url, {"api_key": "sesame-4711"}) as janitor:
+        janitor.note({"unknown": "counter"})
         for file in ("cmdline", "environ"):
             with open(f"/proc/{janitor.pid}/{file}", "rb") as content:
                 assert b"sesame" not in content.read()
+        janitor.deleted("unknown")
 
 
 def test_options_that_no_client_takes_are_refused_at_once():
@@ -154,3 +166,79 @@ def test_options_that_no_client_takes_are_refused_at_once():
         Janitor("localhost:8080")
     with pytest.raises(TypeError, match="nonsense"):
         Janitor("http://localhost:8080", {"nonsense": 1})
+
+
+def test_it_is_no_child_of_the_process_that_it_cleans_up_after(counter_server: RunningServer):
+    with Janitor(counter_server.url) as janitor:
+        janitor.note({"unknown": "counter"})
+        parent = int(Path(f"/proc/{janitor.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        janitor.deleted("unknown")
+
+    assert parent != os.getpid()
+
+
+def test_no_process_is_started_for_a_client_without_sessions(counter_server: RunningServer):
+    with Janitor(counter_server.url) as janitor:
+        assert janitor.pid == 0
+
+
+def test_a_process_with_many_open_files_can_close_it(counter_server: RunningServer):
+    with ExitStack() as files, Janitor(counter_server.url) as janitor:
+        for _ in range(1100):
+            files.enter_context(open(os.devnull))
+        janitor.note({"unknown": "counter"})
+        janitor.deleted("unknown")
+
+
+WORKER = """
+import multiprocessing, os, sys
+import gymnasium as gym, ors_gym
+
+def play(url, ready, end):
+    env = gym.make("ors_gym/ORS-v0", url=url, env_name="counter")
+    env.reset(seed=0)
+    ready.set()
+    if end == "raises":
+        raise SystemExit(3)
+    if end != "returns":
+        multiprocessing.Event().wait()
+
+if __name__ == "__main__":
+    method, end, url = sys.argv[1:]
+    context = multiprocessing.get_context(method)
+    own = gym.make("ors_gym/ORS-v0", url=url, env_name="counter")
+    own.reset(seed=1)
+    ready = context.Event()
+    child = context.Process(target=play, args=(url, ready, end))
+    child.start()
+    ready.wait()
+    if end in ("terminate", "kill"):
+        getattr(child, end)()
+    child.join()
+    print("ended", flush=True)
+    sys.stdin.readline()
+    print(own.step("not a call")[4]["reason"], flush=True)
+    own.close()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("end", ["returns", "raises", "terminate", "kill"])
+def test_a_worker_process_leaves_no_session_and_its_parent_keeps_its_own(
+    counter_server: RunningServer, tmp_path: Path, method: str, end: str
+):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(script), method, end, counter_server.url]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ended\n"
+        wait_until(lambda: len(counter_server.live_sessions) == 1)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "no_tool_call\n"
+
+    assert not counter_server.live_sessions
