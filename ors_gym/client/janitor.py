@@ -12,6 +12,7 @@ to the server's expiry.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -71,7 +72,10 @@ class Janitor:
 
     async def opening(self, env_name: str, session_id: str) -> None:
         """Note a session that is about to be created."""
-        self.note({session_id: env_name})
+        if self._process is None:  # starting it takes a moment
+            await asyncio.to_thread(self.note, {session_id: env_name})
+        else:
+            self.note({session_id: env_name})
 
     def note(self, sessions: Mapping[str, str]) -> None:
         """Note sessions, environments' names by session id, that may exist from now on."""
@@ -134,17 +138,13 @@ class _Process:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for this process only
         )
-        self._pid = 0
+        self.pid = 0
         self._started = threading.Event()
         self._ended = threading.Event()
         threading.Thread(target=self._listen, name="ors-gym janitor", daemon=True).start()
+        self._started.wait()  # until it has left this process's children, it would be killed with them
         self.write(server)
         self.write({"sessions": dict(sessions)})
-
-    @property
-    def pid(self) -> int:
-        self._started.wait()
-        return self._pid
 
     def write(self, line: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -162,7 +162,7 @@ class _Process:
         """Read the process's id, then wait for the end of its output: it is about to exit."""
         assert self._process.stdout is not None
         with self._process.stdout as output:
-            self._pid = int(output.readline() or 0)
+            self.pid = int(output.readline() or 0)
             self._started.set()
             self._process.wait()  # the first of the two processes ends at once
             output.read()

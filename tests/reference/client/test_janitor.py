@@ -53,9 +53,10 @@ def lives(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits to be reaped does not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+    return status.rpartition(")")[2].split()[0] != "Z" or len(threads) > 1
 
 
 @contextmanager
