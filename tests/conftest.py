@@ -1,29 +1,68 @@
-"""Fixtures shared by all tests."""
+"""What all tests share: fixtures, a marker for each folder, and independence from the machine and the terminal.
+
+Nothing here imports more than the core and the test tools, so that ``-m unit`` runs where only the core is installed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+    from tests.support.ors_servers import RunningServer
 
 os.environ.setdefault("OPENREWARD_LOG_LEVEL", "CRITICAL")  # read when the SDK is first imported
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # read when trl.experimental is first imported
 
-from tests.support.environments import Counter
-from tests.support.ors_servers import RunningServer, serve
-from tests.support.paths import ROOT
+# No property test depends on how fast the machine is.
+settings.register_profile("ors-gym", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ors-gym")
+
+# A shell ignores SIGINT for what it starts in the background, and children inherit that. Here Ctrl-C always works.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).parent
+LONGEST_FIRST = ("trl", "ray", "scaffold", "docs", "faults", "server", "sandbox", "reference", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its folder's name, and put the folders that take longest first.
+
+    With ``--dist loadgroup`` the tests of a file run in one process, because they share its fixtures; those that share
+    the Ray cluster do too.
+    """
+
+    def folder_of(item: pytest.Item) -> str:
+        return item.path.relative_to(TESTS).parts[0]
+
+    for item in items:
+        folder = folder_of(item)
+        item.add_marker(getattr(pytest.mark, folder))
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("ray" if folder == "ray" else str(item.path.relative_to(TESTS))))
+    items.sort(key=lambda item: LONGEST_FIRST.index(folder_of(item)))
 
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Start reference servers of the test's own: ``start_server(MyEnvironment, …)``."""
+    from tests.support.ors_servers import serve  # the reference SDK takes seconds to import
+
     with ExitStack() as stack:
         yield lambda *environments, **config: stack.enter_context(serve(*environments, **config))
 
@@ -34,8 +73,21 @@ def counter_server() -> Iterator[RunningServer]:
 
     Tests leave no session on it.
     """
+    from tests.support.environments import Counter
+    from tests.support.ors_servers import serve
+
     with serve(Counter) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def sessions_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget the sessions that a failing test left on the shared server: no other test finds them."""
+    yield
+    if "counter_server" in request.fixturenames:
+        server = request.getfixturevalue("counter_server")
+        for sid in list(server.live_sessions):
+            server.forget(sid)
 
 
 @pytest.fixture
@@ -49,7 +101,7 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[Any]:
+def ray_cluster() -> Iterator[Cluster]:
     """One Ray cluster for the whole run: a head on which no actor fits and a node for two. It is in nobody's way."""
     from tests.support.ray_clusters import start_cluster  # Ray takes a second to import
 

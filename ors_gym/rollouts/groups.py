@@ -16,6 +16,7 @@ Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failure
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
@@ -190,8 +191,9 @@ async def run_groups(
 
     At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so
     many of it. Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
-    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. Leaving the loop early ends the
-    episodes that are still under way and closes their sessions.
+    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
+    first ``num_groups`` tasks have started. Leaving the loop early ends the episodes that are still under way and
+    closes their sessions.
     """
     if max_concurrent_groups < 1:
         raise ValueError("max_concurrent_groups must be at least 1")
@@ -200,6 +202,7 @@ async def run_groups(
     wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
     running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
     ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
+    refills_due: collections.deque[tuple[int, TaskRef]] = collections.deque()
 
     def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
         work = run_group(host, task, group_size, policy=policy, failures=failures, score_group=score_group)
@@ -212,15 +215,16 @@ async def run_groups(
         while True:
             for task in itertools.islice(wanted, max_concurrent_groups - len(running)):
                 start(task)
+            while refills_due and len(running) < max_concurrent_groups and (next_task := next(waiting, None)):
+                start(next_task, *refills_due.popleft())
             if not running:
                 return
             group_task = await ended.get()
             refills, refilled_for = running.pop(group_task)
             group = group_task.result()
-            if group.dropped and failure_policy.incomplete == "refill" and refills < failure_policy.refills:
-                next_task = next(waiting, None) if num_groups is not None else None
-                if next_task is not None:
-                    start(next_task, refills + 1, group.task)
+            refilled = failure_policy.incomplete == "refill" and num_groups is not None
+            if group.dropped and refilled and refills < failure_policy.refills:
+                refills_due.append((refills + 1, group.task))
             yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
     finally:
         for group_task in running:

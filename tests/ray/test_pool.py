@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -137,15 +139,16 @@ def test_a_fault_of_the_policy_is_raised_where_the_group_is_awaited(
     assert not counter_server.live_sessions
 
 
-def test_actors_that_cannot_start_are_an_error_at_once(start_pool: Callable, run: Callable):
-    pool = start_pool(policy=OnlyHere([ADD]), policy_placement="actors")
+def test_actors_that_cannot_start_are_an_error_at_once(
+    start_pool: Callable, run: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    module = types.ModuleType("only_here")  # a module that the actors cannot import
+    exec("class Policy:\n    async def act(self, turn): ...", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    pool = start_pool(policy=module.Policy(), policy_placement="actors")
 
     with pytest.raises(RayActorError, match="No module named"):
         run(run_group(pool, THREE, 2, failures=AT_ONCE))
-
-
-class OnlyHere(ScriptedPolicy):
-    """The actors cannot import this file."""
 
 
 def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sessions_deleted(

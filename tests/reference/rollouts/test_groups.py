@@ -127,6 +127,22 @@ def test_refilling_ends_at_its_limit_and_where_there_are_no_more_tasks(counter_s
     assert [group.task.index for group in exhausted] == [0, 1]
 
 
+def test_refills_wait_until_every_group_that_was_asked_for_has_started(counter_server: RunningServer, run: Callable):
+    groups = run(
+        play_groups(
+            counter_server,
+            BreaksTasks(0, 1),
+            TASKS[:4],
+            num_groups=3,
+            max_concurrent_groups=1,
+            failures=failing(incomplete="refill"),
+        )
+    )
+
+    assert [group.task.index for group in groups] == [0, 1, 2, 3]
+    assert [group.refilled_for for group in groups] == [None, None, None, TASKS[0]]
+
+
 def test_without_a_number_of_groups_every_task_is_played_once_and_none_is_drawn_twice(
     counter_server: RunningServer, run: Callable
 ):
