@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.client.client import ORSClient
-from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
+from ors_gym.rollouts.tasks import TaskSampler, remaining_tasks
 from ors_gym.trajectory import TaskRef
 
 
@@ -86,20 +85,6 @@ def test_wrong_settings_are_refused(wrong):
         TaskSampler(tasks(1), **wrong)
     with pytest.raises(ValueError, match="no tasks"):
         TaskSampler([])
-
-
-def test_a_split_is_loaded_by_index(counter_server, run):
-    async def conversation():
-        async with ORSClient(counter_server.url) as client:
-            [env_name] = await client.list_environments()
-            split = (await client.list_splits(env_name))[0].name
-            count = await client.num_tasks(env_name, split)
-            everything = await load_tasks(client, env_name, split)
-            assert everything == tuple(TaskRef(env_name, split, index) for index in range(count))
-            assert await load_tasks(client, env_name, split, limit=1) == everything[:1]
-            assert await load_tasks(client, env_name, split, limit=10**9) == everything
-
-    run(conversation())
 
 
 def test_what_is_finished_is_left_out_as_often_as_it_is():
