@@ -204,6 +204,7 @@ class _Rollout:
                 retries=arguments.retries, incomplete=arguments.incomplete, redundancy=arguments.redundancy
             ),
             score_group=None if arguments.score_group else False,
+            seed=arguments.seed,
             max_concurrent_groups=max(1, arguments.concurrency // arguments.group_size),
         )
         shown = Console(stderr=True, highlight=False) if arguments.json else self.console

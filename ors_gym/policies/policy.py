@@ -37,6 +37,8 @@ class Turn:
     """The turn's number, from 0."""
     max_tokens: int | None = None
     """What the episode's token limit leaves for this message; None: no limit."""
+    seed: int | None = None
+    """Of whatever is drawn for this message, where the run has a seed: another for each episode and turn."""
 
 
 class Policy(Protocol):
@@ -50,7 +52,8 @@ class Policy(Protocol):
 class RandomPolicy:
     """Calls a random tool with random input that its schema allows: the baseline every learned policy must beat.
 
-    With a ``seed`` the n-th episode of a task is played the same way in every run, in whatever order episodes go on.
+    In a run with a seed, each turn has one of its own. Without it, and with a ``seed`` here, the n-th episode of a task
+    is played the same way in every run.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -60,7 +63,7 @@ class RandomPolicy:
 
     async def act(self, turn: Turn) -> Reply:
         """Sample one call; a plain message where the environment has only a terminal tool."""
-        draw = self._draw_for(turn)
+        draw = self._draw_for(turn) if turn.seed is None else random.Random(f"{self._seed} {turn.seed}")
         if not len(turn.tools):
             return Reply(text="".join(draw.choices("abcdefghijklmnopqrstuvwxyz ", k=16)))
         return Reply(tool_calls=(ToolCallSpace(turn.tools, seed=draw.getrandbits(31)).sample(),))

@@ -126,10 +126,12 @@ class _WatchedHost:
         self._host = host
         self._metrics = metrics
 
-    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
+    async def run_episode(
+        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
+    ) -> Trajectory:
         self._metrics.running += 1
         try:
-            episode = await self._host.run_episode(task, policy=policy, attempt=attempt)
+            episode = await self._host.run_episode(task, policy=policy, attempt=attempt, seed=seed)
         except BaseException:
             self._metrics.cancelled += 1
             raise

@@ -17,6 +17,7 @@ from ors_gym.client.client import ORSClient, Session
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError
 from ors_gym.policies.policy import Policy, Turn
 from ors_gym.rollouts.exchange import Conversation, checked_parallel
+from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore, ToolList
 
@@ -55,8 +56,13 @@ class RolloutLimits:
 class EpisodeHost(Protocol):
     """Something that plays one episode: in this process, or on another machine."""
 
-    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
-        """Play one episode to its end. Faults of the world come back as a failed trajectory, never as an exception."""
+    async def run_episode(
+        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
+    ) -> Trajectory:
+        """Play one episode to its end; ``seed`` is of what its policy draws.
+
+        Faults of the world come back as a failed trajectory, never as an exception.
+        """
         ...
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
@@ -106,14 +112,21 @@ class EpisodeRunner:
         self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
 
     async def run_episode(
-        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, episode_id: str | None = None
+        self,
+        task: TaskRef,
+        *,
+        policy: Policy | None = None,
+        attempt: int = 0,
+        seed: int | None = None,
+        episode_id: str | None = None,
     ) -> Trajectory:
         """Play one episode of ``task`` with ``policy``, or with the runner's own."""
         policy = policy or self.policy
         if policy is None:
             raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
         async with self._places:
-            episode = _Episode(episode_id or uuid.uuid4().hex, task, attempt, policy, self.limits, self._parallel)
+            episode_id = episode_id or uuid.uuid4().hex
+            episode = _Episode(episode_id, task, attempt, seed, policy, self.limits, self._parallel)
             await episode.play(self._session(task), self._tools)
         return episode.trajectory()
 
@@ -164,6 +177,7 @@ class _Episode:
         episode_id: str,
         task: TaskRef,
         attempt: int,
+        seed: int | None,
         policy: Policy,
         limits: RolloutLimits,
         parallel: bool | Collection[str],
@@ -171,6 +185,7 @@ class _Episode:
         self.episode_id = episode_id
         self.task = task
         self.attempt = attempt
+        self.seed = seed
         self.policy = policy
         self.limits = limits
         self.parallel = parallel
@@ -207,7 +222,8 @@ class _Episode:
         limit = self.limits.max_tokens
         left = None if limit is None else limit - (self.num_tokens or 0)
         number = len(conversation.exchanges)
-        turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left)
+        seed = derive_seed(self.seed, number)
+        turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left, seed)
         reply = await self.policy.act(turn)
         if reply.num_tokens is not None:
             self.num_tokens = (self.num_tokens or 0) + reply.num_tokens

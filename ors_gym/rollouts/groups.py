@@ -25,6 +25,7 @@ from typing import Literal
 from ors_gym.errors import NotFoundError, ORSError
 from ors_gym.policies.policy import Policy
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
+from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate
 
@@ -77,10 +78,12 @@ async def run_group(
     policy: Policy | None = None,
     failures: FailurePolicy | None = None,
     score_group: bool | None = False,
+    seed: int | None = None,
 ) -> TrajectoryGroup:
     """Play ``group_size`` episodes of one task at once; a failed member is played again on a fresh session.
 
     Member i stays at index i; with ``redundancy`` the members that are taken stay in the order they were started in.
+    ``seed`` is of what the policy draws: another number for each member and attempt, the same in every run.
 
     ``score_group`` asks the environment to score the members against each other, once all have ended: ``True`` wants
     it to (an environment that does not is a NotFoundError), ``None`` takes it where there is such a thing. Failed
@@ -90,7 +93,7 @@ async def run_group(
     if group_size < 1:
         raise ValueError("group_size must be at least 1")
     failure_policy = failures or FailurePolicy()
-    group = await _Group(host, task, group_size, policy, failure_policy).play()
+    group = await _Group(host, task, group_size, policy, failure_policy, seed).play()
     if score_group is False or group.dropped:
         return group
     return await _scored(host, group, failure_policy, required=score_group is True)
@@ -100,18 +103,26 @@ class _Group:
     """One group in the making."""
 
     def __init__(
-        self, host: EpisodeHost, task: TaskRef, size: int, policy: Policy | None, failure_policy: FailurePolicy
+        self,
+        host: EpisodeHost,
+        task: TaskRef,
+        size: int,
+        policy: Policy | None,
+        failure_policy: FailurePolicy,
+        seed: int | None,
     ) -> None:
         self.host = host
         self.task = task
         self.size = size
         self.policy = policy
         self.failure_policy = failure_policy
+        self.seed = seed
         self.failures: list[Failure] = []
         self.attempts = 0
 
     async def play(self) -> TrajectoryGroup:
-        running = [asyncio.create_task(self._member()) for _ in range(self.size + self.failure_policy.redundancy)]
+        count = self.size + self.failure_policy.redundancy
+        running = [asyncio.create_task(self._member(place)) for place in range(count)]
         try:
             num_valid = 0
             for ended in asyncio.as_completed(running):
@@ -135,11 +146,12 @@ class _Group:
             cancelled=len(running) - len(played),
         )
 
-    async def _member(self) -> Trajectory:
+    async def _member(self, place: int) -> Trajectory:
         attempt = 0
         while True:
             self.attempts += 1
-            trajectory = await self.host.run_episode(self.task, policy=self.policy, attempt=attempt)
+            seed = derive_seed(self.seed, place, attempt)
+            trajectory = await self.host.run_episode(self.task, policy=self.policy, attempt=attempt, seed=seed)
             if trajectory.failure is None:
                 return trajectory
             self.failures.append(trajectory.failure)
@@ -185,6 +197,7 @@ async def run_groups(
     policy: Policy | None = None,
     failures: FailurePolicy | None = None,
     score_group: bool | None = False,
+    seed: int | None = None,
     max_concurrent_groups: int = 64,
 ) -> AsyncGenerator[TrajectoryGroup, None]:
     """Play a group of each task and yield each group as it completes, dropped ones too.
@@ -192,7 +205,8 @@ async def run_groups(
     At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so
     many of it. Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
     after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
-    first ``num_groups`` tasks have started. Leaving the loop early ends the episodes that are still under way and
+    first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
+    every run, in whatever order groups end. Leaving the loop early ends the episodes that are still under way and
     closes their sessions.
     """
     if max_concurrent_groups < 1:
@@ -203,9 +217,14 @@ async def run_groups(
     running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
     ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
     refills_due: collections.deque[tuple[int, TaskRef]] = collections.deque()
+    begun: collections.Counter[TaskRef] = collections.Counter()
 
     def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
-        work = run_group(host, task, group_size, policy=policy, failures=failures, score_group=score_group)
+        group_seed = derive_seed(seed, str(task), begun[task])
+        begun[task] += 1
+        work = run_group(
+            host, task, group_size, policy=policy, failures=failures, score_group=score_group, seed=group_seed
+        )
         group_task = asyncio.create_task(work)
         running[group_task] = refills, refilled_for
         # Not asyncio.wait, which looks at everything that runs each time that something ends.

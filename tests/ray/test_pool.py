@@ -362,10 +362,10 @@ def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
     async def conversation() -> None:
         await pool.ready()
         actor = pool._workers[0].actor
-        jobs = [Job(f"cancelled {number}", THREE, 0, ask_driver=True) for number in range(20)]
+        jobs = [Job(f"cancelled {number}", THREE, 0, None, ask_driver=True) for number in range(20)]
         calls = [call for job in jobs for call in (actor.submit.remote([job]), actor.cancel.remote([job.episode_id]))]
         # A large task takes longer to an actor than its cancellation: then this is all that arrives in its order.
-        await asyncio.gather(*calls, actor.submit.remote([Job("overtaken", THREE, 0, ask_driver=True)]))
+        await asyncio.gather(*calls, actor.submit.remote([Job("overtaken", THREE, 0, None, ask_driver=True)]))
 
         def is_idle() -> bool:
             return not ray.get(actor.__ray_call__.remote(lambda actor: len(actor._episodes)))

@@ -116,11 +116,13 @@ class FailingHost:
         self.tasks = tasks
         self.first_attempts = first_attempts
 
-    async def run_episode(self, task: TaskRef, *, policy: Any = None, attempt: int = 0) -> Trajectory:
+    async def run_episode(
+        self, task: TaskRef, *, policy: Any = None, attempt: int = 0, seed: int | None = None
+    ) -> Trajectory:
         if task.index in self.tasks or (self.first_attempts and attempt == 0):
             failure = Failure("connection_lost", "the world broke it")
             return Trajectory(f"broken-{id(object())}", task, StopReason.FAILED, failure=failure, attempt=attempt)
-        return await self.runner.run_episode(task, policy=policy, attempt=attempt)
+        return await self.runner.run_episode(task, policy=policy, attempt=attempt, seed=seed)
 
 
 AT_ONCE = FailurePolicy(retries=1, retry_delay_seconds=0)

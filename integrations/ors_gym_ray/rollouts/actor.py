@@ -148,7 +148,7 @@ class RolloutActor:
         policy = self if job.ask_driver else self._policy
         try:
             trajectory = await self._runner.run_episode(
-                job.task, policy=policy, attempt=job.attempt, episode_id=job.episode_id
+                job.task, policy=policy, attempt=job.attempt, seed=job.seed, episode_id=job.episode_id
             )
             self._tell(Ended(trajectory))
         except Exception as error:  # a policy's fault or a bug: told to the pool, which raises it where it is awaited

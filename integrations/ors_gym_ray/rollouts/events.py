@@ -25,6 +25,7 @@ class Job:
     episode_id: str
     task: TaskRef
     attempt: int
+    seed: int | None
     ask_driver: bool
 
 

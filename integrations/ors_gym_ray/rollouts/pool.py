@@ -157,7 +157,9 @@ class RolloutPool:
 
     # ---------------------------------------------------------------- playing
 
-    async def run_episode(self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0) -> Trajectory:
+    async def run_episode(
+        self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
+    ) -> Trajectory:
         """Play one episode on the least busy actor. A fault of the world comes back as a failed trajectory.
 
         Raises:
@@ -171,7 +173,7 @@ class RolloutPool:
             raise ValueError("no policy: give one to the RolloutPool or to run_episode")
         worker = await self._take_place()
         try:
-            return await worker.play(Job(uuid.uuid4().hex, task, attempt, ask_driver), asked)
+            return await worker.play(Job(uuid.uuid4().hex, task, attempt, seed, ask_driver), asked)
         finally:
             self._give_place_back(worker)
 
