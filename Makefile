@@ -1,6 +1,11 @@
-# make demo    set up, then train a small model with GRPO on an ORS server and write a page about it
-# make test    set up, then run the tests
-# make check   set up, then lint, check the format, the import layers and the types
+# make demo         set up, then train a small model with GRPO on an ORS server and write a page about it
+# make test         set up, then run the tests, with the versions of constraints/locked.txt
+# make test-lowest  … with the lowest versions that are declared
+# make test-latest  … with the newest versions there are
+# make test-vllm    … with those that install beside vLLM
+# make check        set up, then lint, check the format, the import layers and the types
+# make wheel-test   build the wheel, and try it with each extra alone in a fresh environment
+# make lock         compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
 # TORCH="torch==…"   the torch to install where the choice below is not yours
@@ -9,21 +14,33 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 TORCH ?=
+EXTRAS ?= all,dev
+CONSTRAINTS ?= constraints/locked.txt
 CPU_TORCH := torch==2.13.0+cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test check format clean help
+.PHONY: demo test test-lowest test-latest test-vllm check wheel-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev system
 	$(BIN)/python -m pytest $(ARGS)
+
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt EXTRAS=all,test
+
+test-latest:
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
+
+test-vllm:
+	$(MAKE) test VENV=.venv-vllm CONSTRAINTS=constraints/vllm.txt EXTRAS=all,test
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -32,21 +49,31 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+wheel-test: $(VENV)/.dev
+	$(BIN)/python .ci/wheel_test.py $(ARGS)
+
+lock: $(VENV)/.dev
+	BIN=$(BIN) .ci/lock $(ARGS)
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+# Programs that some tests need and no Python package brings; those tests are skipped without them.
+system:
+	@.ci/system-packages
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+clean:
+	rm -rf $(VENV) .venv-* build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	@echo "Installing ors-gym and what the demo needs into $(VENV) …"
-	$(PIP) install -e ".[demo]"
+	$(INSTALL) -e ".[demo]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	@echo "Installing ors-gym and what its tests need into $(VENV) …"
-	$(PIP) install -e ".[all,dev]"
+	$(INSTALL) -e ".[$(EXTRAS)]"
 	@touch $@
 
 # A machine with a GPU, or one that is not Linux, gets the default build. A Linux machine without one gets the CPU
