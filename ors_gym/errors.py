@@ -20,6 +20,7 @@
     │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
     │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
     ├── EndpointError              the model's endpoint failed: neither the environment's fault nor the agent's
+    ├── UnknownDialectError        no dialect reads the tool calls that a chat template writes
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
 An agent's mistake (unknown tool, bad input) is none of these: it comes back as ``ToolOutput(ok=False)``.
@@ -53,6 +54,7 @@ __all__ = [
     "StatusError",
     "ToolFailedError",
     "TransportError",
+    "UnknownDialectError",
 ]
 
 
@@ -225,6 +227,16 @@ class EndpointError(ORSError):
     """The model's endpoint failed: neither the environment's fault nor the agent's. The episode has no end."""
 
     kind = "endpoint"
+
+
+class UnknownDialectError(ORSError, ValueError):
+    """No dialect reads back the tool calls that a chat template writes."""
+
+    kind = "unknown_dialect"
+    advice = (
+        "Set tokenizer.chat_template to one that teaches a known dialect (see ors_gym.dialects), or pass a Dialect of "
+        "your own as the parser"
+    )
 
 
 class PortalError(ORSError, RuntimeError):

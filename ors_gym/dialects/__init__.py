@@ -1,1 +1,44 @@
-"""How model families write tool calls."""
+"""How model families write tool calls, and which of these ways a chat template teaches.
+
+``dialect_of(tokenizer)`` gives the :class:`Dialect` that reads what the tokenizer's chat template writes, proven by
+reading calls back that the template rendered. ``dialect("hermes")`` gives one by its name:
+
+=================  ==================================================================================================
+``hermes``         ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen 2.5, Qwen 3
+``smollm``         the same with an array of calls: SmolLM 2
+``llama``          ``{"name": …, "parameters": {…}}``, ``<function=name>{…}</function>``, ``[name(argument=…)]``
+``xml``            ``<function=name><parameter=key>…``: Qwen 3.5, 3.6, 3.8, Qwen-Coder, Nemotron 3
+``glm``            ``<tool_call>name<arg_key>…``: GLM 4.5 and later
+``gemma``          ``<|tool_call>call:name{key:value}<tool_call|>``: Gemma 4
+``harmony``        ``<|channel|>commentary to=functions.name…``: gpt-oss
+``deepseek``       DeepSeek V3; ``deepseek-v3.1`` is the form of V3.1 and later
+``lfm``            ``<|tool_call_start|>[name(key='value')]…``: LFM 2; ``lfm-raw`` is the form of LFM 2.5, unescaped
+``muse``           ``<atem:invoke name="name">…``: Muse Glimmer
+``mistral``        ``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`` and ``[TOOL_CALLS]name[ARGS]{…}``
+``openai``         JSON of a chat-completions message, of its ``tool_calls``, or of one of them
+``plain``          no calls at all: every message is plain text, for environments with nothing but a terminal tool
+=================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from ors_gym.dialects.base import Dialect
+from ors_gym.dialects.calls import tool_call
+from ors_gym.dialects.families import DIALECTS, dialect
+from ors_gym.dialects.parsed import ParsedText, Reading
+from ors_gym.dialects.proof import dialect_of
+from ors_gym.dialects.scanning import ParseReason, UnreadableCallError
+from ors_gym.errors import UnknownDialectError
+
+__all__ = [
+    "DIALECTS",
+    "Dialect",
+    "ParseReason",
+    "ParsedText",
+    "Reading",
+    "UnknownDialectError",
+    "UnreadableCallError",
+    "dialect",
+    "dialect_of",
+    "tool_call",
+]

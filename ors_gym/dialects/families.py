@@ -1,0 +1,37 @@
+"""All dialects, by name."""
+
+from __future__ import annotations
+
+from ors_gym.dialects.base import Dialect
+from ors_gym.dialects.deepseek import DeepSeek, DeepSeek31
+from ors_gym.dialects.gemma import Gemma
+from ors_gym.dialects.glm import GLM
+from ors_gym.dialects.harmony import Harmony
+from ors_gym.dialects.hermes import Hermes, SmolLM
+from ors_gym.dialects.lfm import LFM, RawLFM
+from ors_gym.dialects.llama import Llama
+from ors_gym.dialects.mistral import Mistral
+from ors_gym.dialects.muse import Muse
+from ors_gym.dialects.openai import OpenAI, Plain
+from ors_gym.dialects.xml import XML
+
+__all__ = ["DIALECTS", "dialect"]
+
+_FAMILIES: tuple[type[Dialect], ...] = (
+    *(SmolLM, Hermes, XML, GLM, Llama, Gemma, Harmony, DeepSeek31, DeepSeek, LFM, RawLFM, Muse, Mistral),
+    *(OpenAI, Plain),
+)
+DIALECTS: dict[str, Dialect] = {family.name: family() for family in _FAMILIES}
+"""Those that come with the library."""
+
+
+def dialect(name: str | Dialect) -> Dialect:
+    """The dialect of that name, or the one given.
+
+    Raises ValueError, with the names there are, for another name.
+    """
+    if isinstance(name, Dialect):
+        return name
+    if name not in DIALECTS:
+        raise ValueError(f"no dialect is called {name!r}; there are {', '.join(sorted(DIALECTS))}")
+    return DIALECTS[name]

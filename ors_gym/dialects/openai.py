@@ -1,0 +1,54 @@
+"""JSON of a chat-completions message, of its ``tool_calls``, or of one of them; and plain text, without any calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from ors_gym.dialects.base import TaggedDialect
+from ors_gym.dialects.calls import tool_calls
+from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.scanning import decode_json
+
+__all__ = ["OpenAI", "Plain"]
+
+NEVER = re.compile("(?!)")
+_MESSAGE = re.compile(r'\s*+(?:\[\s*+)?\{\s*+"(?:role|content|tool_calls|id|type|index|function|name)"\s*+:')
+
+
+class Plain(TaggedDialect):
+    """Nothing is a call: the whole message, without its reasoning, is the text."""
+
+    name = "plain"
+    form = "plain text"
+    begins = NEVER
+
+    def call(self, reading: Reading, match: re.Match[str]) -> int:
+        """Never needed."""
+        raise NotImplementedError
+
+    def check_text(self, reading: Reading, text: str) -> None:
+        """Any text is an answer."""
+
+
+class OpenAI(Plain):
+    """Other text is plain. A client library's objects need no reader: see :func:`~ors_gym.dialects.tool_call`."""
+
+    name = "openai"
+    form = '{"tool_calls": [{"type": "function", "function": {"name": …, "arguments": "{…}"}}]}'
+
+    def body(self, reading: Reading, position: int) -> int | None:
+        """Read the JSON that the whole message is."""
+        if _MESSAGE.match(reading.text, position) is None:
+            return super().body(reading, position)
+        value, _ = decode_json(reading.text, position, whole=True)
+        message: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+        if not message.keys().isdisjoint(("role", "content", "tool_calls")):
+            content = message.get("content") or ""
+            value = cast("Any", message.get("tool_calls") or [])
+            reading.said.append(content if isinstance(content, str) else json.dumps(content))
+        for call in tool_calls(value):
+            reading.add(call)
+        return None

@@ -1,0 +1,82 @@
+"""What a message was taken apart into, and the state of taking one apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ors_gym.dialects.scanning import (
+    MAX_CALLS,
+    ParseReason,
+    UnreadableCallError,
+    check_value,
+    excerpt,
+    skip_space,
+)
+from ors_gym.dialects.values import schema_of_argument, typed
+from ors_gym.types import ToolCall, ToolSpec
+
+__all__ = ["ParsedText", "Reading"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedText:
+    """A model's message, taken apart.
+
+    ``text`` is what stands outside reasoning and calls. No calls and no error means a plain message. With an
+    ``error``, a sentence for the model to read, and its ``reason``, there are no calls.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    error: str | None = None
+    reason: ParseReason | None = None
+    reasoning: str = ""
+    final: bool = False
+    """The text is the agent's last message, and the call hands it to the environment's terminal tool."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """A message while it is taken apart: what was found so far."""
+
+    text: str
+    tools: Mapping[str, Mapping[str, Any]] | None = None
+    """The tools' schemas by name; None where the tools are not known."""
+    said: list[str] = field(default_factory=list[str])
+    thought: list[str] = field(default_factory=list[str])
+    calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    start: int = 0
+    """Where the message proper begins, after the thinking."""
+
+    @classmethod
+    def of(cls, text: str, tools: Iterable[ToolSpec] | None) -> Reading:
+        """The beginning of one."""
+        return cls(text, None if tools is None else {tool.name: tool.parameters for tool in tools})
+
+    def add(self, call: ToolCall) -> None:
+        """One more call, once it is within the limits."""
+        if len(self.calls) == MAX_CALLS:
+            raise UnreadableCallError("too_large", f"the message makes more than {MAX_CALLS} calls")
+        check_value(call.name)
+        check_value(dict(call.input))
+        self.calls.append(call)
+
+    def knows(self, name: str) -> bool:
+        """Whether there is such a tool, or may be."""
+        return self.tools is None or name in self.tools
+
+    def argument(self, tool: str, key: str, raw: str) -> Any:
+        """The value that ``raw`` stands for, by the tool's schema."""
+        root = (self.tools or {}).get(tool)
+        return typed(raw, schema_of_argument(root, key), root, key)
+
+    def close(self, position: int, mark: str, what: str) -> int:
+        """The place after a closing mark, which models leave out at the end of a message: it was the stop string."""
+        position = skip_space(self.text, position)
+        if self.text.startswith(mark, position):
+            return position + len(mark)
+        if position < len(self.text):
+            raise UnreadableCallError("invalid_call", f"{excerpt(self.text, position)!r} follows {what}")
+        return position

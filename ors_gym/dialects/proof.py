@@ -1,0 +1,185 @@
+"""Which dialect a chat template teaches: the one that reads back, exactly, the calls that the template writes.
+
+Probe calls are rendered through the template with arguments that tell dialects apart: nested, empty, unicode,
+multi-line, markup-like, and strings that look like numbers. No model and no table of names is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ors_gym.dialects.base import Dialect
+from ors_gym.dialects.families import DIALECTS, dialect
+from ors_gym.dialects.scanning import excerpt
+from ors_gym.errors import UnknownDialectError
+from ors_gym.types import ToolCall, ToolSpec
+
+__all__ = ["PROBES", "TOOLS", "Template", "Written", "dialect_of", "same"]
+
+
+class Template(Protocol):
+    """What is asked of a tokenizer or a processor, transformers' or another."""
+
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
+        """Render a conversation."""
+        ...
+
+
+TOOLS = (
+    ToolSpec(
+        "write_file",
+        "Write a file.",
+        {
+            "type": "object",
+            "properties": {
+                "path": {"type": "string", "description": "where"},
+                "text": {"type": "string", "description": "what"},
+                "count": {"type": "integer", "description": "how often"},
+                "share": {"type": "number", "description": "how much"},
+                "exact": {"type": "boolean", "description": "whether"},
+                "tags": {"type": "array", "items": {"type": "string"}, "description": "which"},
+                "options": {"type": "object", "description": "how"},
+            },
+        },
+    ),
+    ToolSpec("list_files", "List files.", {"type": "object", "properties": {}}),
+)
+NESTED: dict[str, Any] = {"deep": [{"on": True, "of": None}, [], "two\nlines", -0.5], "empty": {}}
+PROBES: tuple[ToolCall, ...] = (
+    ToolCall("write_file", {"path": "notes.txt", "text": "two\nlines\n", "count": 3, "exact": True}),
+    ToolCall("write_file", {"path": "2", "text": " a ", "count": -7, "exact": False}),
+    ToolCall("write_file", {"path": "", "text": "ünï → 😀", "share": 0.25, "tags": ["2", "it's", ""]}),
+    ToolCall("write_file", {"text": "<b>a &amp; 'b'</b>", "options": NESTED, "tags": []}),
+    ToolCall("write_file", {"path": "C:\\new\\table", "text": 'say "hi", it\'s\n\n', "options": {}}),
+    ToolCall("write_file", {"text": '{"a": [1, "\\n"]}', "path": "null", "count": 10**15}),
+    ToolCall("list_files"),
+)
+
+
+class Written:
+    """What a template writes: its calls, as a model would have written them."""
+
+    def __init__(self, template: Template, options: Mapping[str, Any] | None = None) -> None:
+        self._template = template
+        self._options = dict(options or {})
+        self._ways = [(parts, as_text) for parts in (False, True) for as_text in (False, True)]
+
+    def call(self, *calls: ToolCall) -> tuple[str, bool]:
+        """The message that makes these calls, and whether the prompt left the model's thinking open.
+
+        Raises:
+            UnknownDialectError: the template cannot write them.
+        """
+        failures: list[str] = []
+        for way in list(self._ways):
+            try:
+                written = self._message(calls, *way)
+            except Exception as error:  # a template raises whatever its author or its language has
+                failures.append(f"{type(error).__name__}: {excerpt(str(error), length=200)}")
+                continue
+            if calls[0].name in written[0]:
+                self._ways = [way]  # the template's way of taking messages and arguments
+                return written
+            failures.insert(0, f"for a call of {calls[0].name} it renders {written[0]!r}")
+        raise UnknownDialectError(f"it writes no tool calls ({failures[0]})")
+
+    def probes(self) -> list[tuple[Sequence[ToolCall], str, bool]]:
+        """What the template writes for each probe call, and for two calls at once where it can."""
+        messages: list[tuple[Sequence[ToolCall], str, bool]] = [((probe,), *self.call(probe)) for probe in PROBES]
+        with contextlib.suppress(UnknownDialectError):  # Llama 3's writes one call a message
+            messages.append(((PROBES[0], PROBES[-1]), *self.call(PROBES[0], PROBES[-1])))
+        return messages
+
+    def _message(self, calls: Sequence[ToolCall], parts: bool, as_text: bool) -> tuple[str, bool]:
+        asked = {"role": "user", "content": [{"type": "text", "text": "go"}] if parts else "go"}
+        made = [
+            {"id": f"call{place:05}", "type": "function", "function": {"name": call.name, "arguments": arguments}}
+            for place, call in enumerate(calls)
+            for arguments in [json.dumps(call.input, ensure_ascii=False) if as_text else dict(call.input)]
+        ]
+        answered = {"role": "assistant", "content": [] if parts else "", "tool_calls": made}
+        whole = self._rendered([asked, answered], add_generation_prompt=False)
+        question = self._rendered([asked], add_generation_prompt=False)
+        prompt = self._rendered([asked], add_generation_prompt=True)
+        begins = _common(prompt, whole)
+        if begins < len(prompt) and begins >= len(question):
+            # The prompt opens something (thinking) that the template leaves out of a finished turn.
+            mark = whole.rfind("<", len(question), begins)
+            begins = mark if mark >= 0 and ">" not in whole[mark:begins] else begins
+        return whole[begins:], whole[:begins].rstrip().endswith(("<think>", "[THINK]"))
+
+    def _rendered(self, chat: list[dict[str, Any]], **options: Any) -> str:
+        tools = [tool.to_openai() for tool in TOOLS]
+        options |= self._options
+        return str(self._template.apply_chat_template(chat, tools=tools, tokenize=False, **options))
+
+
+def _common(one: str, other: str) -> int:
+    shorter = min(len(one), len(other))
+    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
+
+
+def unread(one: Dialect, messages: Iterable[tuple[Sequence[ToolCall], str, bool]]) -> str | None:
+    """The first message that the dialect does not read back exactly; None if it reads all of them."""
+    for calls, text, thinking_open in messages:
+        parsed = one.parse(text, tools=TOOLS, thinking_open=thinking_open)
+        expected = [call for call in calls if call.name in text]  # some templates write only the first call
+        if parsed.text or not same([_plain(call) for call in parsed.tool_calls], [_plain(call) for call in expected]):
+            return text
+    return None
+
+
+def _plain(call: ToolCall) -> Any:
+    return [call.name, dict(call.input)]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal in type, too. Gemma's template sorts keys, so their order does not count."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))  # pyright: ignore[reportUnknownArgumentType]
+    return bool(one == other)
+
+
+def dialect_of(
+    tokenizer: Template, name: str | Dialect = "auto", *, template_options: Mapping[str, Any] | None = None
+) -> Dialect:
+    """The dialect that reads what the tokenizer's chat template writes.
+
+    Args:
+        tokenizer: A tokenizer or processor with a chat template.
+        name: A dialect, or the name of one, that must read it; by default the first that does.
+        template_options: Further variables of the template.
+
+    Raises:
+        UnknownDialectError: no dialect reads all probe calls back exactly, or the named one does not.
+        ValueError: there is no dialect of that name.
+    """
+    candidates = list(DIALECTS.values()) if name == "auto" else [dialect(name)]
+    called = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if not tokenizer.chat_template:
+        raise UnknownDialectError(f"the tokenizer of {called} has no chat template")
+    try:
+        messages = Written(tokenizer, template_options).probes()
+    except UnknownDialectError as error:
+        raise UnknownDialectError(f"the chat template of {called} has no dialect: {error.message}") from None
+    failures = {one: unread(one, messages) for one in candidates if name != "auto" or one.teaches(messages[0][1])}
+    proven = next((one for one, failure in failures.items() if failure is None), None)
+    if proven is not None:
+        return proven
+    if name != "auto":
+        (failed,) = candidates
+        raise UnknownDialectError(
+            f"the dialect {failed.name} does not read what the chat template of {called} writes: {failures[failed]!r}"
+        )
+    raise UnknownDialectError(
+        f"none of {len(candidates)} dialects reads what the chat template of {called} writes: {messages[0][1]!r}"
+    )

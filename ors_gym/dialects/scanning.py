@@ -1,0 +1,196 @@
+"""Reading model text from left to right, each character a bounded number of times, within limits.
+
+Nothing here searches for the end of a JSON value: it is where the decoder ends. What cannot be read is an
+:class:`UnreadableCallError`, which :meth:`~ors_gym.dialects.base.Dialect.parse` turns into words for the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, cast
+
+__all__ = [
+    "MAX_CALLS",
+    "MAX_CHARACTERS",
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "ParseReason",
+    "UnreadableCallError",
+    "check_value",
+    "decode_json",
+    "decode_number",
+    "excerpt",
+    "expect",
+    "skip_space",
+    "value_end",
+    "without",
+]
+
+MAX_CHARACTERS = 1 << 24
+"""The longest message that is read."""
+MAX_CALLS = 256
+"""The most calls that one message makes."""
+MAX_DEPTH = 100
+"""The deepest that arguments nest."""
+MAX_DIGITS = 4300
+"""The longest integer, which is also Python's own limit: converting digits takes quadratic time."""
+
+ParseReason: TypeAlias = Literal[
+    "invalid_json", "invalid_call", "unfinished_call", "unclosed_thinking", "too_large", "no_tool_call"
+]
+"""Why no call could be read; stands beside the reasons a server gives (``not_found``, ``input_validation``, …)."""
+
+
+class UnreadableCallError(ValueError):
+    """A call that cannot be read, and why."""
+
+    def __init__(self, reason: ParseReason, why: str) -> None:
+        super().__init__(reason, why)
+        self.reason: ParseReason = reason
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE_AND_SEMICOLONS = re.compile(r"[ \t\r\n;]*")
+
+
+def skip_space(text: str, start: int, *, semicolons: bool = False) -> int:
+    """The first place from ``start`` without white space (or semicolons)."""
+    match = (_SPACE_AND_SEMICOLONS if semicolons else _SPACE).match(text, start)
+    return match.end() if match else start
+
+
+def excerpt(text: str, start: int = 0, length: int = 60) -> str:
+    """A few characters of the text, to be quoted; half a surrogate pair becomes a question mark."""
+    quoted = text[start : start + length] + ("…" if len(text) > start + length else "")
+    return quoted.encode("utf-8", "replace").decode()
+
+
+def without(text: str, endings: tuple[str, ...]) -> int:
+    """Where the text ends without white space and ``endings``, in whatever order and number they stand there."""
+    end = len(text)
+    while True:
+        while end and text[end - 1] in " \t\r\n":
+            end -= 1
+        ending = next((ending for ending in endings if text.endswith(ending, 0, end)), None)
+        if ending is None:
+            return end
+        end -= len(ending)
+
+
+def value_end(text: str, start: int, closing: str, following: tuple[str, ...]) -> tuple[int, int]:
+    """Where a raw value ends, and where what follows its closing mark begins.
+
+    The value may hold the closing mark itself: it ends at the first one that one of ``following`` comes after.
+    """
+    position = start
+    while (end := text.find(closing, position)) >= 0:
+        after = skip_space(text, end + len(closing))
+        if text.startswith(following, after):
+            return end, after
+        position = end + len(closing)
+    raise UnreadableCallError("unfinished_call", f"the value {excerpt(text, start)!r} is not closed with {closing}")
+
+
+def expect(text: str, position: int, mark: str) -> int:
+    """The place after the mark that must stand at ``position``."""
+    if text.startswith(mark, position):
+        return position + len(mark)
+    if mark.startswith(text[position : position + len(mark)]):
+        raise UnreadableCallError("unfinished_call", f"the message ends within a call, before {mark}")
+    raise UnreadableCallError("invalid_call", f"{mark} is missing before {excerpt(text, position)!r}")
+
+
+def _no_constant(name: str) -> Any:
+    raise UnreadableCallError("invalid_json", f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise UnreadableCallError("too_large", f"an integer has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise UnreadableCallError("too_large", f"the number {excerpt(digits)} is too large")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise UnreadableCallError("invalid_json", f"{excerpt(key)!r} is given twice")
+        fields[key] = value
+    return fields
+
+
+# Models write line breaks into JSON strings, where the standard wants \n: read as meant.
+_decoder = json.JSONDecoder(
+    strict=False, parse_constant=_no_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_object
+)
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
+
+
+def decode_json(text: str, start: int = 0, *, whole: bool = False) -> tuple[Any, int]:
+    """The JSON value at ``start``, and where it ends; ``whole``: nothing may follow it."""
+    start = skip_space(text, start)
+    try:
+        value, end = _decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text) or error.msg.startswith("Unterminated"):
+            raise UnreadableCallError(
+                "unfinished_call", f"the message ends before {excerpt(text, start)} does"
+            ) from None
+        why = f"{error.msg} at {excerpt(text, error.pos)!r} in {excerpt(text, start)}"
+        raise UnreadableCallError("invalid_json", why) from None
+    except RecursionError:
+        raise UnreadableCallError("too_large", "the JSON is nested too deeply") from None
+    if whole and skip_space(text, end) < len(text):
+        raise UnreadableCallError("invalid_json", f"{excerpt(text, end)!r} follows the JSON")
+    return value, end
+
+
+def decode_number(text: str, start: int) -> tuple[int | float, int] | None:
+    """The number at ``start``, and where it ends; None where there is none."""
+    match = _NUMBER.match(text, start)
+    if match is None:
+        return None
+    return (_float(match[0]) if match[1] or match[2] else _integer(match[0])), match.end()
+
+
+def check_value(value: Any) -> None:
+    """Refuse what no server takes: nesting beyond ``MAX_DEPTH``, and half surrogate pairs, which are no text."""
+    layer: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for one in layer:
+            if isinstance(one, str):
+                _check_text(one)
+            elif isinstance(one, Mapping):
+                fields = cast("Mapping[str, Any]", one)
+                inner.extend(fields)
+                inner.extend(fields.values())
+            elif isinstance(one, list):
+                inner.extend(one)  # pyright: ignore[reportUnknownArgumentType]
+        if not inner:
+            return
+        layer = inner
+    raise UnreadableCallError("too_large", f"the arguments are nested more than {MAX_DEPTH} deep")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise UnreadableCallError("invalid_call", f"{half} is half a surrogate pair and no character") from None
