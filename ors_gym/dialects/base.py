@@ -60,9 +60,10 @@ class Dialect(ABC):
             self.read(reading, thinking_open)
             if cut and reading.calls:
                 raise UnreadableCallError("unfinished_call", "the message was cut off at its limit")
-        except UnreadableCallError as unreadable:
+        except (ValueError, RecursionError) as unreadable:  # those of a dialect of the user's own, too
             body, thought = reading.text[reading.start :].strip(), _joined(reading.thought)
-            return ParsedText(body, (), self._told(unreadable.why), unreadable.reason, thought)
+            reason = unreadable.reason if isinstance(unreadable, UnreadableCallError) else "invalid_call"
+            return ParsedText(body, (), self._told(str(unreadable)), reason, thought)
         return ParsedText("".join(reading.said).strip(), tuple(reading.calls), reasoning=_joined(reading.thought))
 
     @abstractmethod
@@ -70,7 +71,7 @@ class Dialect(ABC):
         """Add what ``reading.text`` says, thinks and calls to ``reading``.
 
         Raises:
-            UnreadableCallError: a call cannot be read.
+            ValueError: a call cannot be read. An :class:`UnreadableCallError` also has the reason in one word.
         """
 
     def opens_thinking(self, prompt: str) -> bool:
@@ -158,8 +159,8 @@ class TaggedDialect(Dialect):
         if end < 0:
             reading.start = len(reading.text)
             raise UnreadableCallError("unclosed_thinking", f"the thinking was not closed with {closing}")
-        if not "".join(reading.said).strip() and not reading.calls:
-            reading.start = end + len(closing)
+        if skip_space(reading.text, reading.start) + len(self.thinking[0]) >= position:
+            reading.start = end + len(closing)  # nothing was said before
         return end + len(closing)
 
     def check_text(self, reading: Reading, text: str) -> None:

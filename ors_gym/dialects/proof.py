@@ -64,8 +64,11 @@ PROBES: tuple[ToolCall, ...] = (
 class Written:
     """What a template writes: its calls, as a model would have written them."""
 
-    def __init__(self, template: Template, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, template: Template, options: Mapping[str, Any] | None = None, tools: Sequence[ToolSpec] = TOOLS
+    ) -> None:
         self._template = template
+        self._tools = [tool.to_openai() for tool in tools]
         self._options = dict(options or {})
         self._ways = [(parts, as_text) for parts in (False, True) for as_text in (False, True)]
 
@@ -114,9 +117,8 @@ class Written:
         return whole[begins:], whole[:begins].rstrip().endswith(("<think>", "[THINK]"))
 
     def _rendered(self, chat: list[dict[str, Any]], **options: Any) -> str:
-        tools = [tool.to_openai() for tool in TOOLS]
         options |= self._options
-        return str(self._template.apply_chat_template(chat, tools=tools, tokenize=False, **options))
+        return str(self._template.apply_chat_template(chat, tools=self._tools, tokenize=False, **options))
 
 
 def _common(one: str, other: str) -> int:

@@ -95,7 +95,8 @@ def value_end(text: str, start: int, closing: str, following: tuple[str, ...]) -
         if text.startswith(following, after):
             return end, after
         position = end + len(closing)
-    raise UnreadableCallError("unfinished_call", f"the value {excerpt(text, start)!r} is not closed with {closing}")
+    ends = f"{closing} and then {' or '.join(following)}"
+    raise UnreadableCallError("unfinished_call", f"the value {excerpt(text, start)!r} does not end with {ends}")
 
 
 def expect(text: str, position: int, mark: str) -> int:

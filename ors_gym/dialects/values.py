@@ -43,8 +43,8 @@ def _combined(root: Schema | None) -> Iterator[Schema]:
 
 def _list(fields: Schema, word: str) -> list[Any]:
     value = fields.get(word)
-    items: Any = value if isinstance(value, list) else []
-    return cast("list[Any]", items)
+    items: list[Any] = value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
+    return items
 
 
 def _resolved(schema: Any, root: Schema | None) -> Any:
