@@ -8,11 +8,13 @@
 # make lock         compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
+# JOBS=2             processes that the tests run in
 # TORCH="torch==…"   the torch to install where the choice below is not yours
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 TORCH ?=
 EXTRAS ?= all,dev
 CONSTRAINTS ?= constraints/locked.txt
@@ -31,7 +33,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
 
 test: $(VENV)/.dev system
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt EXTRAS=all,test

@@ -37,7 +37,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
-LONGEST_FIRST = ("trl", "ray", "scaffold", "docs", "faults", "server", "sandbox", "reference", "unit")
+LONGEST_FIRST = ("ray", "scaffold", "trl", "docs", "faults", "server", "sandbox", "reference", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

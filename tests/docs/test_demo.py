@@ -15,8 +15,6 @@ from tests.support.tiny import Buttons, make_model, make_tokenizer
 
 SCRIPT = str(ROOT / "examples" / "train_grpo.py")
 
-pytestmark = pytest.mark.slow
-
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "OPENREWARD_LOG_LEVEL"}
@@ -31,7 +29,6 @@ def test_its_help_teaches():
     assert "--model Qwen/Qwen3-0.6B --url http://localhost:8080" in shown
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("where", [[], ["--no-ray"]], ids=["on Ray", "in process"])
 def test_it_trains_and_leaves_a_page(where: list[str], tmp_path: Path):
     done = run("--steps", "5", "--prompts-per-step", "4", "--group-size", "4", *where, folder=tmp_path)
@@ -46,7 +43,6 @@ def test_it_trains_and_leaves_a_page(where: list[str], tmp_path: Path):
     assert "find the button ." in page
 
 
-@pytest.mark.timeout(180)
 def test_it_trains_a_model_of_ones_own_on_a_server_of_ones_own(tmp_path: Path):
     tokenizer = make_tokenizer()
     make_model(tokenizer, seed=0).save_pretrained(tmp_path / "model")

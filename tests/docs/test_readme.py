@@ -24,8 +24,6 @@ COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in te
 ADDRESS = "http://127.0.0.1:8080"
 ENDPOINT = "http://127.0.0.1:8000/v1"
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:

@@ -19,14 +19,12 @@ def hold_what_is_promised(campaign: Campaign) -> None:
     assert all(campaign.rows[name].calls for name in FAULTS), "a fault was never tried"
 
 
-@pytest.mark.slow
 def test_no_call_runs_twice_each_has_an_end_and_no_session_is_left():
     campaign = Campaign(calls=2000, seed=1).run()
     hold_what_is_promised(campaign)
     assert all(campaign.rows[name].results == 0 for name in NEVER_BEGAN), "a call was sent again without a task_id"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("server", ["named", "ours"])
 def test_where_the_client_may_name_its_calls_they_run_exactly_once(server: str):
     campaign = Campaign(calls=500, seed=2, **{server: True}).run()

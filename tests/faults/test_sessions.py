@@ -485,7 +485,6 @@ def test_a_refused_creation_is_not_looked_for(ledger):
     assert asyncio.run(conversation()) == ["/list_environments", "/create_session", "/create", "/delete_session"]
 
 
-@pytest.mark.slow
 def test_a_cancelled_opening_leaves_no_session_although_the_server_creates_it_later(ledger):
     async def conversation() -> None:
         Ledger.open_gate = threading.Event()

@@ -21,8 +21,6 @@ from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer, Server, serve_app
 from tests.support.ray_clusters import add_node, connected, wait_until
 
-pytestmark = pytest.mark.slow
-
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)
 AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)

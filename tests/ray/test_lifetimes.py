@@ -14,8 +14,6 @@ from ors_gym_ray import RolloutPool
 from tests.support.ors_servers import RunningServer
 from tests.support.ray_clusters import connected, wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module", autouse=True)
 def driver(ray_cluster: Cluster) -> Iterator[None]:

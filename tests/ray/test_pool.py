@@ -31,8 +31,6 @@ from tests.support.environments import Mirror
 from tests.support.ors_servers import RunningServer
 from tests.support.ray_clusters import connected, wait_until
 
-pytestmark = pytest.mark.slow
-
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)
 AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)

@@ -35,8 +35,6 @@ from tests.support.paths import ROOT
 from tests.support.ray_clusters import connected
 from tests.support.serve_replica import app_factory
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
 MAX_SESSIONS = 4
 MAX_REPLICAS = 4
 

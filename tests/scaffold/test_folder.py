@@ -125,7 +125,6 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_code_is_clean_by_the_rules_of_this_project(tmp_path: Path, kind: str):
     folder = tmp_path / "breaker"
@@ -141,7 +140,6 @@ def test_the_code_is_clean_by_the_rules_of_this_project(tmp_path: Path, kind: st
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_the_templates_are_in_the_wheel(ors_gym_wheel: Path):
     with zipfile.ZipFile(ors_gym_wheel) as wheel:
         inside = {name.partition("scaffold/templates/")[2] for name in wheel.namelist() if "/templates/" in name}

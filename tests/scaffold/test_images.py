@@ -19,8 +19,6 @@ from tests.support.images import Image, ImageBuilder, missing
 LACKING = missing()
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(bool(LACKING), reason=f"images are not built here: {LACKING}"),
 ]
 FILES = {"Dockerfile": 8080, "Dockerfile.spaces": 7860}

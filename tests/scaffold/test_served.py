@@ -141,7 +141,6 @@ def test_the_agent_s_shell_sees_the_data_and_not_the_answers(running: RunningSer
     assert silent == "[no output]"
 
 
-@pytest.mark.slow
 def test_an_openenv_server_s_environment_is_scaffolded_and_played(tmp_path: Path):
     pytest.importorskip("openenv")
     from openenv.core.env_server import create_fastapi_app
@@ -159,7 +158,6 @@ def test_an_openenv_server_s_environment_is_scaffolded_and_played(tmp_path: Path
 # ------------------------------------------------------------------- gates
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--sdk"]])
 def test_a_new_folder_passes_its_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]):
     scaffold(tmp_path / "lake", "gym:FrozenLake-v1")
@@ -194,7 +192,6 @@ def test_gates_of_something_else_are_refused(tmp_path: Path, capsys: pytest.Capt
 # ------------------------------------------------------------------- README.md
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path):
     """All but those of pip, docker, git and Ray's ``serve``: of images, accounts and clusters there are other tests."""
     folder = tmp_path / "code-breaker"
@@ -215,7 +212,6 @@ def test_the_commands_of_the_readme_run(tmp_path: Path):
     assert {path.name for path in (tmp_path / "space").iterdir()} >= {".dockerignore", "server.py", "pyproject.toml"}
 
 
-@pytest.mark.slow
 def test_what_the_readme_says_of_ray_serve_makes_an_application(tmp_path: Path):
     ray_serve = pytest.importorskip("ray.serve")
     scaffold(tmp_path / "code-breaker", "game")

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from ors_gym import FailurePolicy, RolloutLimits, ToolCall
 from ors_gym_trl import ORSRollouts, RolloutBatch
 from tests.support.tiny_vllm import in_server_mode
-from tests.support.trl_runs import brevity, make_trainer, weights
+from tests.support.trl_runs import make_trainer, token_sum, weights
 from tests.support.trl_says import Says
 
 ORS_URL, VLLM_URL, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -38,7 +38,7 @@ def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = Non
         batches: list[RolloutBatch] = []
         rollouts.listeners.append(batches.append)
         trainer = make_trainer(
-            rollouts, FOLDER, max_completion_length=256, reward_funcs=[*rollouts.reward_funcs, brevity], **settings
+            rollouts, FOLDER, max_completion_length=256, reward_funcs=[*rollouts.reward_funcs, token_sum], **settings
         )
         if vllm:
             in_server_mode(trainer, VLLM_URL)

@@ -47,9 +47,9 @@ def make_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]
     assert not server.live_sessions, "sessions were left on the server"
 
 
-def brevity(completion_ids: list[list[int]], **columns: Any) -> list[float]:
-    """A reward of one's own beside the environment's: an untrained model gets none from that."""
-    return [-float(len(ids)) for ids in completion_ids]
+def token_sum(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """A user's own reward function. An untrained model earns nothing from the environment, and differs in this."""
+    return [-float(sum(ids)) for ids in completion_ids]
 
 
 def make_trainer(

@@ -18,12 +18,10 @@ from ors_gym_trl.sampling.vllm import ColocatedSampler, ServerSampler, server_ur
 from tests.support.ors_servers import free_port, serve_app
 from tests.support.tiny import make_model
 from tests.support.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
-from tests.support.trl_runs import brevity, make_rollouts, make_trainer, one_thread, prompts_of, server, weights
+from tests.support.trl_runs import make_rollouts, make_trainer, one_thread, prompts_of, server, token_sum, weights
 from tests.support.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def test_a_trainer_trains_whatever_samples(make_rollouts: Callable, trainer_with
     rollouts = make_rollouts()
     batches: list[RolloutBatch] = []
     rollouts.listeners.append(batches.append)
-    trainer = trainer_with(backend, rollouts, reward_funcs=[*rollouts.reward_funcs, brevity])
+    trainer = trainer_with(backend, rollouts, reward_funcs=[*rollouts.reward_funcs, token_sum])
     before = weights(trainer)
 
     trainer.train()

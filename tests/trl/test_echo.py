@@ -17,12 +17,10 @@ from pydantic import BaseModel, Field
 from ors_gym import RolloutLimits, ToolCall
 from ors_gym_trl import ORSRollouts
 from tests.support.ors_servers import RunningServer, free_port, serve
-from tests.support.trl_runs import AT_ONCE, brevity, one_thread, play
+from tests.support.trl_runs import AT_ONCE, one_thread, play, token_sum
 from tests.support.trl_says import Says
 
 __all__ = ["one_thread", "play"]  # fixtures
-
-pytestmark = pytest.mark.slow
 
 WORDS = ("hello", "world", "trl", "gym")
 
@@ -211,4 +209,4 @@ def test_a_reward_function_of_ones_own_can_read_the_trajectories(echo: Callable,
     columns, batch = play(echo(say("hello")), 0)
 
     assert columns["ors_trajectory"] == list(batch.trajectories)
-    assert len(brevity(**columns)) == 4
+    assert len(token_sum(**columns)) == 4

@@ -18,8 +18,6 @@ from tests.support.trl_says import Says
 
 __all__ = ["one_thread", "play"]  # fixtures
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:

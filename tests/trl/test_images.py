@@ -34,8 +34,6 @@ from tests.support.trl_says import Says
 
 __all__ = ["one_thread"]  # a fixture
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:

@@ -17,8 +17,6 @@ from tests.support.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_logs_say_what_the_rollouts_were_like(make_rollouts: Callable, server: RunningServer, tmp_path: Path):
     host = FailingHost(server, tasks={0, 1, 2, 3})

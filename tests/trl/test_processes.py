@@ -15,8 +15,6 @@ from tests.support.paths import ROOT
 from tests.support.tiny import Buttons, make_model, make_tokenizer
 from tests.support.tiny_vllm import CompletionsServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # two processes import TRL: long on a busy machine
-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

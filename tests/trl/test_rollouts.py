@@ -22,26 +22,24 @@ from tests.support.ors_servers import RunningServer
 from tests.support.trl_runs import (
     AT_ONCE,
     FailingHost,
-    brevity,
     make_rollouts,
     make_trainer,
     one_thread,
     prompts_of,
     server,
+    token_sum,
     weights,
 )
 from tests.support.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_trainer_trains_on_ors_episodes(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts()
     batches: list[RolloutBatch] = []
     rollouts.listeners.append(batches.append)
-    trainer = make_trainer(rollouts, tmp_path, reward_funcs=[*rollouts.reward_funcs, brevity])
+    trainer = make_trainer(rollouts, tmp_path, reward_funcs=[*rollouts.reward_funcs, token_sum])
     before = weights(trainer)
 
     trainer.train()
@@ -357,7 +355,7 @@ def test_a_batch_lasts_for_as_many_steps_as_it_is_generated_for(
     rollouts.listeners.append(batches.append)
     callbacks = [ReportCallback(rollouts, None, record)]
     trainer = make_trainer(
-        rollouts, tmp_path, callbacks, reward_funcs=[*rollouts.reward_funcs, brevity], max_steps=4, **settings
+        rollouts, tmp_path, callbacks, reward_funcs=[*rollouts.reward_funcs, token_sum], max_steps=4, **settings
     )
     before = weights(trainer)
 

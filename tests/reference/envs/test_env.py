@@ -455,7 +455,6 @@ class TestUnderGymnasium:
         envs.close()
         assert server.live_sessions == {}
 
-    @pytest.mark.slow
     def test_an_async_vector_env_steps_members_in_processes_of_their_own(self, server):
         make = partial(gym.make, "ors_gym:ors_gym/ORS-v0", url=server.url, env_name="walk")
         envs = AsyncVectorEnv([make] * 2, shared_memory=False, context="spawn")

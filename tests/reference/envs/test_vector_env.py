@@ -57,7 +57,6 @@ class TestAtOnce:
             assert observations == ("met",) * 4
             assert list(rewards) == [1] * 4
 
-    @pytest.mark.slow
     def test_there_may_be_256_of_them(self, make_vec):
         envs = make_vec(256, "meeting")
         assert envs.reset(options={"task_index": 1})[0] == ("Met.",) * 256

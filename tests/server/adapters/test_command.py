@@ -68,7 +68,6 @@ def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve
     assert served.process.wait(30) == 0
 
 
-@pytest.mark.slow
 def test_several_environments_and_classes_of_any_kind_are_served(serve_by_command, run):
     pytest.importorskip("openenv")
     served = serve_by_command(
@@ -86,7 +85,6 @@ def test_several_environments_and_classes_of_any_kind_are_served(serve_by_comman
     run(conversation())
 
 
-@pytest.mark.slow
 def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
     pytest.importorskip("openenv")
     from openenv.core.env_server import create_fastapi_app

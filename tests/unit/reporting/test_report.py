@@ -173,7 +173,6 @@ def rendered(path, tmp_path):
     return browser.stdout, [line for line in browser.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
     page, complaints = rendered(write_report(tmp_path / "report.html", hostile_record()), tmp_path)
@@ -184,7 +183,6 @@ def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
     assert drawn.count("&lt;img src=x onerror=") > 10
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def test_a_browser_draws_the_run(tmp_path):
     steps = [StepRecord(n, 2.0 * n, 8, n / 40, 0.1, 2.5, stop_reasons={"finished": 8}) for n in range(1, 41)]
@@ -201,7 +199,6 @@ def test_a_browser_draws_the_run(tmp_path):
     assert f'src="data:image/png;base64,{PIXEL}"' in page
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def test_a_batch_that_several_steps_are_made_with_is_called_a_batch(tmp_path):
     steps = [StepRecord(4 * n + 1, 1.0 * n, 8, n / 40) for n in range(40)]
@@ -210,7 +207,6 @@ def test_a_batch_that_several_steps_are_made_with_is_called_a_batch(tmp_path):
     assert "last 10 steps" not in page
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def test_episodes_are_browsed_and_curves_read_with_the_keyboard_alone(tmp_path):
     steps = [StepRecord(n, 1.0 * n, 8, n / 40) for n in range(1, 41)]
