@@ -10,7 +10,7 @@ from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects.actions import ActionParser, ParsedText, action_parser
 from ors_gym.envs.async_env import AsyncORSEnv
-from ors_gym.envs.env import ORSEnv, Secret
+from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.registration import register_envs, register_ors
 from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.errors import (
@@ -37,6 +37,7 @@ from ors_gym.errors import (
 from ors_gym.http.asgi import ASGITransport
 from ors_gym.policies.endpoint import ChatPolicy, EndpointRefusedError
 from ors_gym.policies.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
+from ors_gym.redaction import Secret
 from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.reporting.records import (
     TrajectoryWriter,

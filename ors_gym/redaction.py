@@ -6,9 +6,10 @@ import base64
 import json
 import re
 from collections.abc import Iterable
+from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
-__all__ = ["MASK", "Redactor"]
+__all__ = ["MASK", "Redactor", "Secret", "reveal"]
 
 MASK = "••••••"
 """What stands in place of a secret."""
@@ -75,3 +76,35 @@ def _pattern(form: str, *, whole_word: bool) -> str:
     before = r"(?<!\w)" if re.match(r"\w", form) else ""
     after = r"(?!\w)" if re.search(r"\w$", form) else ""
     return before + pattern + after
+
+
+class Secret:
+    """A value that shows itself nowhere: in place of an ``api_key``, ``secrets`` or ``client_options``.
+
+    Gymnasium keeps the arguments of ``gym.make`` in ``env.spec`` and prints them; the environments put these three
+    behind a Secret there. ``spec.to_json()`` refuses to write one.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def reveal(self) -> Any:
+        """The value."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(Secret)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def reveal(value: Any) -> Any:
+    """The value behind a :class:`Secret`; other values are their own."""
+    return value.reveal() if isinstance(value, Secret) else value

@@ -11,6 +11,7 @@ from typing import Any
 from ors_gym.client.portal import Portal
 from ors_gym.dialects.actions import ActionParser
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
+from ors_gym.rollouts.options import SESSION_OPTIONS, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
@@ -109,7 +110,7 @@ class Source:
         return None
 
 
-HOSTS_OWN = ("limits", "secrets", "toolset", "tools", "parallel_tool_calls")
+HOSTS_OWN = ("limits", *SESSION_OPTIONS)
 """The options that belong to a host, where one is given."""
 
 
@@ -128,10 +129,7 @@ class OpenSource:
         return source.host or EpisodeRunner(
             self._client,
             limits=source.limits,
-            secrets=source.secrets,
-            toolset=source.toolset,
-            tools=source.tools,
-            parallel_tool_calls=source.parallel_tool_calls,
+            **session_options_of({name: getattr(source, name) for name in SESSION_OPTIONS}),
         )
 
     @cached_property

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from ors_gym.client.client import ORSClient
+from ors_gym.rollouts.options import SessionOptions
 
 __all__ = [
     "BAD_INPUT",
@@ -20,6 +21,7 @@ __all__ = [
     "choose_split",
     "make_client",
     "secrets",
+    "session_options",
 ]
 
 FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -39,6 +41,15 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a secret that the environment needs; without a value it is read from the environment variable",
+    )
+    parser.add_argument("--toolset", metavar="NAME", help="a set of tools that the server adds to the environment's")
+    parser.add_argument(
+        "--parallel-tool-calls",
+        metavar="TOOL,…",
+        nargs="?",
+        const=True,
+        default=False,
+        help="run the calls of one message at once: those of these tools, or all",
     )
 
 
@@ -84,6 +95,16 @@ def _one_of(names: Sequence[str], wanted: str | None, what: str) -> str:
     if wanted is not None and wanted.lower() not in known:
         raise InputError(f"there is no {what} {wanted!r}; there is {', '.join(names)}")
     return names[0] if wanted is None else known[wanted.lower()]
+
+
+def session_options(arguments: argparse.Namespace) -> SessionOptions:
+    """The session's options, as the command line gives them."""
+    parallel = arguments.parallel_tool_calls
+    return {
+        "secrets": secrets(arguments) or None,
+        "toolset": arguments.toolset,
+        "parallel_tool_calls": parallel.split(",") if isinstance(parallel, str) else parallel,
+    }
 
 
 def secrets(arguments: argparse.Namespace) -> dict[str, str]:

@@ -29,13 +29,16 @@ from ors_gym.cli.arguments import (
     choose_split,
     make_client,
     secrets,
+    session_options,
 )
 from ors_gym.cli.play import play_episode, print_tools, say, visible
 from ors_gym.cli.rollout import rollout
 from ors_gym.client.portal import Portal
 from ors_gym.errors import ORSError
 from ors_gym.policies.endpoint import EndpointRefusedError
+from ors_gym.rollouts.options import open_session
 from ors_gym.testing import Outcome, check_server
+from ors_gym.trajectory import TaskRef
 
 __all__ = ["main"]
 
@@ -202,7 +205,8 @@ def _play(arguments: argparse.Namespace, console: Console) -> int:
         try:
             env_name = portal.run(choose_env(client, arguments.env))
             split = portal.run(choose_split(client, env_name, arguments.split))
-            session = client.session(env_name, split=split, index=arguments.index, secrets=secrets(arguments) or None)
+            task = TaskRef(env_name, split, arguments.index)
+            session = open_session(client, task, session_options(arguments))
             try:
                 portal.run(session.open())
                 say(console, f"{env_name}:{split}[{arguments.index}]", "bold")

@@ -28,6 +28,7 @@ from ors_gym.cli.arguments import (
     choose_split,
     make_client,
     secrets,
+    session_options,
 )
 from ors_gym.cli.play import say, visible
 from ors_gym.policies.endpoint import ChatPolicy
@@ -179,7 +180,7 @@ class _Rollout:
             limits = RolloutLimits(
                 arguments.max_turns, max_concurrent_sessions=arguments.concurrency, max_tokens=arguments.max_tokens
             )
-            runner = EpisodeRunner(client, self.policy, limits=limits, secrets=self.secrets or None)
+            runner = EpisodeRunner(client, self.policy, limits=limits, **session_options(arguments))
             try:
                 await self._play(runner, tasks, writer)
                 self.ended = "finished"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,9 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects.actions import Action, ActionParser, action_parser, read_action
-from ors_gym.rollouts.exchange import Conversation, checked_parallel
+from ors_gym.redaction import Secret
+from ors_gym.rollouts.exchange import Conversation
+from ors_gym.rollouts.options import SessionOptions, open_session, session_options_of
 from ors_gym.spaces.spaces import BlocksSpace, MessagesSpace, TextSpace, ToolCallSpace
 from ors_gym.trajectory import Exchange, StopReason, TaskRef
 from ors_gym.types import (
@@ -32,46 +34,14 @@ from ors_gym.types import (
     text_of,
 )
 
-__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Secret", "Step"]
+__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Step"]
 
 ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
 
 TIME_IS_OVER = TextBlock("The episode's time is over.")
 
 
-class Secret:
-    """A value that shows itself nowhere: in place of an ``api_key``, ``secrets`` or ``client_options``.
-
-    Gymnasium keeps the arguments of ``gym.make`` in ``env.spec`` and prints them; the environments put these three
-    behind a Secret there. ``spec.to_json()`` refuses to write one.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def reveal(self) -> Any:
-        """The value."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(Secret)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-def reveal(value: Any) -> Any:
-    """The value behind a :class:`Secret`; other values are their own."""
-    return value.reveal() if isinstance(value, Secret) else value
-
-
-class EnvOptions(TypedDict, total=False):
+class EnvOptions(SessionOptions, total=False):
     """What ``gym.make`` and ``gym.make_vec`` take beside ``url`` and ``env_name``."""
 
     split: str | None
@@ -88,12 +58,6 @@ class EnvOptions(TypedDict, total=False):
     """Seconds from the first observation until the episode is truncated, also in the middle of a call."""
     penalty: float
     """Added to the reward for each action that could not be read, names no tool or was refused. 0.0 by default."""
-    secrets: Mapping[str, str] | Secret | None
-    """Values the environment may use, by name."""
-    toolset: str | None
-    """The name of a set of tools that the server adds to the environment's."""
-    parallel_tool_calls: bool | Collection[str]
-    """Which calls of one message go out at once: as in :class:`~ors_gym.EpisodeRunner`. None by default."""
     api_key: str | Secret | None
     hosted: bool
     timeouts: Timeouts
@@ -125,9 +89,7 @@ class EnvRecipe:
     max_turns: int | None = None
     max_episode_seconds: float | None = None
     penalty: float = 0.0
-    secrets: Mapping[str, str] | None = field(default=None, repr=False)
-    toolset: str | None = None
-    parallel_tool_calls: bool | Collection[str] = False
+    session_options: SessionOptions = field(default_factory=SessionOptions, repr=False)
 
     @classmethod
     async def look_up(cls, client: ORSClient, env_name: str | None, **options: Unpack[EnvOptions]) -> Self:
@@ -156,8 +118,7 @@ class EnvRecipe:
         return cls(
             client, env_name, split, await client.num_tasks(env_name, split), tools,
             mode, parser, max_turns, max_seconds,
-            options.get("penalty", 0.0), reveal(options.get("secrets")), options.get("toolset"),
-            checked_parallel(options.get("parallel_tool_calls", False)),
+            options.get("penalty", 0.0), session_options_of(options),
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -229,15 +190,10 @@ class AsyncORSEnv:
         """Begin an episode of ``task`` on a session of its own; the session before is closed."""
         self._check_open()
         self._leave()
-        session = self.recipe.client.session(
-            task.env_name,
-            split=task.split,
-            index=task.index,
-            task=task.task,
-            secrets=self.recipe.secrets,
-            toolset=self.recipe.toolset,
-        )
-        self._session, self._tools, self.task, self.turn, self.last_image = session, None, task, 0, None
+        options = self.recipe.session_options
+        session = open_session(self.recipe.client, task, options)
+        self._session, self._tools, self.last_image = session, options.get("tools"), None
+        self.task, self.turn = task, 0
         try:
             await session.open()
             if self.recipe.observation_mode == "messages":
@@ -249,12 +205,7 @@ class AsyncORSEnv:
         except BaseException:
             self._leave()
             raise
-        self._conversation = Conversation(
-            session,
-            prompt,
-            self.recipe.tools.terminal_tool,
-            parallel_tool_calls=self.recipe.parallel_tool_calls,
-        )
+        self._conversation = Conversation(session, prompt, self.recipe.tools.terminal_tool, options)
         limit = self.recipe.max_episode_seconds
         self._deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         images = self._note_images(blocks)

@@ -14,13 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.dialects.actions import Action
-from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe, Secret, reveal
+from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.errors import PortalError
+from ors_gym.redaction import Secret, reveal
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ToolList
 
-__all__ = ["ORSEnv", "Secret"]
+__all__ = ["ORSEnv"]
 
 _SECRET_ARGUMENTS = ("api_key", "secrets", "client_options")
 

@@ -18,10 +18,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ors_gym.dialects.actions import Action
-from ors_gym.envs.async_env import EnvOptions, Secret
+from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.env import checked_render_mode, clean_spec, look_up, release_when_collected
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.envs.sub_env import SubEnv, SubEnvResult
+from ors_gym.redaction import Secret
 from ors_gym.trajectory import TaskRef
 
 __all__ = ["ORSVectorEnv"]

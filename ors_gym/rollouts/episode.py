@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError
 from ors_gym.policies.policy import Policy, Turn
-from ors_gym.rollouts.exchange import Conversation, checked_parallel
+from ors_gym.rollouts.exchange import Conversation
+from ors_gym.rollouts.options import SessionOptions, check_session_options, open_session
 from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore, ToolList
@@ -82,13 +83,7 @@ class EpisodeRunner:
         client: The server's client.
         policy: Whom to ask, unless ``run_episode`` names another.
         limits: When to cut episodes short.
-        secrets: Passed to each session; never logged, never in a trajectory.
-        toolset: The name of a set of tools that the server adds to the environment's.
-        tools: The tools, where they are known to be the same for every task: saves one request an episode.
-        parallel_tool_calls: Which calls of one message go out at once: those of the tools named here, or all (True).
-            ORS has no word for it (two tools of one session may run at once on a server, but whether they get in
-            each other's way only the environment's author knows), so it is said here. Neighbours in a message
-            that may run at once do; any other call waits for those before it, and those after it for it.
+        options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
     def __init__(
@@ -97,18 +92,12 @@ class EpisodeRunner:
         policy: Policy | None = None,
         *,
         limits: RolloutLimits | None = None,
-        secrets: Mapping[str, str] | None = None,
-        toolset: str | None = None,
-        tools: ToolList | None = None,
-        parallel_tool_calls: bool | Collection[str] = False,
+        **options: Unpack[SessionOptions],
     ) -> None:
         self.client = client
         self.policy = policy
         self.limits = limits or RolloutLimits()
-        self._secrets = secrets
-        self._toolset = toolset
-        self._tools = tools
-        self._parallel = checked_parallel(parallel_tool_calls)
+        self._options = check_session_options(options)
         self._places = asyncio.Semaphore(self.limits.max_concurrent_sessions)
 
     async def run_episode(
@@ -126,8 +115,8 @@ class EpisodeRunner:
             raise ValueError("no policy: give one to the EpisodeRunner or to run_episode")
         async with self._places:
             episode_id = episode_id or uuid.uuid4().hex
-            episode = _Episode(episode_id, task, attempt, seed, policy, self.limits, self._parallel)
-            await episode.play(self._session(task), self._tools)
+            episode = _Episode(episode_id, task, attempt, seed, policy, self.limits, self._options)
+            await episode.play(open_session(self.client, task, self._options))
         return episode.trajectory()
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
@@ -143,21 +132,11 @@ class EpisodeRunner:
         if not tools.supports_score_group:
             raise NotFoundError(404, f"{task.env_name!r} does not score groups")
         taken = [_with_blocks(candidate, tools.message_block_types) for candidate in candidates]
-        async with self._places, self._session(task) as session:
+        async with self._places, open_session(self.client, task, self._options) as session:
             try:
                 return await session.score_group(taken)
             except ValueError as error:  # half a surrogate pair, or another thing that JSON cannot carry
                 raise ProtocolError(f"the trajectories of {task} cannot be sent: {error}") from None
-
-    def _session(self, task: TaskRef) -> Session:
-        return self.client.session(
-            task.env_name,
-            split=task.split,
-            index=task.index,
-            task=task.task,
-            secrets=self._secrets,
-            toolset=self._toolset,
-        )
 
 
 def _with_blocks(candidate: GroupCandidate, kinds: Collection[str]) -> GroupCandidate:
@@ -180,7 +159,7 @@ class _Episode:
         seed: int | None,
         policy: Policy,
         limits: RolloutLimits,
-        parallel: bool | Collection[str],
+        options: SessionOptions,
     ) -> None:
         self.episode_id = episode_id
         self.task = task
@@ -188,23 +167,21 @@ class _Episode:
         self.seed = seed
         self.policy = policy
         self.limits = limits
-        self.parallel = parallel
+        self._options = options
         self.conversation: Conversation | None = None
         self.num_tokens: int | None = None
         self.stop_reason: StopReason | None = None
         self.failure: Failure | None = None
         self.seconds = 0.0
 
-    async def play(self, opening: Session, tools: ToolList | None) -> None:
+    async def play(self, opening: Session) -> None:
         started = time.monotonic()
         deadline = asyncio.timeout(self.limits.max_episode_seconds)
         try:
             async with deadline, opening as session:
-                tools = await session.list_tools() if tools is None else tools
+                tools = self._options.get("tools") or await session.list_tools()
                 prompt = await session.get_messages()
-                self.conversation = Conversation(
-                    session, prompt, tools.terminal_tool, parallel_tool_calls=self.parallel
-                )
+                self.conversation = Conversation(session, prompt, tools.terminal_tool, self._options)
                 while self.stop_reason is None:
                     await self._turn(self.conversation, tools)
         except ORSError as error:

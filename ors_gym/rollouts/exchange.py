@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ors_gym.errors import ORSError
+from ors_gym.rollouts.options import SessionOptions
 from ors_gym.trajectory import Exchange, Reply, Transition
 from ors_gym.types import Block, JSONObject, Message, TerminalTool, ToolCall, ToolOutput
 
-__all__ = ["Conversation", "ToolSession", "checked_parallel", "run_all"]
+__all__ = ["Conversation", "ToolSession", "run_all"]
 
 T = TypeVar("T")
 
@@ -33,9 +34,7 @@ class Conversation:
         session: Where the tools are called.
         prompt: What the conversation begins with.
         terminal_tool: Where a plain message goes; None where the environment has no such tool.
-        parallel_tool_calls: Which calls of one message go out at once: those of the tools named here, or all (True).
-            Neighbours in a message that may run at once do; any other call waits for those before it, and those after
-            it for it.
+        options: The options of the session that concern its calls.
     """
 
     def __init__(
@@ -43,14 +42,13 @@ class Conversation:
         session: ToolSession,
         prompt: Iterable[Message] = (),
         terminal_tool: TerminalTool | None = None,
-        *,
-        parallel_tool_calls: bool | Collection[str] = False,
+        options: SessionOptions | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
         self._messages = list(prompt)
         self._session = session
         self._terminal = terminal_tool
-        self._parallel = checked_parallel(parallel_tool_calls)
+        self._parallel = (options or {}).get("parallel_tool_calls", False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -148,13 +146,6 @@ class Conversation:
             await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))
         finally:
             transitions += filter(None, answers)
-
-
-def checked_parallel(parallel_tool_calls: bool | Collection[str]) -> bool | Collection[str]:
-    """``parallel_tool_calls``; raises TypeError for one string, which is no collection of names."""
-    if isinstance(parallel_tool_calls, str):
-        raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
-    return parallel_tool_calls
 
 
 async def run_all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:

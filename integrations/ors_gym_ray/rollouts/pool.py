@@ -6,11 +6,11 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import ray
 from ray.exceptions import RayError
@@ -19,8 +19,9 @@ from ors_gym.client.janitor import Janitor
 from ors_gym.policies.policy import Policy
 from ors_gym.rollouts.episode import RolloutLimits
 from ors_gym.rollouts.groups import run_groups
+from ors_gym.rollouts.options import SessionOptions, check_session_options
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
-from ors_gym.types import GroupCandidate, GroupScore, ToolList
+from ors_gym.types import GroupCandidate, GroupScore
 from ors_gym_ray.rollouts.actor import RolloutActor
 from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default, wanted_and_free
 from ors_gym_ray.rollouts.events import Job
@@ -61,16 +62,13 @@ class RolloutPool:
         policy: Whom to ask, unless ``run_episode`` names another.
         policy_placement: Where ``policy`` runs.
         limits: When to cut episodes short; ``max_concurrent_sessions`` is ``episodes_per_actor`` here.
-        secrets: Passed to each session; never logged, never in a trajectory.
-        toolset: The name of a set of tools that the server adds to the environment's.
-        tools: The tools, where they are known to be the same for every task: saves one request an episode.
-        parallel_tool_calls: As in :class:`~ors_gym.rollouts.episode.EpisodeRunner`.
         address: The Ray cluster to join.
         actor_options: Ray's options for each actor (``num_cpus``, ``resources``, ``runtime_env``, …). Without a
             ``scheduling_strategy`` the actors are spread over the nodes.
         max_actor_restarts: How many dead actors are replaced in all; None is four for each actor.
         start_seconds: How long episodes wait for an actor to live when none does.
         client_options: Further arguments of every actor's ``ORSClient`` (``api_key``, ``timeouts``, …).
+        options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
     def __init__(
@@ -83,15 +81,12 @@ class RolloutPool:
         policy: Policy | None = None,
         policy_placement: Literal["driver", "actors"] = "driver",
         limits: RolloutLimits | None = None,
-        secrets: Mapping[str, str] | None = None,
-        toolset: str | None = None,
-        tools: ToolList | None = None,
-        parallel_tool_calls: bool | Collection[str] = False,
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
         max_actor_restarts: int | None = None,
         start_seconds: float = 180.0,
         client_options: Mapping[str, Any] | None = None,
+        **options: Unpack[SessionOptions],
     ) -> None:
         if num_actors < 1 or episodes_per_actor < 1:
             raise ValueError("num_actors and episodes_per_actor must be at least 1")
@@ -109,10 +104,7 @@ class RolloutPool:
         self._actor_class: Any = ray.remote(RolloutActor).options(**self._actor_options)
         runner_options = {
             "limits": replace(limits or RolloutLimits(), max_concurrent_sessions=episodes_per_actor),
-            "secrets": secrets,
-            "toolset": toolset,
-            "tools": tools,
-            "parallel_tool_calls": parallel_tool_calls,
+            **check_session_options(options),
         }
         actor_policy = policy if policy_placement == "actors" else None
         self._actor_arguments = (url, dict(client_options or {}), runner_options, actor_policy)

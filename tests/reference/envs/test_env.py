@@ -24,9 +24,10 @@ from gymnasium.wrappers import (
 
 import ors_gym
 from ors_gym.dialects.actions import ParsedText
-from ors_gym.envs.env import ORSEnv, Secret
+from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.rendering import image_frame
 from ors_gym.errors import NotFoundError, ProtocolError, ToolFailedError
+from ors_gym.redaction import Secret
 from ors_gym.spaces.spaces import TextSpace
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ImageBlock, TextBlock, ToolCall, ToolResultBlock
@@ -397,11 +398,11 @@ class TestSecrets:
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"})
         again = gym.make(env.spec)
         assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
-        assert again.unwrapped.recipe.secrets == {"TOKEN": "t-2718"}
+        assert again.unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t-2718"}
         again.close()
 
     def test_a_secret_can_be_given_from_the_start(self, make):
-        assert make(secrets=Secret({"TOKEN": "t"})).unwrapped.recipe.secrets == {"TOKEN": "t"}
+        assert make(secrets=Secret({"TOKEN": "t"})).unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t"}
         assert repr(Secret("t")) == "Secret(***)"
         assert Secret("t") == pickle.loads(pickle.dumps(Secret("t"))) != Secret("u")
 

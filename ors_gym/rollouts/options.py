@@ -1,0 +1,65 @@
+"""The options of a session: the same, under the same names, wherever episodes are played."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypedDict, cast
+
+from ors_gym.client.client import ORSClient
+from ors_gym.client.session import Session
+from ors_gym.redaction import Secret, reveal
+from ors_gym.trajectory import TaskRef
+from ors_gym.types import ToolList
+
+__all__ = ["SESSION_OPTIONS", "SessionOptions", "check_session_options", "open_session", "session_options_of"]
+
+
+class SessionOptions(TypedDict, total=False):
+    """What ``gym.make``, ``EpisodeRunner``, ``RolloutPool``, ``ORSRollouts`` and the command line take alike."""
+
+    secrets: Mapping[str, str] | Secret | None
+    """Values the environment may use, by name. Passed to each session; in no log, error or trajectory."""
+    toolset: str | None
+    """The name of a set of tools that the server adds to the environment's."""
+    tools: ToolList | None
+    """The tools, where they are known to be the same for every task: saves one request per episode."""
+    parallel_tool_calls: bool | Collection[str]
+    """Which calls of one message run at once: those of the tools named here, or all (True). None by default. The
+    standard does not say whether two tools of a session may run at once; the environment's author knows. Neighbours in
+    a message that may run at once do; any other call waits for those before it, and those after it wait for it."""
+
+
+SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
+"""The names of the options."""
+
+
+def check_session_options(options: SessionOptions) -> SessionOptions:
+    """``options`` as they are.
+
+    Raises:
+        TypeError: an option has no meaning, or another name was given.
+    """
+    unknown = sorted(options.keys() - set(SESSION_OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown options {', '.join(unknown)}; a session has {', '.join(SESSION_OPTIONS)}")
+    if isinstance(options.get("parallel_tool_calls"), str):
+        raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
+    return options
+
+
+def session_options_of(options: Mapping[str, Any]) -> SessionOptions:
+    """The session's among options of more kinds, checked."""
+    own = {name: reveal(options[name]) for name in SESSION_OPTIONS if name in options}
+    return check_session_options(cast("SessionOptions", own))
+
+
+def open_session(client: ORSClient, task: TaskRef, options: SessionOptions) -> Session:
+    """A session of ``task``, not yet opened."""
+    return client.session(
+        task.env_name,
+        split=task.split,
+        index=task.index,
+        task=task.task,
+        secrets=reveal(options.get("secrets")),
+        toolset=options.get("toolset"),
+    )
