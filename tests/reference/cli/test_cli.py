@@ -126,7 +126,7 @@ def test_episodes_of_a_policy_are_summed_up_and_written_as_a_page(cli, counter_s
     assert status == 0
     assert "task 3/3" in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert "mean return none given" in lines
+    assert "mean return 0.000 (standard deviation 0.000)" in lines
     assert "stop reasons max_turns 6" in lines
     assert "tool calls add 18" in lines
     assert "failures none" in lines
