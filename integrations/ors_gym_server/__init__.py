@@ -9,6 +9,7 @@ with packages_of("server"):
     from ors_gym_server.adapters.openreward import as_openreward
     from ors_gym_server.asgi.app import create_app
     from ors_gym_server.authoring.environment import Environment, terminal, tool
+    from ors_gym_server.run.program import main
     from ors_gym_server.run.serve import serve
     from ors_gym_server.runtime.limits import Limits
 
@@ -22,6 +23,7 @@ __all__ = [
     "as_ors_environment",
     "create_app",
     "from_openenv",
+    "main",
     "serve",
     "terminal",
     "tool",

@@ -9,20 +9,14 @@ server that dies in the middle of an answer cuts the answer: whoever reads it kn
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from ors_gym.errors import ConnectError, ProtocolError, TransportError
+from ors_gym.http.answers import EVENT_STREAM, Message, Receive, RefusedError, Scope, Send, refuse
 from ors_gym.http.asyncio_transport import AsyncioTransport
 
-__all__ = ["Backends", "RefusedError", "StickyProxy"]
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+__all__ = ["Backends", "StickyProxy"]
 
 CONNECT_SECONDS = 5.0
 """For a connection to a server: they are on this machine, or in this cluster."""
@@ -34,23 +28,6 @@ HOP_BY_HOP = frozenset(
 
 NOT_PASSED_BACK = frozenset(("connection", "keep-alive", "transfer-encoding", "date", "server"))
 """Headers of an answer that whoever runs the proxy writes itself."""
-
-
-class RefusedError(Exception):
-    """Why a request is not passed on, as the answer to it; nothing of it ran.
-
-    Args:
-        status: The HTTP status.
-        detail: What to tell the client.
-        retry_seconds: When to ask again. With a status of 503 the client is told that the environment is starting,
-            which makes it ask again however little it may repeat.
-    """
-
-    def __init__(self, status: int, detail: str, retry_seconds: int | None = None) -> None:
-        super().__init__(status, detail, retry_seconds)
-        self.status = status
-        self.detail = detail
-        self.retry_seconds = retry_seconds
 
 
 class Backends(Protocol):
@@ -104,7 +81,7 @@ class StickyProxy:
             try:
                 await self._serve(scope, receive, send)
             except RefusedError as refused:
-                await _refuse(send, refused)
+                await refuse(send, refused)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -204,17 +181,5 @@ def _path(scope: Scope) -> str:
 async def _name_session(send: Send, session_id: str) -> None:
     """Answer ``/create_session`` as the reference server does."""
     events = f"event: task_id\r\ndata: {session_id}\r\n\r\nevent: end\r\ndata: \r\n\r\n".encode()
-    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(EVENT_STREAM)
     await send({"type": "http.response.body", "body": events})
-
-
-async def _refuse(send: Send, refused: RefusedError) -> None:
-    body = json.dumps({"detail": refused.detail}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if refused.retry_seconds is not None:
-        headers.append((b"retry-after", b"%d" % refused.retry_seconds))
-        if refused.status == 503:
-            headers.append((b"x-backend-state", b"starting"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

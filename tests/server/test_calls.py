@@ -19,8 +19,9 @@ from ors_gym import ORSClient, Timeouts, ToolFailedError
 from ors_gym.http.sse import EventDecoder
 from ors_gym_server import Limits, create_app
 from ors_gym_server.asgi.app import ORSApp
+from ors_gym_server.authoring.tools import CallOrder
 from ors_gym_server.runtime.calls import CUT, Results, error_events, result_events
-from ors_gym_server.runtime.scheduling import CallOrder, CallScheduler
+from ors_gym_server.runtime.scheduling import CallScheduler
 from tests.support.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
 from tests.support.ors_servers import serve_app
 from tests.support.server_environments import Forge, Workshop
@@ -160,8 +161,17 @@ def test_a_result_that_is_no_longer_kept_is_refused_and_the_tool_not_run_again(r
         run(conversation(app, url))
 
 
+def test_a_session_remembers_a_bounded_number_of_its_ended_calls():
+    results = Results(max_bytes=1, max_seconds=60.0, max_remembered=3)
+    calls: dict[str, Any] = {}
+    table = results.add_table(calls)
+    for number in range(1000):
+        results.keep(table, f"call {number}", b"", float(number), heard=True)
+    assert list(calls) == ["call 997", "call 998", "call 999"]
+
+
 def test_results_are_dropped_by_bytes_heard_ones_first_and_by_time():
-    results = Results(max_bytes=3 * (100 + Results.OVERHEAD), max_seconds=60.0)
+    results = Results(max_bytes=3 * (100 + Results.OVERHEAD), max_seconds=60.0, max_remembered=10)
     calls: dict[str, Any] = {}
     table = results.add_table(calls)
     for at, (task_id, heard) in enumerate([("unheard", False), ("a", True), ("b", True), ("c", True)]):

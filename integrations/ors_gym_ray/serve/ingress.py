@@ -6,7 +6,8 @@ import itertools
 import time
 from typing import Any
 
-from ors_gym.http.proxy import RefusedError, StickyProxy
+from ors_gym.http.answers import RefusedError
+from ors_gym.http.proxy import StickyProxy
 from ors_gym_ray.serve.registry import replica_of
 
 __all__ = ["Ingress"]

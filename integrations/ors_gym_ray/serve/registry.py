@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ors_gym.http.proxy import RefusedError
+from ors_gym.http.answers import RefusedError
 
 __all__ = ["Heartbeat", "HeartbeatReply", "Registry", "replica_of"]
 

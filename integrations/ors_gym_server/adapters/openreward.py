@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ors_gym_server.authoring.environment import Environment
+from ors_gym_server.runtime.episode import EnvironmentInstance
 from ors_gym_server.runtime.hosting import HostedEnvironment
-from ors_gym_server.runtime.threads import SessionThreads
+from ors_gym_server.threads import SessionThreads
 
 __all__ = ["as_openreward"]
 
@@ -47,7 +48,7 @@ def as_openreward(cls: type[Environment]) -> type:
         ) -> None:
             super().__init__(task_spec or {}, dict(secrets or {}))
             self._secrets = secrets or {}
-            self._episode = hosted.episode()
+            self._episode = EnvironmentInstance(hosted)
             self._begun = False
             self._beginning = asyncio.Lock()
 

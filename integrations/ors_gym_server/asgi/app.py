@@ -7,47 +7,41 @@ names its environment, ``/wordle/tools``; without one, ``/tools``, it is the fir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
-from starlette.exceptions import HTTPException
-
+from ors_gym.http.answers import EVENT_STREAM, Message, Receive, RefusedError, Scope, Send, refuse, send_json
 from ors_gym_server.asgi import requests
-from ors_gym_server.asgi.endpoints import answer
+from ors_gym_server.asgi.endpoints import Service, answer, methods_of
+from ors_gym_server.asgi.processes import warn_of_several_processes
 from ors_gym_server.runtime.calls import PING, RunningCall, error_events, task_id_event
 from ors_gym_server.runtime.hosting import HostedEnvironment
 from ors_gym_server.runtime.limits import Limits
 from ors_gym_server.runtime.sessions import Sessions
-from ors_gym_server.runtime.threads import SessionThreads
-from ors_gym_server.runtime.wire import encode
+from ors_gym_server.runtime.wire import error_text
+from ors_gym_server.threads import SessionThreads
 
 __all__ = ["ORSApp", "create_app"]
 
 logger = logging.getLogger(__name__)
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
-EVENT_STREAM = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-    ],
-}
 ATTENTIVE_SECONDS = 0.25
-"""After so long a running call's client is watched, to know whether its result was heard."""
+"""Delay before watching for the client's disconnect, to know whether it read the result."""
 
 
 class ORSApp:
-    """Environments as an ASGI application. Its sessions are torn down at the end of the ASGI lifespan."""
+    """Environments as an ASGI application. Its sessions are torn down at the end of its lifespan.
+
+    An application that mounts it runs no lifespan for it; it has to pass :meth:`lifespan` on::
+
+        app = create_app([MyEnvironment])
+        site = FastAPI(lifespan=app.lifespan)
+        site.mount("/envs", app)
+    """
 
     def __init__(
         self,
@@ -70,20 +64,21 @@ class ORSApp:
                 raise ValueError(f"two environments are named {hosted.name!r}")
             self.environments[hosted.name] = hosted
         self.sessions = Sessions(limits)
-        self._default = next(iter(self.environments.values()))
+        self._service = Service(self.environments, self.sessions)
         self._api_key = None if api_key is None else api_key.encode()
         self._call_paths = {"/call", *(f"/{name}/call" for name in self.environments)}
+        self._has_lifespan = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http":
             try:
                 await self._serve(scope, receive, send)
-            except HTTPException as refused:
-                await _answer(send, encode({"detail": refused.detail}), refused.status_code, refused.headers)
+            except RefusedError as refused:
+                await refuse(send, refused)
             except Exception as error:  # of the environment's class: its list of tasks, for one
                 logger.exception("%s %s failed", scope["method"], scope["path"])
-                await _answer(send, encode({"detail": f"{type(error).__name__}: {error}"}), 500)
+                await refuse(send, RefusedError(500, error_text(error)))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -91,18 +86,30 @@ class ORSApp:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                await self.aclose()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        await receive()
+        async with self.lifespan():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
+        """The application's lifespan, for one that mounts it; at its end all sessions are closed.
+
+        Args:
+            app: The application that mounts this one, which Starlette and FastAPI pass; not used.
+        """
+        self._has_lifespan = True
+        self.sessions.reopen()
+        warn_of_several_processes()
+        try:
+            yield
+        finally:
+            await self.aclose()
 
     @property
     def num_sessions(self) -> int:
-        """How many sessions there are now."""
+        """Number of sessions that live now."""
         return len(self.sessions)
 
     async def aclose(self) -> None:
@@ -124,14 +131,15 @@ class ORSApp:
             elif name == b"x-api-key":
                 key = value
             elif name == b"content-length":
-                length = int(value) if value.isdigit() else 0
+                length = int(value) if value.isdigit() and len(value) < 20 else 0
             elif name == b"x-secrets":
                 secrets = value
             elif name == b"authorization":
                 authorization = value
         if self._api_key is not None and path != "/health":
-            self._authenticate(key or authorization.removeprefix(b"Bearer "))
-        is_post = scope["method"] == "POST"
+            self._authenticate(key or _bearer(authorization))
+        method = scope["method"]
+        is_post = method == "POST"
         body = await self._body(receive, length) if is_post else b""
         if is_post and path in self._call_paths:
             await self._call(sid, body, receive, send)
@@ -139,22 +147,34 @@ class ORSApp:
         request = requests.ClientRequest(sid.decode("latin-1").strip(), secrets, body)
         prefix, _, endpoint = path.strip("/").rpartition("/")
         if endpoint == "call" and is_post:
-            self.environment(prefix)
+            self._service.environment(prefix)
             await self._call(sid, body, receive, send)
         elif endpoint == "score_group" and is_post:
-            self.environment(prefix)
+            self._service.environment(prefix)
             await self._score_group(request, receive, send)
         elif endpoint == "create_session" and is_post and not prefix:
             await send(EVENT_STREAM)
             events = task_id_event(str(uuid.uuid4())) + b"event: end\r\ndata: \r\n\r\n"
             await send({"type": "http.response.body", "body": events})
+        elif method == "OPTIONS" and (allowed := methods_of(prefix, endpoint)):
+            await send_json(send, b"{}", headers=[(b"allow", allowed.encode())])
         else:
-            await _answer(send, await answer(self, scope["method"], prefix, endpoint, request))
+            if endpoint == "create" and not self._has_lifespan:
+                self._warn_of_no_lifespan()
+            method = "GET" if method == "HEAD" else method  # whoever runs the application leaves the body out
+            await send_json(send, await answer(self._service, method, prefix, endpoint, request))
 
     def _authenticate(self, key: bytes) -> None:
         assert self._api_key is not None
         if not hmac.compare_digest(key, self._api_key):
-            raise HTTPException(401, "the API key is missing or wrong; send it as X-API-Key")
+            raise RefusedError(401, "the API key is missing or wrong; send it as X-API-Key")
+
+    def _warn_of_no_lifespan(self) -> None:
+        self._has_lifespan = True  # once is enough
+        logger.warning(
+            "the lifespan of the ORS application never began, so nothing will tear its sessions down when the server "
+            "stops: give lifespan=app.lifespan to the application that mounts it, or use `async with app.lifespan()`"
+        )
 
     async def _body(self, receive: Receive, length: int) -> bytes:
         if length > self.limits.max_request_bytes:
@@ -172,28 +192,19 @@ class ORSApp:
                     raise self._too_large()
             body = b"".join(pieces)
         if message["type"] == "http.disconnect":
-            raise HTTPException(400, "the request was cut off")
+            raise RefusedError(400, "the request was cut off")
         return body
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
             413, f"the request is larger than the server's limit of {self.limits.max_request_bytes} bytes"
         )
-
-    def environment(self, name: str) -> HostedEnvironment:
-        """The environment that a path or a body names; an owner before its name is no part of it."""
-        if not name:
-            return self._default
-        hosted = self.environments.get(name.lower()) or self.environments.get(name.lower().rpartition("/")[2])
-        if hosted is None:
-            raise HTTPException(404, f"unknown environment {name!r}; here are: {', '.join(self.environments)}")
-        return hosted
 
     # ---------------------------------------------------------------- calls
 
     async def _call(self, sid: bytes, body: bytes, receive: Receive, send: Send) -> None:
         if not sid:
-            raise HTTPException(400, "X-Session-ID header is required")
+            raise RefusedError(400, "X-Session-ID header is required")
         name, input, task_id = requests.read_call(body)
         session = await self.sessions.ready(sid.decode("latin-1").strip())
         if task_id is not None and task_id in session.calls:
@@ -205,7 +216,7 @@ class ORSApp:
     async def _score_group(self, request: requests.ClientRequest, receive: Receive, send: Send) -> None:
         session = await self.sessions.ready(request.require_sid())
         if not session.hosted.tools["supports_score_group"]:
-            raise HTTPException(404, f"Environment {session.hosted.name!r} does not implement score_group")
+            raise RefusedError(404, f"Environment {session.hosted.name!r} does not implement score_group")
         asked = request.read(requests.ScoreGroup)
         if asked.task_id is not None and asked.task_id in session.calls:
             await self._replay(asked.task_id, session.calls[asked.task_id], receive, send)
@@ -253,11 +264,9 @@ class ORSApp:
             gone.cancel()
 
 
-async def _answer(send: Send, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-    sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    sent += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": sent})
-    await send({"type": "http.response.body", "body": body})
+def _bearer(authorization: bytes) -> bytes:
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
 
 
 def create_app(

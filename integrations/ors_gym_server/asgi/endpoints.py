@@ -6,86 +6,123 @@ environment's name. A session is of the environment that it was created with, wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from starlette.exceptions import HTTPException
-
+from ors_gym.http.answers import RefusedError
 from ors_gym_server.asgi.requests import ClientRequest, CreateSession, OfSplit, TaskAt, TaskRange
 from ors_gym_server.runtime.hosting import HostedEnvironment
-from ors_gym_server.runtime.sessions import ServerSession
+from ors_gym_server.runtime.sessions import ServerSession, Sessions
 from ors_gym_server.runtime.wire import encode
 
-if TYPE_CHECKING:
-    from ors_gym_server.asgi.app import ORSApp
-
-__all__ = ["answer"]
+__all__ = ["Service", "answer", "methods_of"]
 
 
-async def answer(app: ORSApp, method: str, prefix: str, endpoint: str, request: ClientRequest) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the endpoints answer from: the environments, the default one first, and the sessions."""
+
+    environments: Mapping[str, HostedEnvironment]
+    sessions: Sessions
+
+    def environment(self, name: str) -> HostedEnvironment:
+        """The environment that a path or a body names; an owner before its name is no part of it.
+
+        Raises:
+            RefusedError: 404, there is none.
+        """
+        if not name:
+            return next(iter(self.environments.values()))
+        hosted = self.environments.get(name.lower()) or self.environments.get(name.lower().rpartition("/")[2])
+        if hosted is None:
+            raise RefusedError(404, f"unknown environment {name!r}; here are: {', '.join(self.environments)}")
+        return hosted
+
+
+async def answer(service: Service, method: str, prefix: str, endpoint: str, request: ClientRequest) -> bytes:
     """The JSON that answers a request to ``/{prefix}/{endpoint}``.
 
     Raises:
-        HTTPException: the request is refused.
+        RefusedError: the request is refused.
     """
     key = (method, endpoint)
     if not prefix and key in _OF_SERVER:
-        return encode(await _OF_SERVER[key](app, request))
+        return encode(await _OF_SERVER[key](service, request))
     if key in _OF_ENVIRONMENT:
-        return encode(await _OF_ENVIRONMENT[key](app.environment(prefix), request))
+        return encode(await _OF_ENVIRONMENT[key](service.environment(prefix), request))
     if key in _OF_SESSION:
-        app.environment(prefix)
-        return await _OF_SESSION[key](app, request)
-    if endpoint in _NAMES:
-        raise HTTPException(405, "Method Not Allowed")
-    raise HTTPException(404, "Not Found")
+        service.environment(prefix)
+        return await _OF_SESSION[key](service, request)
+    if allowed := methods_of(prefix, endpoint):
+        raise RefusedError(405, "Method Not Allowed", allow=allowed)
+    raise RefusedError(404, "Not Found")
+
+
+def methods_of(prefix: str, endpoint: str) -> str:
+    """The methods that an endpoint has, as the header ``Allow`` lists them; empty if there is no such endpoint."""
+    tables = (_OF_ENVIRONMENT, _OF_SESSION) if prefix else (_OF_ENVIRONMENT, _OF_SESSION, _OF_SERVER)
+    found = {method for table in tables for method, name in table if name == endpoint}
+    if endpoint in _EVENTS_OF_SESSION or (endpoint == "create_session" and not prefix):
+        found.add("POST")
+    if "GET" in found:
+        found.add("HEAD")
+    return ", ".join(sorted(found))
 
 
 # -------------------------------------------------------------------- of the server
 
 
-async def health(app: ORSApp, request: ClientRequest) -> Any:
+async def health(service: Service, request: ClientRequest) -> Any:
     """GET /health: whether the server answers. Needs no key."""
     return {"status": "ok"}
 
 
-async def server_version(app: ORSApp, request: ClientRequest) -> Any:
+async def server_version(service: Service, request: ClientRequest) -> Any:
     """GET /version."""
     return {"version": version("ors-gym"), "server": "ors-gym"}
 
 
-async def list_environments(app: ORSApp, request: ClientRequest) -> Any:
+async def list_environments(service: Service, request: ClientRequest) -> Any:
     """GET /list_environments: the names, the default one first."""
-    return list(app.environments)
+    return list(service.environments)
 
 
-async def create(app: ORSApp, request: ClientRequest) -> Any:
+async def create(service: Service, request: ClientRequest) -> Any:
     """POST /create: make a session's environment and start its setup."""
     sid = request.require_sid()
     asked = request.read(CreateSession)
-    hosted = app.environment(asked.env_name or "")
-    secrets = request.secrets
+    hosted = service.environment(asked.env_name or "")
+    secrets = {**asked.secrets, **request.secrets}
     task = asked.task_spec
     if task is None:
         assert asked.split is not None
         assert asked.index is not None
         task = await hosted.get_task(asked.split, asked.index)
-    await app.sessions.create(sid, hosted, task, secrets, asked.toolset_name)
+    await service.sessions.create(sid, hosted, task, secrets, asked.toolset_name)
     return {"sid": sid, "client_task_ids": True}
 
 
-async def ping(app: ORSApp, request: ClientRequest) -> Any:
+async def ping(service: Service, request: ClientRequest) -> Any:
     """POST /ping: the session is still wanted."""
-    app.sessions.find(request.require_sid())
+    service.sessions.find(request.require_sid())
     return {"status": "ok"}
 
 
-async def delete(app: ORSApp, request: ClientRequest) -> Any:
-    """POST /delete and /delete_session: tear the session down, if there is one."""
+async def delete(service: Service, request: ClientRequest) -> Any:
+    """POST /delete: tear the session down."""
     sid = request.require_sid()
-    await app.sessions.delete(sid)
+    await service.sessions.delete(sid)
     return {"sid": sid}
+
+
+async def delete_session(service: Service, request: ClientRequest) -> Any:
+    """POST /delete_session: give an id back, with its session if there is one; clients send it in either case."""
+    with contextlib.suppress(RefusedError):
+        return await delete(service, request)
+    return {"sid": request.require_sid()}
 
 
 # -------------------------------------------------------------------- of an environment
@@ -126,21 +163,21 @@ async def task_range(hosted: HostedEnvironment, request: ClientRequest) -> Any:
 # -------------------------------------------------------------------- of a session
 
 
-async def prompt(app: ORSApp, request: ClientRequest) -> bytes:
+async def prompt(service: Service, request: ClientRequest) -> bytes:
     """GET /{env}/prompt."""
-    session = await app.sessions.ready(request.require_sid())
+    session = await service.sessions.ready(request.require_sid())
     return await _of_episode(session, "get_prompt", session.episode.prompt())
 
 
-async def messages(app: ORSApp, request: ClientRequest) -> bytes:
+async def messages(service: Service, request: ClientRequest) -> bytes:
     """GET /{env}/messages."""
-    session = await app.sessions.ready(request.require_sid())
+    session = await service.sessions.ready(request.require_sid())
     return await _of_episode(session, "get_messages", session.episode.messages())
 
 
-async def task_tools(app: ORSApp, request: ClientRequest) -> bytes:
+async def task_tools(service: Service, request: ClientRequest) -> bytes:
     """GET /{env}/task_tools: there before the setup is done."""
-    session = await app.sessions.constructed(request.require_sid())
+    session = await service.sessions.constructed(request.require_sid())
     return await _of_episode(session, "list_task_tools", session.episode.tools())
 
 
@@ -149,17 +186,17 @@ async def _of_episode(session: ServerSession, what: str, work: Awaitable[bytes])
         return await work
     except Exception as error:
         session.log(what, error)
-        raise HTTPException(500, session.describe(error)) from None
+        raise RefusedError(500, session.describe(error)) from None
 
 
-_OF_SERVER: dict[tuple[str, str], Callable[[ORSApp, ClientRequest], Awaitable[Any]]] = {
+_OF_SERVER: dict[tuple[str, str], Callable[[Service, ClientRequest], Awaitable[Any]]] = {
     ("GET", "health"): health,
     ("GET", "version"): server_version,
     ("GET", "list_environments"): list_environments,
     ("POST", "create"): create,
     ("POST", "ping"): ping,
     ("POST", "delete"): delete,
-    ("POST", "delete_session"): delete,
+    ("POST", "delete_session"): delete_session,
 }
 _OF_ENVIRONMENT: dict[tuple[str, str], Callable[[HostedEnvironment, ClientRequest], Awaitable[Any]]] = {
     ("GET", "tools"): tools,
@@ -169,9 +206,10 @@ _OF_ENVIRONMENT: dict[tuple[str, str], Callable[[HostedEnvironment, ClientReques
     ("POST", "task"): task,
     ("POST", "task_range"): task_range,
 }
-_OF_SESSION: dict[tuple[str, str], Callable[[ORSApp, ClientRequest], Awaitable[bytes]]] = {
+_OF_SESSION: dict[tuple[str, str], Callable[[Service, ClientRequest], Awaitable[bytes]]] = {
     ("GET", "prompt"): prompt,
     ("GET", "messages"): messages,
     ("GET", "task_tools"): task_tools,
 }
-_NAMES = {name for _, name in (*_OF_SERVER, *_OF_ENVIRONMENT, *_OF_SESSION)} | {"call", "create_session", "score_group"}
+_EVENTS_OF_SESSION = ("call", "score_group")
+"""Endpoints that answer with events; the application itself serves them."""

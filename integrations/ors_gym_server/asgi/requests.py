@@ -1,22 +1,22 @@
-"""What clients send: bodies, and the headers that carry more than a name."""
+"""What clients send: bodies, and the headers that carry more than a name. Unknown fields of a body are ignored."""
 
 from __future__ import annotations
 
 import base64
-import binascii
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
-from starlette.exceptions import HTTPException
 
 from ors_gym.errors import ProtocolError
+from ors_gym.http.answers import RefusedError
 from ors_gym.types import Message
 
 __all__ = ["CallBody", "ClientRequest", "CreateSession", "OfSplit", "ScoreGroup", "TaskAt", "TaskRange", "read_call"]
+
+MAX_DETAILS = 100
+"""Errors of a body that are listed; more are only counted."""
 
 MAX_ID = 256
 """Characters of an id that a client chooses."""
@@ -26,7 +26,7 @@ TaskId: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID, patter
 B = TypeVar("B", bound=BaseModel)
 
 
-class OfSplit(BaseModel, extra="forbid"):
+class OfSplit(BaseModel):
     """The body of ``/tasks`` and ``/num_tasks``."""
 
     split: str
@@ -45,7 +45,7 @@ class TaskRange(OfSplit):
     stop: int | None = None
 
 
-class CreateSession(BaseModel, extra="forbid"):
+class CreateSession(BaseModel):
     """The body of ``/create``: a task, or where to find it."""
 
     env_name: str | None = None
@@ -53,6 +53,8 @@ class CreateSession(BaseModel, extra="forbid"):
     split: str | None = None
     index: int | None = None
     toolset_name: str | None = None
+    secrets: dict[str, str] = {}
+    """The specification's way; the reference SDK sends the header ``X-Secrets``, which counts where both name one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -63,7 +65,7 @@ class CreateSession(BaseModel, extra="forbid"):
         return self
 
 
-class CallBody(BaseModel, extra="forbid"):
+class CallBody(BaseModel):
     """The body of ``/call``. A ``task_id`` resumes the call that has it, and names this one if none has."""
 
     name: str
@@ -71,7 +73,7 @@ class CallBody(BaseModel, extra="forbid"):
     task_id: TaskId | None = None
 
 
-class Candidate(BaseModel, extra="forbid"):
+class Candidate(BaseModel):
     """One trajectory to compare."""
 
     messages: list[dict[str, Any]]
@@ -88,7 +90,7 @@ class Candidate(BaseModel, extra="forbid"):
         return messages
 
 
-class ScoreGroup(BaseModel, extra="forbid"):
+class ScoreGroup(BaseModel):
     """The body of ``/score_group``."""
 
     candidates: list[Candidate]
@@ -113,17 +115,26 @@ def read_body(body: bytes, model: type[B]) -> B:
     """The body as a record.
 
     Raises:
-        HTTPException: 422, it is none; the detail says where.
+        RefusedError: 422, it is none; the detail says where.
     """
     try:
         wire = from_json(body)
     except ValueError as error:
-        raise HTTPException(422, f"the body is no JSON: {error}") from None
+        raise RefusedError(422, f"the body is no JSON: {error}") from None
     try:
         return model.model_validate(wire)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        raise HTTPException(422, cast("str", [each | {"loc": ["body", *each["loc"]]} for each in details])) from None
+        if error.error_count() > MAX_DETAILS:
+            raise RefusedError(422, f"the body has {error.error_count()} errors") from None
+        details = error.errors(include_url=False, include_context=False, include_input=False)  # there may be secrets
+        raise RefusedError(422, [each | {"loc": ["body", *each["loc"]]} for each in details]) from None
+
+
+class _Secret(BaseModel):
+    value: str
+
+
+_SECRETS = TypeAdapter(dict[str, _Secret])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +148,9 @@ class ClientRequest:
     def require_sid(self) -> str:
         """The session id."""
         if not self.sid:
-            raise HTTPException(400, "X-Session-ID header is required")
+            raise RefusedError(400, "X-Session-ID header is required")
         if len(self.sid) > MAX_ID:
-            raise HTTPException(400, f"a session id has at most {MAX_ID} characters")
+            raise RefusedError(400, f"a session id has at most {MAX_ID} characters")
         return self.sid
 
     def read(self, model: type[B]) -> B:
@@ -152,7 +163,7 @@ class ClientRequest:
         if not self.secrets_header:
             return {}
         try:
-            wire: Mapping[str, Mapping[str, Any]] = json.loads(base64.b64decode(self.secrets_header))
-            return {name: str(secret["value"]) for name, secret in wire.items()}
-        except (binascii.Error, ValueError, KeyError, TypeError, AttributeError):
-            raise HTTPException(400, 'X-Secrets must be base64 of {"NAME": {"value": "…"}}') from None
+            wire = from_json(base64.b64decode(self.secrets_header, validate=True))
+            return {name: secret.value for name, secret in _SECRETS.validate_python(wire).items()}
+        except ValueError:
+            raise RefusedError(400, 'X-Secrets must be base64 of {"NAME": {"value": "…"}}') from None

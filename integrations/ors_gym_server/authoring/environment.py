@@ -38,7 +38,7 @@ from pydantic import ValidationError
 
 from ors_gym.types import Block, GroupCandidate, GroupScore, Message, Split, Task, ToolList, ToolOutput
 from ors_gym_server.authoring.tools import ToolFinder, as_output, declared_tools, refusal_of, terminal, tool, tool_list
-from ors_gym_server.runtime.threads import current_thread
+from ors_gym_server.threads import current_thread
 
 __all__ = ["Environment", "Prompt", "terminal", "tool"]
 
@@ -81,24 +81,24 @@ class Environment:
 
     @classmethod
     def num_tasks(cls, split: str) -> int | Awaitable[int]:
-        """How many tasks the split has."""
-        return _num_tasks(cls, split)
+        """How many tasks the split has. By default the server counts those of :meth:`list_tasks`."""
+        raise NotImplementedError(f"{cls.__name__} does not implement num_tasks()")
 
     @classmethod
     def get_task(cls, split: str, index: int) -> Task | Awaitable[Task]:
-        """The task at ``index``.
+        """The task at ``index``. By default the server looks into :meth:`list_tasks`.
 
         Raises:
             IndexError: there is none.
         """
-        return _get_task(cls, split, index)
+        raise NotImplementedError(f"{cls.__name__} does not implement get_task()")
 
     @classmethod
     def get_task_range(
         cls, split: str, start: int | None = None, stop: int | None = None
     ) -> Sequence[Task] | Awaitable[Sequence[Task]]:
-        """The tasks ``start`` to ``stop`` by the rules of Python slices."""
-        return _get_task_range(cls, split, start, stop)
+        """The tasks ``start`` to ``stop`` by the rules of Python slices. By default the server asks the others."""
+        raise NotImplementedError(f"{cls.__name__} does not implement get_task_range()")
 
     @classmethod
     def list_tools(cls) -> ToolList:
@@ -140,32 +140,6 @@ class Environment:
     ) -> Sequence[GroupScore | float] | Awaitable[Sequence[GroupScore | float]]:
         """Compare the trajectories of one group, one score for each in order. Optional: override it to support it."""
         raise NotImplementedError(f"{type(self).__name__} does not implement score_group()")
-
-
-async def _tasks(cls: type[Environment], split: str) -> Sequence[Task]:
-    tasks = cls.list_tasks(split)
-    return await tasks if isinstance(tasks, Awaitable) else tasks
-
-
-async def _num_tasks(cls: type[Environment], split: str) -> int:
-    return len(await _tasks(cls, split))
-
-
-async def _get_task(cls: type[Environment], split: str, index: int) -> Task:
-    return (await _tasks(cls, split))[index]
-
-
-async def _get_task_range(cls: type[Environment], split: str, start: int | None, stop: int | None) -> Sequence[Task]:
-    try:
-        return list((await _tasks(cls, split))[slice(start, stop)])
-    except NotImplementedError:
-        count = cls.num_tasks(split)
-        count = await count if isinstance(count, Awaitable) else count
-        found: list[Task] = []
-        for index in range(count)[slice(start, stop)]:
-            task = cls.get_task(split, index)
-            found.append(await task if isinstance(task, Awaitable) else task)
-        return found
 
 
 async def _call_declared(environment: Environment, name: str, input: Mapping[str, Any]) -> ToolOutput:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
 
 from ors_gym.types import TerminalTool, TextBlock, ToolList, ToolOutput, ToolSpec
-from ors_gym_server.runtime.scheduling import CallOrder
-from ors_gym_server.runtime.threads import run_user
+from ors_gym_server.threads import run_user
 
 __all__ = [
     "MESSAGE_BLOCK_TYPES",
     "BoundTool",
+    "CallOrder",
     "ToolDeclaration",
     "ToolFinder",
     "as_output",
@@ -36,8 +37,19 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MAX_DETAILS = 100
+"""Errors of an input that are listed; more are only counted, for the list takes seconds to write and to read."""
+
 MESSAGE_BLOCK_TYPES = ("text", "image", "reasoning", "tool_call", "tool_result")
 """What ``get_messages`` may hold."""
+
+
+class CallOrder(Enum):
+    """How a tool takes its turn among the calls of a session."""
+
+    SERIAL = "one at a time"
+    CONCURRENT = "at any time"
+    EXCLUSIVE = "alone"
 
 
 @overload
@@ -291,7 +303,8 @@ def _bind(owner: Any, name: str) -> BoundTool | None:
 
 def refusal_of(error: ValidationError) -> ToolOutput:
     """What the agent reads when its input is not what the tool takes."""
-    return ToolOutput(ok=False, error=f"Tool input validation error: {error.errors()}", reason="input_validation")
+    said = error.errors() if error.error_count() <= MAX_DETAILS else f"{error.error_count()} errors"
+    return ToolOutput(ok=False, error=f"Tool input validation error: {said}", reason="input_validation")
 
 
 def as_output(name: str, result: Any) -> ToolOutput:

@@ -18,7 +18,7 @@ from ors_gym.cli.arguments import InputError, at_least
 from ors_gym.cli.play import print_tools, say
 from ors_gym_server.adapters.gymnasium import as_ors_environment
 from ors_gym_server.authoring.environment import Environment
-from ors_gym_server.run.serve import serve
+from ors_gym_server.run.serve import default_port, serve
 from ors_gym_server.runtime.limits import Limits
 
 __all__ = ["add_options", "serve_command"]
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", metavar="WHAT", nargs="+", help="gym:ID, openenv:URL or module:Class")
     server = parser.add_argument_group("the server")
     server.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    server.add_argument("--port", type=at_least(0), default=8080, help="0 for a free one (default: %(default)s)")
+    server.add_argument("--port", type=at_least(0), help="0 for a free one (default: the variable PORT, else 8080)")
     server.add_argument("--api-key", metavar="KEY", help="what clients must send (default: the variable ORS_API_KEY)")
     server.add_argument("--open-to-all", action="store_true", help="let other machines connect without a key")
     server.add_argument(
@@ -87,11 +87,14 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     environments = [_environment(target, arguments) for target in arguments.targets]
     api_key = arguments.api_key or os.environ.get("ORS_API_KEY")
+    port: int | None = arguments.port
     try:
+        if port is None:
+            port = default_port()
         serve(
             environments,
             host=arguments.host,
-            port=arguments.port,
+            port=port,
             api_key=api_key,
             open_to_all=arguments.open_to_all,
             limits=Limits(max_sessions=arguments.max_sessions),
@@ -103,7 +106,7 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             str(error).replace("api_key", "--api-key").replace("open_to_all=True", "--open-to-all")
         ) from None
     except OSError as error:
-        raise InputError(f"cannot listen at {arguments.host}:{arguments.port}: {error.strerror or error}") from None
+        raise InputError(f"cannot listen at {arguments.host}:{port}: {error.strerror or error}") from None
     return 0
 
 
@@ -126,10 +129,15 @@ def _announce(console: Console, environments: Sequence[Any], url: str, *, with_k
 
 def _count(environment: type[Environment], split: Any) -> str:
     name = split if isinstance(split, str) else split.name
-    count = environment.num_tasks(name)
+    try:
+        count: Any = environment.num_tasks(name)
+    except NotImplementedError:
+        count = environment.list_tasks(name)
+    if hasattr(count, "__len__"):
+        count = len(count)
     if isinstance(count, int):
         return f"{count:,} {name}"
-    close = getattr(count, "close", None)  # a coroutine: the server will ask it when somebody wants to know
+    close = getattr(count, "close", None)  # a coroutine: the server asks it when a client wants to know
     if close is not None:
         close()
     return name

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import uvicorn
 from ors_gym_server.asgi.app import create_app
 from ors_gym_server.runtime.limits import Limits
 
-__all__ = ["serve"]
+__all__ = ["default_port", "serve"]
 
 GC_THRESHOLDS = (10_000, 50, 50)
 """The server makes next to no cyclic garbage, so the collector need not look for it every 700 objects; a
@@ -98,6 +99,18 @@ def serve(
         sys.setswitchinterval(switch)
         gc.set_threshold(*thresholds)
         listener.close()
+
+
+def default_port() -> int:
+    """The port of the variable ``PORT``, which platforms that run containers set; 8080 without it.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    port = os.environ.get("PORT") or "8080"
+    if not port.isdecimal() or len(port) > 5:
+        raise ValueError(f"the variable PORT is {port!r}, which is no port")
+    return int(port)
 
 
 def _run(

@@ -28,7 +28,8 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any, Protocol
 
-from ors_gym.http.proxy import RefusedError, StickyProxy
+from ors_gym.http.answers import RefusedError
+from ors_gym.http.proxy import StickyProxy
 from ors_gym_server.asgi.app import ORSApp
 
 __all__ = ["Prefork", "Run", "WorkerBackends"]

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["PING", "CallTable", "Results", "RunningCall", "error_events", "result_events", "task_id_event"]
+__all__ = ["PING", "CallTable", "Results", "RunningCall", "cut", "error_events", "result_events", "task_id_event"]
 
 CUT = 16_384
 """Characters of a result in one event; the reference client's lines may have 128 KiB."""
@@ -54,11 +54,16 @@ def result_events(text: str) -> bytes:
     return b"".join(events)
 
 
+def cut(message: str) -> str:
+    """A message with at most :data:`MAX_ERROR` characters of its text."""
+    if len(message) <= MAX_ERROR:
+        return message
+    return f"{message[:MAX_ERROR]}… ({len(message) - MAX_ERROR} more characters)"
+
+
 def error_events(message: str) -> bytes:
     """A failure of the environment as its event."""
-    if len(message) > MAX_ERROR:
-        message = f"{message[:MAX_ERROR]}… ({len(message) - MAX_ERROR} more characters)"
-    lines = _LINE_END.split(message.encode("utf-8", "backslashreplace").decode())
+    lines = _LINE_END.split(cut(message).encode("utf-8", "backslashreplace").decode())
     return b"event: error\r\n%b\r\n" % b"".join(b"data: %b\r\n" % line.encode() for line in lines)
 
 
@@ -127,11 +132,14 @@ class Results:
     OVERHEAD = 400
     """Bytes that a kept result takes beside its own."""
 
-    def __init__(self, max_bytes: int, max_seconds: float) -> None:
+    def __init__(self, max_bytes: int, max_seconds: float, max_remembered: int) -> None:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
+        self._max_remembered = max_remembered
         self.num_bytes = 0
         self._tables: dict[int, CallTable] = {}
+        self._dropped: dict[int, deque[str]] = {}
+        """Calls of each table whose results are no longer kept: they are known, and so do not run again."""
         self._next_table = 0
         self._heard: deque[_Kept] = deque()
         self._unheard: deque[_Kept] = deque()
@@ -140,10 +148,12 @@ class Results:
         """Keep results in this table from now on; returns its number."""
         self._next_table += 1
         self._tables[self._next_table] = calls
+        self._dropped[self._next_table] = deque()
         return self._next_table
 
     def remove_table(self, table: int) -> None:
         """Drop all of a table's results."""
+        self._dropped.pop(table, None)
         for events in self._tables.pop(table, {}).values():
             if isinstance(events, bytes):
                 self.num_bytes -= len(events) + self.OVERHEAD
@@ -172,3 +182,7 @@ class Results:
         if calls is not None and calls.get(task_id) is not None:
             calls[task_id] = None
             self.num_bytes -= size
+            dropped = self._dropped[table]
+            dropped.append(task_id)
+            if len(dropped) > self._max_remembered:
+                del calls[dropped.popleft()]

@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
+from ors_gym.http.answers import RefusedError
 from ors_gym.types import GroupCandidate, Message, ToolOutput
-from ors_gym_server.authoring.tools import ToolFinder, declared_tools, refusal_of, tool_list
-from ors_gym_server.runtime.scheduling import CallOrder, CallScheduler
-from ors_gym_server.runtime.threads import SessionThread, current_thread, run_user
+from ors_gym_server.authoring.tools import CallOrder, ToolFinder, declared_tools, refusal_of, tool_list
+from ors_gym_server.runtime.hosting import HostedEnvironment
+from ors_gym_server.runtime.scheduling import CallScheduler
 from ors_gym_server.runtime.wire import (
     blocks_wire,
     encode,
@@ -29,9 +29,7 @@ from ors_gym_server.runtime.wire import (
     message_wire,
     tool_list_wire,
 )
-
-if TYPE_CHECKING:
-    from ors_gym_server.runtime.hosting import HostedEnvironment
+from ors_gym_server.threads import SessionThread, current_thread, run_user
 
 __all__ = ["EnvironmentInstance"]
 
@@ -61,7 +59,7 @@ class EnvironmentInstance:
             try:
                 self._toolset = await self._run(toolset_class, self._environment)
             except ValueError as error:  # the environment lacks what the toolset works on
-                raise HTTPException(400, str(error)) from error
+                raise RefusedError(400, str(error)) from error
         if not (hosted.implements("call_tool") or hosted.implements("_call_tool")):
             self._finder = ToolFinder(self._environment, self._toolset)
 

@@ -13,13 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from starlette.exceptions import HTTPException
-
+from ors_gym.http.answers import RefusedError
 from ors_gym_server.authoring.environment import Environment
 from ors_gym_server.authoring.tools import misdeclared_tools
-from ors_gym_server.runtime.episode import EnvironmentInstance
-from ors_gym_server.runtime.threads import SessionThreads, run_user
 from ors_gym_server.runtime.wire import encode, split_wire, tool_list_wire
+from ors_gym_server.threads import SessionThreads, run_user
 
 __all__ = ["HostedEnvironment"]
 
@@ -28,6 +26,9 @@ logger = logging.getLogger(__name__)
 SDK_BASE = "openreward.environments.environment"
 """The module of the reference SDK's base class."""
 
+SDK_BASES = (SDK_BASE, "ors.environment")
+"""The modules of the base classes that are served beside ours: the reference SDK's, and that of the package ors-sdk."""
+
 
 class HostedEnvironment:
     """One environment class. Made once, when the server is: what is wrong with the class is said then."""
@@ -35,8 +36,10 @@ class HostedEnvironment:
     def __init__(self, cls: Any, workers: SessionThreads, toolsets: Mapping[str, type] | None = None) -> None:
         if not _is_environment(cls):
             raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
+        self.of_sdk = not issubclass(cls, Environment)
+        """Whether the class is an SDK's kind."""
         hidden = [name for name in dir(Environment) if getattr(getattr(cls, name, None), "_env_tool", False)]
-        if hidden:
+        if hidden and not self.of_sdk:
             raise TypeError(
                 f"the tool {hidden[0]!r} of {cls.__name__} hides the environment's own {hidden[0]}(); "
                 "give it another name, or put it into a class of toolsets"
@@ -44,12 +47,10 @@ class HostedEnvironment:
         self.cls = cls
         self.name: str = self.cls.name().lower()
         self.workers = workers
-        self.of_sdk = not issubclass(cls, Environment)
-        """Whether the class is the reference SDK's kind."""
         for fault in misdeclared_tools(cls) if self.of_sdk else ():
             logger.warning("environment %r: %s; as on the reference server, it is not served", self.name, fault)
         self._toolsets = toolsets
-        self.tools = tool_list_wire(self.cls.list_tools())
+        self.tools = {"terminal_tool": None} | tool_list_wire(self.cls.list_tools())
         self.tools["supports_score_group"] = self.implements("score_group")
         if not self.tools["tools"] and self.tools["terminal_tool"] is None:
             raise ValueError(f"environment {self.name!r} has no tools: mark at least one method with @tool")
@@ -64,9 +65,14 @@ class HostedEnvironment:
         self._reading: dict[str, asyncio.Lock] = {}
 
     def implements(self, method: str) -> bool:
-        """Whether the class has the method of its own, rather than the base class's default."""
+        """Whether the class has the method of its own, rather than the base class's default.
+
+        Of an SDK's class ``call_tool`` is no such method, whatever it is: no server of theirs calls it.
+        """
+        if method == "call_tool" and self.of_sdk:
+            return False
         owner = next((each for each in self.cls.__mro__ if method in vars(each)), None)
-        if owner is None or owner is Environment or owner.__module__ == SDK_BASE:
+        if owner is None or owner is Environment or owner.__module__ in SDK_BASES:
             return False
         return vars(owner)[method] is not vars(Environment).get(method)
 
@@ -74,15 +80,11 @@ class HostedEnvironment:
         """Call a method of the class, off the event loop if it is synchronous."""
         return await run_user(self.workers.run, fn, *args)
 
-    def episode(self) -> EnvironmentInstance:
-        """A new episode, whose instance is still to be made."""
-        return EnvironmentInstance(self)
-
     # ---------------------------------------------------------------- tasks
 
     def _require_split(self, split: str) -> None:
         if split not in self._split_names:
-            raise HTTPException(400, "Invalid split")
+            raise RefusedError(400, "Invalid split")
 
     async def all_tasks(self, split: str) -> Sequence[Any]:
         """The tasks of a split, read once.
@@ -106,7 +108,7 @@ class HostedEnvironment:
             return await self.all_tasks(split)
         except NotImplementedError as error:
             instead = "Use the index-based API (num_tasks + get_task) instead."
-            raise HTTPException(400, f"list_tasks is not supported for this environment. {instead}") from error
+            raise RefusedError(400, f"list_tasks is not supported for this environment. {instead}") from error
 
     async def num_tasks(self, split: str) -> int:
         """How many tasks a split has."""
@@ -123,7 +125,7 @@ class HostedEnvironment:
                 return await self.run(self.cls.get_task, split, index)
             return (await self.all_tasks(split))[index]
         except IndexError as error:
-            raise HTTPException(400, "Invalid index") from error
+            raise RefusedError(400, "Invalid index") from error
 
     async def get_task_range(self, split: str, start: int | None, stop: int | None) -> list[Any]:
         """The tasks of a slice."""
@@ -137,19 +139,23 @@ class HostedEnvironment:
                 indices = range(await self.num_tasks(split))[slice(start, stop)]
                 return [await self.get_task(split, index) for index in indices]
         except IndexError as error:
-            raise HTTPException(400, "Invalid index range") from error
+            raise RefusedError(400, "Invalid index range") from error
 
     # ---------------------------------------------------------------- what a session may ask for
 
     def named_toolset(self, name: str) -> Any:
         """The toolset class that a client asked for by name."""
         toolsets = self._toolsets
-        if toolsets is None and self.of_sdk:  # its base class is here, so its package is
+        if toolsets is None and self._is_reference_class:  # its base class is here, so its package is
             toolsets = cast("Mapping[str, type]", importlib.import_module("openreward.toolsets").BUILTIN_TOOLSETS)
         toolsets = toolsets or {}
         if name not in toolsets:
-            raise HTTPException(400, f"unknown toolset {name!r}; valid options are {sorted(toolsets)}")
+            raise RefusedError(400, f"unknown toolset {name!r}; valid options are {sorted(toolsets)}")
         return toolsets[name]
+
+    @property
+    def _is_reference_class(self) -> bool:
+        return any(each.__module__ == SDK_BASE for each in self.cls.__mro__)
 
     def sdk_record(self, name: str) -> Any:
         """A record class of the SDK that this class was written for, such as ``GroupCandidate``."""

@@ -29,6 +29,16 @@ class Limits:
     """Results of ended calls kept over all sessions, for clients that lost them."""
     max_kept_seconds: float = 60.0
     """How long such a result is kept."""
+    max_remembered_calls: int = 10_000
+    """Ended calls of a session that are known after that, so that they do not run again when a client repeats them."""
+    header_seconds: float = 30.0
+    """A connection gets so long to send the header section of a request; then it is closed."""
+    max_header_bytes: int = 64 * 2**10
+    """A longer header section is refused with 431."""
+    body_seconds: float = 300.0
+    """A connection gets so long to send the body of a request; then it is closed."""
+    write_seconds: float = 60.0
+    """A client that reads nothing of its answer for so long is disconnected."""
     ping_seconds: float = 10.0
     """A comment is sent so often while a tool runs, so that nobody takes the silence for a broken connection."""
 

@@ -8,17 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from enum import Enum
 
-__all__ = ["CallOrder", "CallScheduler"]
+from ors_gym_server.authoring.tools import CallOrder
 
-
-class CallOrder(Enum):
-    """How a tool takes its turn."""
-
-    SERIAL = "one at a time"
-    CONCURRENT = "at any time"
-    EXCLUSIVE = "alone"
+__all__ = ["CallScheduler"]
 
 
 class CallScheduler:

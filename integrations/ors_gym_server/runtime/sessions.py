@@ -19,12 +19,12 @@ from collections.abc import Coroutine, Mapping
 from enum import StrEnum
 from typing import Any
 
-from starlette.exceptions import HTTPException
-
-from ors_gym_server.runtime.calls import CallTable, Results, RunningCall, error_events, result_events
+from ors_gym.http.answers import RefusedError
+from ors_gym_server.runtime.calls import CallTable, Results, RunningCall, cut, error_events, result_events
 from ors_gym_server.runtime.episode import EnvironmentInstance
 from ors_gym_server.runtime.hosting import HostedEnvironment
 from ors_gym_server.runtime.limits import Limits
+from ors_gym_server.runtime.wire import error_text
 
 __all__ = ["ServerSession", "SessionState", "Sessions"]
 
@@ -98,8 +98,7 @@ class ServerSession:
 
     def describe(self, error: BaseException) -> str:
         """An error of the environment, for the client."""
-        text = str(error)
-        return self.clean(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        return cut(self.clean(error_text(error)))
 
     def log(self, what: str, error: BaseException) -> None:
         """Log an error of the environment with its traceback."""
@@ -112,9 +111,10 @@ class Sessions:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.results = Results(limits.max_kept_bytes, limits.max_kept_seconds)
+        self.results = Results(limits.max_kept_bytes, limits.max_kept_seconds, limits.max_remembered_calls)
         self._sessions: dict[str, ServerSession] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
+        """Why sessions have ended; no reason for those that their clients deleted."""
         self._closings: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.Task[None] | None = None
         self._draining = False
@@ -126,13 +126,13 @@ class Sessions:
         """The session, noted as used.
 
         Raises:
-            HTTPException: 404, there is none; 410, the server ended it and says why.
+            RefusedError: 404, there is none; 410, the server ended it and says why.
         """
         session = self._sessions.get(sid)
         if session is None:
-            if sid in self._ended:
-                raise HTTPException(410, self._ended[sid])
-            raise HTTPException(404, "Active environment not found")
+            if reason := self._ended.get(sid):
+                raise RefusedError(410, reason)
+            raise RefusedError(404, "Active environment not found")
         session.last_used = asyncio.get_running_loop().time()
         return session
 
@@ -157,16 +157,15 @@ class Sessions:
             async with asyncio.timeout(self.limits.setup_wait_seconds):
                 await event.wait()
         except TimeoutError:
-            headers = {"X-Backend-State": "starting", "Retry-After": "2"}
-            raise HTTPException(503, "Environment still starting.", headers) from None
+            raise RefusedError(503, "Environment still starting.", 2) from None
         finally:
             session.last_used = asyncio.get_running_loop().time()
 
     def _usable(self, session: ServerSession) -> ServerSession:
         if session.state is SessionState.CLOSED:
-            raise HTTPException(410, self._ended.get(session.id, "Session deleted"))
+            raise RefusedError(410, self._ended.get(session.id) or "Session deleted")
         if session.state is SessionState.FAILED:
-            raise HTTPException(500, session.failure)
+            raise RefusedError(500, session.failure)
         return session
 
     # ---------------------------------------------------------------- opening
@@ -182,16 +181,16 @@ class Sessions:
         """Make a session and start its setup.
 
         Raises:
-            HTTPException: 400, the id is taken; 429, there is no room; 500, the constructor raised.
+            RefusedError: 400, the id is taken; 429, there is no room; 500, the constructor raised.
         """
         if sid in self._sessions:
-            raise HTTPException(400, "Session already exists")
+            raise RefusedError(400, "Session already exists")
         if self._draining:
-            raise HTTPException(503, "the server is shutting down")
+            raise RefusedError(503, "the server is shutting down")
         if len(self._sessions) >= self.limits.max_sessions:
             text = f"the server is at its limit of {self.limits.max_sessions} sessions"
-            raise HTTPException(429, text, {"Retry-After": "1"})
-        session = ServerSession(sid, hosted.episode(), hosted, secrets, self.results)
+            raise RefusedError(429, text, 1)
+        session = ServerSession(sid, EnvironmentInstance(hosted), hosted, secrets, self.results)
         self._sessions[sid] = session  # before anything is awaited: a second /create of this id is refused
         session.last_used = asyncio.get_running_loop().time()
         self._watch()
@@ -203,14 +202,14 @@ class Sessions:
             session.state = SessionState.CLOSED
             session.forget_results()
             await self._end(session)
-            if not isinstance(error, Exception) or isinstance(error, HTTPException):
+            if not isinstance(error, Exception) or isinstance(error, RefusedError):
                 raise
             session.log("the constructor", error)
-            raise HTTPException(500, session.describe(error)) from None
+            raise RefusedError(500, session.describe(error)) from None
         finally:
             session.constructed.set()
         if session.closing is not None:
-            raise HTTPException(410, "Session deleted")
+            raise RefusedError(410, "Session deleted")
         session.state = SessionState.SETTING_UP
         session.setup = asyncio.create_task(self._set_up(session))
 
@@ -222,9 +221,9 @@ class Sessions:
         except BaseException as error:
             if session.closing is not None:
                 return
-            session.log("setup", error)
-            session.failure = session.describe(error)
             session.state = SessionState.FAILED
+            session.failure = session.describe(error)
+            session.log("setup", error)
             await self._end(session)
         finally:
             session.set_up.set()
@@ -238,7 +237,7 @@ class Sessions:
         if len(session.running) >= self.limits.max_calls_per_session:
             work.close()
             text = f"the session has {len(session.running)} calls under way, the limit"
-            raise HTTPException(429, text, {"Retry-After": "1"})
+            raise RefusedError(429, text, 1)
         loop = asyncio.get_running_loop()
         call = RunningCall(task_id or os.urandom(16).hex(), name, loop.time(), session.keep)
         session.calls[call.task_id] = call
@@ -249,22 +248,29 @@ class Sessions:
     # ---------------------------------------------------------------- closing
 
     async def delete(self, sid: str) -> None:
-        """Close a session if there is one, and wait for its teardown."""
+        """Close a session, and wait for its teardown. One that has ended may be deleted again.
+
+        Raises:
+            RefusedError: 404, this server has never had it; another process of the same address may.
+        """
         session = self._sessions.get(sid)
         if session is not None:
-            await self.close(session, "Session deleted", remember=False)
+            await self.close(session, "Session deleted", remembered_as="")
+        elif sid not in self._ended:
+            raise RefusedError(404, "Active environment not found")
 
-    async def close(self, session: ServerSession, reason: str, *, remember: bool = True) -> None:
+    async def close(self, session: ServerSession, reason: str, *, remembered_as: str | None = None) -> None:
         """Close a session: end its calls with ``reason``, and tear it down."""
-        await asyncio.shield(self._start_closing(session, reason, remember=remember))
+        await asyncio.shield(self._start_closing(session, reason, remembered_as=remembered_as))
 
-    def _start_closing(self, session: ServerSession, reason: str, *, remember: bool = True) -> asyncio.Task[None]:
+    def _start_closing(
+        self, session: ServerSession, reason: str, *, remembered_as: str | None = None
+    ) -> asyncio.Task[None]:
         if session.closing is None:
             self._sessions.pop(session.id, None)
-            if remember:
-                self._ended[session.id] = reason
-                while len(self._ended) > MAX_REMEMBERED:
-                    self._ended.popitem(last=False)
+            self._ended[session.id] = reason if remembered_as is None else remembered_as
+            while len(self._ended) > MAX_REMEMBERED:
+                self._ended.popitem(last=False)
             session.closing = asyncio.create_task(self._close(session, reason))
             self._closings.add(session.closing)
             session.closing.add_done_callback(self._closings.discard)
@@ -296,6 +302,10 @@ class Sessions:
             await session.episode.end(patience_seconds=self.limits.teardown_seconds)
         except BaseException as error:  # a SystemExit that got out of this task would end the server
             session.log("teardown", error)
+
+    def reopen(self) -> None:
+        """Take sessions again after :meth:`close_all`: an application may begin another lifespan."""
+        self._draining = False
 
     async def close_all(self) -> None:
         """Close every session; no new one is made."""

@@ -23,6 +23,7 @@ __all__ = [
     "encode_output",
     "encode_refusal",
     "encode_scores",
+    "error_text",
     "flatten_messages",
     "message_wire",
     "split_wire",
@@ -35,6 +36,16 @@ JSONDict = dict[str, Any]
 def encode(value: Any) -> bytes:
     """Any JSON value as bytes."""
     return to_json(value, inf_nan_mode="null")
+
+
+def error_text(error: BaseException) -> str:
+    """An exception of the environment in words, also one whose ``str()`` raises."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as raised:  # it is the environment's code, and the call has to come to its end
+        text = f"its str() raised {type(raised).__name__}"
+    return f"{name}: {text}" if text else name
 
 
 def _finite(reward: Any, what: str) -> float | None:

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ors_gym.http.proxy import RefusedError, StickyProxy
+from ors_gym.http.answers import RefusedError
+from ors_gym.http.proxy import StickyProxy
 from tests.support.ors_servers import free_port, serve_app
 
 

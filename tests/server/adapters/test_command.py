@@ -148,8 +148,7 @@ def test_a_port_that_is_taken_is_told(capsys):
 def test_without_the_server_packages_the_command_says_what_to_install(capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("ors_gym_server")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "starlette", None)
-    monkeypatch.setitem(sys.modules, "starlette.exceptions", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "gym:CartPole-v1"]) == 2
     assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
 

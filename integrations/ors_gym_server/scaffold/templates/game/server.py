@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-
 from ors_gym.types import Task, TextBlock, ToolOutput
-from ors_gym_server import Environment, as_openreward, serve, tool
+from ors_gym_server import Environment, main, tool
 from pydantic import BaseModel, Field
 
 from tasks import LENGTH, LETTERS, MAX_GUESSES, TASKS, compare
@@ -62,28 +59,5 @@ class MyEnvironment(Environment):
         return ToolOutput((TextBlock(f"{heard} {self.guesses_left} guesses left."),), reward=None)
 
 
-def main() -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
-    parser.add_argument("--open-to-all", action="store_true", help="let other machines connect without a key")
-    parser.add_argument("--sdk", action="store_true", help="on the reference SDK's server: pip install openreward")
-    arguments = parser.parse_args()
-    if arguments.sdk:
-        from openreward.environments import Server
-
-        Server([as_openreward(MyEnvironment)]).run(arguments.host, arguments.port)
-    else:
-        serve(
-            [MyEnvironment],
-            host=arguments.host,
-            port=arguments.port,
-            api_key=os.environ.get("ORS_API_KEY") or None,
-            open_to_all=arguments.open_to_all,
-            started=lambda url: print(f"Serving at {url}", flush=True),
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(MyEnvironment)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
-from ors_gym_server import as_openreward, from_openenv, serve
+from ors_gym_server import from_openenv, main
 
 from tasks import SPLITS
 
@@ -14,28 +13,5 @@ URL = os.environ.get("OPENENV_URL", "http://localhost:8000")
 MyEnvironment = from_openenv(URL, name="MyEnvironment", splits=SPLITS)
 
 
-def main() -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
-    parser.add_argument("--open-to-all", action="store_true", help="let other machines connect without a key")
-    parser.add_argument("--sdk", action="store_true", help="on the reference SDK's server: pip install openreward")
-    arguments = parser.parse_args()
-    if arguments.sdk:
-        from openreward.environments import Server
-
-        Server([as_openreward(MyEnvironment)]).run(arguments.host, arguments.port)
-    else:
-        serve(
-            [MyEnvironment],
-            host=arguments.host,
-            port=arguments.port,
-            api_key=os.environ.get("ORS_API_KEY") or None,
-            open_to_all=arguments.open_to_all,
-            started=lambda url: print(f"Serving at {url}", flush=True),
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(MyEnvironment)

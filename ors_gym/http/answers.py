@@ -1,0 +1,68 @@
+"""Answers of our ASGI applications: the types of ASGI, JSON, and the refusal of a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+__all__ = ["EVENT_STREAM", "NO_STORE", "Message", "Receive", "RefusedError", "Scope", "Send", "refuse", "send_json"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+NO_STORE = (b"cache-control", b"no-store")
+"""Sent with every answer: a cache would give one session's prompt to another."""
+
+
+EVENT_STREAM: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store, no-transform"),
+        (b"x-accel-buffering", b"no"),
+    ],
+}
+"""The start of an event stream: no proxy may keep it, change it, or collect it before it passes it on."""
+
+
+class RefusedError(Exception):
+    """Why a request is refused, as the answer to it; nothing of it ran.
+
+    Args:
+        status: The HTTP status.
+        detail: What to tell the client: a text, or the list of what is wrong with a body.
+        retry_seconds: When to ask again. With a status of 503 the client is told that the environment is starting,
+            which makes it ask again however little it may repeat.
+        allow: The methods that the endpoint has, for a status of 405.
+    """
+
+    def __init__(self, status: int, detail: Any, retry_seconds: int | None = None, allow: str | None = None) -> None:
+        super().__init__(status, detail, retry_seconds, allow)
+        self.status = status
+        self.detail = detail
+        self.retry_seconds = retry_seconds
+        self.allow = allow
+
+
+async def refuse(send: Send, refused: RefusedError) -> None:
+    """Answer a request with its refusal."""
+    headers: list[tuple[bytes, bytes]] = []
+    if refused.retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % refused.retry_seconds))
+        if refused.status == 503:
+            headers.append((b"x-backend-state", b"starting"))
+    if refused.allow is not None:
+        headers.append((b"allow", refused.allow.encode()))
+    body = json.dumps({"detail": refused.detail}, default=repr).encode()
+    await send_json(send, body, refused.status, headers)
+
+
+async def send_json(send: Send, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Send an answer of JSON."""
+    sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), NO_STORE, *headers]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
