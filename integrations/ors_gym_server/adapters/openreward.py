@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from ors_gym.http.answers import RefusedError
 from ors_gym_server.authoring.environment import Environment
 from ors_gym_server.runtime.episode import EnvironmentInstance
 from ors_gym_server.runtime.hosting import HostedEnvironment
 from ors_gym_server.threads import SessionThreads
 
 __all__ = ["as_openreward"]
+
+T = TypeVar("T")
 
 
 def as_openreward(cls: type[Environment]) -> type:
@@ -62,19 +65,19 @@ def as_openreward(cls: type[Environment]) -> type:
 
         @classmethod
         async def list_tasks(cls, split: str) -> Sequence[Any]:
-            return await hosted.all_tasks(split)
+            return await _answered(hosted.all_tasks(split))
 
         @classmethod
         async def num_tasks(cls, split: str) -> int:
-            return await hosted.num_tasks(split)
+            return await _answered(hosted.num_tasks(split))
 
         @classmethod
         async def get_task(cls, split: str, index: int) -> Any:
-            return await hosted.get_task(split, index)
+            return await _answered(hosted.get_task(split, index))
 
         @classmethod
         async def get_task_range(cls, split: str, start: int | None = None, stop: int | None = None) -> list[Any]:
-            return await hosted.get_task_range(split, start, stop)
+            return await _answered(hosted.get_task_range(split, start, stop))
 
         @classmethod
         @functools.cache
@@ -84,7 +87,7 @@ def as_openreward(cls: type[Environment]) -> type:
         async def _made(self) -> Any:
             async with self._beginning:
                 if not self._begun:
-                    await self._episode.begin(self.task_spec, self._secrets, None)
+                    await _answered(self._episode.begin(self.task_spec, self._secrets, None))
                     self._begun = True
             return self._episode
 
@@ -121,3 +124,13 @@ def as_openreward(cls: type[Environment]) -> type:
     Adapted.__name__ = Adapted.__qualname__ = cls.__name__
     Adapted.__doc__ = cls.__doc__
     return Adapted
+
+
+async def _answered(work: Awaitable[T]) -> T:
+    """Await our code, and raise a refusal of it as the reference SDK's server answers one."""
+    try:
+        return await work
+    except RefusedError as refused:
+        from fastapi import HTTPException
+
+        raise HTTPException(refused.status, refused.detail) from refused

@@ -50,7 +50,8 @@ class HostedEnvironment:
         for fault in misdeclared_tools(cls) if self.of_sdk else ():
             logger.warning("environment %r: %s; as on the reference server, it is not served", self.name, fault)
         self._toolsets = toolsets
-        self.tools = {"terminal_tool": None} | tool_list_wire(self.cls.list_tools())
+        self.tools = tool_list_wire(self.cls.list_tools())
+        self.tools.setdefault("terminal_tool", None)  # ors-sdk has none
         self.tools["supports_score_group"] = self.implements("score_group")
         if not self.tools["tools"] and self.tools["terminal_tool"] is None:
             raise ValueError(f"environment {self.name!r} has no tools: mark at least one method with @tool")

@@ -10,16 +10,17 @@ The states of a session::
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import traceback
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from ors_gym.http.answers import RefusedError
+from ors_gym.redaction import Redactor
 from ors_gym_server.runtime.calls import CallTable, Results, RunningCall, cut, error_events, result_events
 from ors_gym_server.runtime.episode import EnvironmentInstance
 from ors_gym_server.runtime.hosting import HostedEnvironment
@@ -77,8 +78,7 @@ class ServerSession:
         self.failure = ""
         self.setup: asyncio.Task[None] | None = None
         self.closing: asyncio.Task[None] | None = None
-        written = (each for value in secrets.values() for each in (value, repr(value)[1:-1], json.dumps(value)[1:-1]))
-        self._secrets = sorted(set(written) - {""}, key=len, reverse=True)
+        self._secrets = secrets.values()
 
     def keep(self, call: RunningCall, events: bytes) -> None:
         """Note the end of a call, for a client that comes back for it."""
@@ -90,11 +90,10 @@ class ServerSession:
         """Drop what was kept for clients that come back."""
         self._results.remove_table(self._table)
 
-    def clean(self, text: str) -> str:
-        """``text`` without the session's secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+    @cached_property
+    def clean(self) -> Redactor:
+        """Takes the session's secrets out of a text."""
+        return Redactor(self._secrets)
 
     def describe(self, error: BaseException) -> str:
         """An error of the environment, for the client."""
