@@ -3,15 +3,11 @@
 A producer (a trainer, ``ors-gym rollout``) fills a :class:`RunRecord` as it goes; :func:`write_report` writes the page,
 during the run as often as one likes. The page's reader may open it anywhere, also years later.
 
-What environments and models wrote is untrusted: it enters the page as JSON inside a data block and is shown as text
-only. A content security policy, which names the page's one script by its hash, forbids everything else.
+What environments and models wrote is untrusted: see :mod:`ors_gym.reporting.html`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
 import math
 import os
@@ -19,16 +15,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ors_gym.redaction import MASK, Redactor
+from ors_gym.reporting.html import write_page
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import ImageBlock, Message, MessageBlock, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
 
-__all__ = ["Measurement", "ReportLimits", "RunRecord", "Sample", "StepRecord", "write_report"]
+__all__ = [
+    "Measurement",
+    "PageContent",
+    "ReportLimits",
+    "RunRecord",
+    "Sample",
+    "StepRecord",
+    "episode_to_page",
+    "write_report",
+]
 
 JSON: TypeAlias = Any
 
@@ -176,32 +181,9 @@ def write_report(
     The file appears whole or not at all. Settings whose names say that they are secret (``api_key``, ``password``, …),
     the user parts of URLs, and every occurrence of a string in ``secrets`` are masked.
     """
-    path = Path(path)
-    page = _render(record, _Content(secrets, limits))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _render(record: RunRecord, content: _Content) -> str:
-    template = resources.files("ors_gym").joinpath("report.html").read_text(encoding="utf-8")
-    _, _, script = template.partition("<script>")
-    digest = hashlib.sha256(script.partition("</script>")[0].encode()).digest()
-    # ASCII only, so that no line separator is left; and no "<", so that no text can end the block or open a comment.
-    data = json.dumps(_run(record, content), allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        data = data.replace(character, f"\\u{ord(character):04x}")
-    values = {
-        "title": html.escape(content.masked(record.title)),
-        "script_source": f"'sha256-{base64.b64encode(digest).decode()}'",
-        "data": data,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+    content = _Content(secrets, limits)
+    scripts = ("elements.js", "episodes.js", "run.js")
+    return write_page(path, title=content.masked(record.title), data=lambda: _run(record, content), scripts=scripts)
 
 
 SECRET_NAME = re.compile(
@@ -382,3 +364,7 @@ def _call(transition: Transition, content: _Content) -> JSON:
 def _unanswered(call: ToolCallBlock, turn: int, content: _Content) -> JSON:
     arguments = content.arguments(call.input)
     return {"kind": "unanswered", "turn": turn, "name": content.masked(call.name), "arguments": arguments}
+
+
+PageContent = _Content
+episode_to_page = _sample

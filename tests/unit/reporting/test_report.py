@@ -6,8 +6,6 @@ import html.parser
 import json
 import pickle
 import re
-import shutil
-import subprocess
 
 import pytest
 from hypothesis import given
@@ -25,6 +23,7 @@ from ors_gym.types import (
     ToolOutput,
     ToolResultBlock,
 )
+from tests.support.browser import needs_browser, rendered
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><!--\u2028 &"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -160,20 +159,7 @@ def test_placeholders_in_texts_are_not_filled_in(tmp_path):
     assert (run["title"], run["description"]) == ("{{data}}", "{{title}} {{script_source}} \\1")
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def rendered(path, tmp_path):
-    """The page's HTML after its script ran, and what the browser complained about."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    flags += "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr "
-    flags += "--virtual-time-budget=2000 --dump-dom"
-    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-    browser = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    return browser.stdout, [line for line in browser.stderr.splitlines() if "CONSOLE" in line]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@needs_browser
 def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
     page, complaints = rendered(write_report(tmp_path / "report.html", hostile_record()), tmp_path)
     assert complaints == []
@@ -183,7 +169,7 @@ def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
     assert drawn.count("&lt;img src=x onerror=") > 10
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@needs_browser
 def test_a_browser_draws_the_run(tmp_path):
     steps = [StepRecord(n, 2.0 * n, 8, n / 40, 0.1, 2.5, stop_reasons={"finished": 8}) for n in range(1, 41)]
     image = played("photo", turn=2, blocks=(ImageBlock(PIXEL, "image/png"),))
@@ -199,7 +185,7 @@ def test_a_browser_draws_the_run(tmp_path):
     assert f'src="data:image/png;base64,{PIXEL}"' in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@needs_browser
 def test_a_batch_that_several_steps_are_made_with_is_called_a_batch(tmp_path):
     steps = [StepRecord(4 * n + 1, 1.0 * n, 8, n / 40) for n in range(40)]
     page, _ = rendered(write_report(tmp_path / "report.html", RunRecord("run", steps=steps)), tmp_path)
@@ -207,7 +193,7 @@ def test_a_batch_that_several_steps_are_made_with_is_called_a_batch(tmp_path):
     assert "last 10 steps" not in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@needs_browser
 def test_episodes_are_browsed_and_curves_read_with_the_keyboard_alone(tmp_path):
     steps = [StepRecord(n, 1.0 * n, 8, n / 40) for n in range(1, 41)]
     samples = [Sample(two_turns(episode_id=f"e{n}"), n, episode_return=n % 3 - 1.0) for n in range(1, 41)]

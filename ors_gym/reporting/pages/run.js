@@ -1,211 +1,8 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {{script_source}}; base-uri 'none'; form-action 'none'">
-<link rel="icon" href="data:,">
-<title>{{title}}</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --page: #fbfbfa; --card: #ffffff; --ink: #1b1e23; --muted: #5d646e; --line: #e2e4e8; --faint: #f1f2f4;
-  --accent: #1f5fc4; --good: #16794a; --bad: #b3362b; --baseline: #8a5a00;
-  --c0: #1f5fc4; --c1: #d07a08; --c2: #12866a; --c3: #9440a8; --c4: #c0503e; --c5: #818894;
-  --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  --mono: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #131519; --card: #1a1d22; --ink: #e7e9ec; --muted: #9aa2ad; --line: #2c3038; --faint: #22262c;
-    --accent: #79acff; --good: #5cc792; --bad: #f0867b; --baseline: #dba94e;
-    --c0: #79acff; --c1: #eda54a; --c2: #4ec3a4; --c3: #cf8be0; --c4: #ee8c7b; --c5: #7d8591;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 var(--sans); }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
-h1 { font-size: 26px; line-height: 1.25; letter-spacing: -0.01em; margin: 0 0 6px; font-weight: 650; }
-h2 { font-size: 15px; margin: 0 0 4px; font-weight: 620; }
-p { margin: 0; max-width: 88ch; text-wrap: pretty; }
-.muted, figcaption, th, dt { color: var(--muted); }
-.small, figcaption, th, dt { font-size: 13px; }
-code, pre, .mono { font-family: var(--mono); font-size: 13px; }
-.number { font-variant-numeric: tabular-nums; }
-section, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; min-width: 0; }
-section { margin-top: 16px; }
-.grid { display: grid; gap: 16px; grid-template-columns: repeat(2, minmax(0, 1fr)); margin-top: 16px; }
-.grid > section { margin: 0; }
-.headline { display: flex; flex-wrap: wrap; margin: 28px 0 24px; padding: 0; gap: 20px 44px; align-items: flex-start; }
-.headline dt { margin: 0 0 2px; }
-.headline dd { margin: 0; font-size: 24px; line-height: 1.2; font-weight: 600; letter-spacing: -0.01em; font-variant-numeric: tabular-nums; }
-.headline .note { display: block; margin-top: 3px; font-size: 13px; font-weight: 400; letter-spacing: 0; color: var(--muted); }
-.headline .first dd { color: var(--accent); }
-.from { color: var(--muted); font-weight: 450; }
-
-figure { margin: 12px 0 0; position: relative; }
-figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; margin-bottom: 6px; }
-.swatch { display: inline-block; width: 12px; height: 3px; border-radius: 2px; margin-right: 6px; vertical-align: 3px; }
-.swatch.block { height: 10px; width: 10px; vertical-align: -1px; }
-svg { display: block; width: 100%; overflow: visible; border-radius: 4px; touch-action: pan-y; }
-svg text { font: 12px var(--sans); fill: var(--muted); font-variant-numeric: tabular-nums; }
-svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 5px; stroke-linejoin: round; }
-svg .rule { stroke: var(--line); stroke-width: 1; shape-rendering: crispEdges; }
-svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-svg .raw { fill: none; stroke-width: 1; opacity: 0.38; stroke-linejoin: round; }
-.tip {
-  position: absolute; pointer-events: none; z-index: 2; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
-  padding: 7px 10px; font-size: 13px; box-shadow: 0 4px 16px rgb(0 0 0 / 0.14); white-space: nowrap; top: 28px;
-}
-.tip b { display: block; font-weight: 600; margin-bottom: 2px; }
-.tip div { display: flex; justify-content: space-between; gap: 18px; font-variant-numeric: tabular-nums; }
-.bars { display: grid; grid-template-columns: max-content minmax(40px, 1fr) max-content; gap: 7px 12px; margin-top: 14px; align-items: center; font-size: 14px; }
-.bars .track { background: var(--faint); border-radius: 3px; height: 10px; overflow: hidden; }
-.bars .track i { display: block; height: 100%; }
-.bars > :nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; }
-
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 450; }
-td, th { padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { overflow-wrap: anywhere; }
-.kinds { margin-top: 10px; font-size: 14px; }
-.kinds tr > :not(:first-child) { text-align: right; padding-right: 0; }
-#steps { font-size: 13px; }
-#steps td, #steps th { text-align: right; padding: 3px 0 3px 14px; white-space: nowrap; }
-#steps td:first-child, #steps th:first-child { padding-left: 0; text-align: left; }
-.scroll { overflow: auto; max-height: 420px; }
-.settings { columns: 2; column-gap: 40px; margin: 10px 0 0; }
-.settings div { display: flex; gap: 12px; justify-content: space-between; padding: 4px 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
-.settings dt { overflow-wrap: anywhere; }
-.settings dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
-summary { cursor: pointer; color: var(--muted); font-size: 13px; }
-summary:hover { color: var(--ink); }
-details[open] > summary { margin-bottom: 8px; }
-
-#episodes { padding: 0; overflow: hidden; }
-.toolbar { padding: 18px 20px 14px; border-bottom: 1px solid var(--line); }
-.filters { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 10px; }
-.filters input { flex: 1 1 180px; min-width: 0; }
-input, select { font: inherit; font-size: 14px; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 5px 8px; max-width: 100%; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-.browser { display: grid; grid-template-columns: 290px minmax(0, 1fr); }
-.list { list-style: none; margin: 0; padding: 0; border-right: 1px solid var(--line); overflow-y: auto; max-height: 600px; outline-offset: -2px; }
-.list li { display: grid; grid-template-columns: minmax(0, 1fr) max-content; gap: 0 12px; padding: 8px 14px 8px 20px; border-bottom: 1px solid var(--line); cursor: pointer; }
-.list li > * { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.list li:hover { background: var(--faint); }
-.list li[aria-selected="true"] { background: var(--faint); box-shadow: inset 3px 0 var(--accent); }
-.list li > :nth-child(even) { text-align: right; }
-.episode { padding: 18px 22px 26px; overflow-y: auto; max-height: 600px; }
-.episode .facts { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 4px 0 18px; font-size: 13px; color: var(--muted); }
-.episode .facts b { color: var(--ink); font-weight: 600; }
-.episode > h3 { margin: 0; font-size: 15px; font-weight: 620; overflow-wrap: anywhere; }
-.event { display: grid; grid-template-columns: 76px minmax(0, 1fr); gap: 0 14px; padding: 9px 0; border-top: 1px solid var(--line); }
-.event > .who { color: var(--muted); font-size: 13px; line-height: 21px; }
-.event pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 21px; }
-.event pre + pre, .event img + pre { margin-top: 6px; }
-.event img { display: block; max-width: 100%; max-height: 420px; border-radius: 4px; border: 1px solid var(--line); margin: 4px 0; }
-.call { display: flex; justify-content: space-between; gap: 14px; align-items: baseline; }
-.call code { overflow-wrap: anywhere; line-height: 21px; }
-.call .name, .argument > .mono { font-weight: 650; }
-.argument { margin: 4px 0 0 14px; }
-.result { border-left: 2px solid var(--line); margin: 6px 0 2px; padding-left: 12px; }
-.result.refused { border-color: var(--bad); }
-.given { font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; font-size: 13px; }
-.reasoning { color: var(--muted); font-style: italic; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-.event.end { border-top-width: 2px; font-size: 14px; }
-footer { margin-top: 24px; color: var(--muted); font-size: 13px; }
-[hidden] { display: none !important; }
-
-@media (max-width: 720px) {
-  main { padding: 24px 14px 48px; }
-  h1 { font-size: 22px; }
-  section { padding: 15px 14px; }
-  .toolbar { padding: 15px 14px 12px; }
-  .grid { grid-template-columns: minmax(0, 1fr); }
-  .headline { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 18px 16px; }
-  .headline .first { grid-column: 1 / -1; }
-  .settings { columns: 1; }
-  .browser { grid-template-columns: minmax(0, 1fr); }
-  .list { max-height: 264px; border-right: 0; border-bottom: 1px solid var(--line); }
-  .list li { padding-left: 14px; }
-  .episode { max-height: none; padding: 16px 14px 22px; }
-  .event { grid-template-columns: minmax(0, 1fr); }
-}
-@media print { .list, .filters { display: none; } .browser { display: block; } .episode { max-height: none; } section { break-inside: avoid; } }
-</style>
-</head>
-<body>
-<main id="page">
-  <noscript><p>This page draws itself with a script of its own, which your browser does not run. The data is in the page's source.</p></noscript>
-</main>
-<script type="application/json" id="run">{{data}}</script>
-<script>
-"use strict";
-const run = JSON.parse(document.getElementById("run").textContent);
 const steps = run.steps;
-const STOP_REASONS = [
-  ["finished", "finished", "--c2"], ["policy_stopped", "policy stopped", "--c0"], ["max_turns", "turn limit", "--c1"],
-  ["max_tokens", "token limit", "--c3"], ["max_episode_seconds", "time limit", "--c5"], ["failed", "failed", "--c4"],
-];
-
-// Elements. Strings become text nodes: nothing a run left is ever parsed as HTML.
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name === "style") for (const [property, setting] of Object.entries(value)) node.style.setProperty(property, setting);
-    else node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
-  return node;
-}
-const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-const swatch = (color, block) => el("span", { class: block ? "swatch block" : "swatch", style: { background: `var(${color})` } });
-
-// Numbers
-const known = value => value !== null && value !== undefined;
-const whole = value => known(value) ? Math.round(value).toLocaleString("en-US").replace("-", "−") : "–";
-function decimal(value) {
-  if (!known(value)) return "–";
-  const size = Math.abs(value);
-  const text = size >= 1000 ? whole(size) : size >= 100 ? size.toFixed(0) : size >= 10 ? size.toFixed(1)
-    : size >= 0.005 || size === 0 ? size.toFixed(2) : size.toPrecision(1);
-  return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
-}
-const percent = value => value > 0 && value < 0.01 ? "<1 %" : `${Math.round(value * 100)} %`;
-function duration(seconds) {
-  if (!known(seconds)) return "–";
-  if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  if (seconds < 5400) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60) % 60} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-const plural = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
-const sum = values => values.reduce((total, value) => total + (value ?? 0), 0);
-function mean(rows, field) {  // over episodes, so weighted by their number
-  const measured = rows.filter(row => known(row[field]));
-  const weight = row => row.episodes || 1;
-  return measured.length ? sum(measured.map(row => row[field] * weight(row))) / sum(measured.map(weight)) : null;
-}
-function counts(rows, field) {
-  const totals = new Map();
-  for (const row of rows) for (const [name, count] of Object.entries(row[field])) totals.set(name, (totals.get(name) ?? 0) + count);
-  return [...totals].sort((a, b) => b[1] - a[1]);
-}
 const WINDOW = steps.length >= 30 ? Math.max(10, Math.round(steps.length / 100)) : steps.length >= 10 ? 5 : 1;
 const running = valueOf => steps.map((_, i) => valueOf(steps.slice(Math.max(0, i + 1 - WINDOW), i + 1)));
 
 // Charts
-function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const size = [1, 2, 2.5, 5, 10].map(factor => factor * power).find(candidate => candidate >= rough * 0.999);
-  const marks = [];
-  for (let mark = Math.ceil(low / size - 1e-9) * size; mark <= high + size * 1e-6; mark += size) marks.push(Math.abs(mark) < size * 1e-6 ? 0 : mark);
-  return marks;
-}
-
 // A chart over steps. lines: [{name, color, values, raw}], stacks likewise but filled and summing to 1,
 // marks: [{name, value, at, color}] (a level across the chart, or a point at step `at`).
 function chart({ label, lines = [], stacks = [], marks = [], height = 190, format = decimal, low = 0, tip }) {
@@ -316,16 +113,6 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
   return figure;
 }
 
-// Names with counts, as bars: [[name, count, color]]
-function bars(rows, format = whole) {
-  const most = Math.max(...rows.map(row => row[1]));
-  return el("div", { class: "bars" }, rows.map(([name, count, color]) => [
-    el("span", {}, name),
-    el("span", { class: "track" }, el("i", { style: { width: `${count / most * 100}%`, background: `var(${color ?? "--c0"})` } })),
-    el("span", {}, format(count)),
-  ]));
-}
-const section = (title, note, ...children) => el("section", {}, el("h2", {}, title), note && el("p", { class: "small muted" }, note), children);
 // A batch that several steps are made with is one row.
 const [STEP, STEPS] = steps.at(-1)?.step > steps.length ? ["batch", "batches"] : ["step", "steps"];
 const smoothed = WINDOW > 1 ? `Running mean of ${WINDOW} ${STEPS}.` : "";
@@ -451,11 +238,6 @@ function failureSection() {
       }))));
 }
 
-function settingsSection() {
-  if (!run.settings.length) return null;
-  return section("Settings", null, el("dl", { class: "settings" }, run.settings.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
-}
-
 function tableSection() {
   const columns = [["step", whole], ["seconds", decimal], ["episodes", whole], ["reward", decimal], ["reward_std", decimal], ["turns", decimal], ["tokens", decimal],
     ["dropped_groups", whole], ["rollout_seconds", decimal], ["generation_seconds", decimal], ["environment_seconds", decimal], ["training_seconds", decimal]]
@@ -468,55 +250,6 @@ function tableSection() {
       el("tbody", {}, steps.map(step => el("tr", {}, columns.map(([field, format]) => el("td", {}, format(step[field])))))))));
   });
   return el("section", {}, details);
-}
-
-// Episodes
-const labelOf = sample => sample.label || (known(sample.step) ? `Step ${whole(sample.step)}` : "Episode");
-const reasonOf = sample => sample.failure ? `failed: ${sample.failure.kind}` : STOP_REASONS.find(([reason]) => reason === sample.stopReason)?.[1] ?? sample.stopReason;
-const textsOf = value => typeof value === "string" ? value : value && typeof value === "object" ? (value.image ? "" : Object.values(value).map(textsOf).join("\n")) : "";
-const rewardClass = value => !known(value) ? "muted" : value > 0 ? "good" : value < 0 ? "bad" : "";
-
-function partNodes(parts) {
-  return parts.map(part => part.image ? el("img", { src: part.image, alt: "image from the environment" })
-    : part.left_out ? el("p", { class: "small muted" }, `Image left out: ${part.left_out}`)
-    : [el("pre", { class: part.reasoning ? "reasoning" : null }, part.text), part.cut && el("p", { class: "small muted" }, `… ${plural(part.cut, "more character")}, left out of this page`)]);
-}
-function callNodes(event) {
-  const short = event.arguments.every(([, value]) => !value.cut && !value.text.includes("\n")) && sum(event.arguments.map(([name, value]) => name.length + value.text.length)) < 90;
-  const inline = short ? event.arguments.flatMap(([name, value], i) => [i ? ", " : "", el("span", { class: "muted" }, `${name}: `), value.text]) : [];
-  const given = event.kind === "call" && el("span", { class: `given ${rewardClass(event.reward)}` }, known(event.reward) ? `reward ${decimal(event.reward)}` : el("span", { class: "muted", style: { "font-weight": 400 } }, "no reward given"));
-  return [
-    el("div", { class: "call" }, el("code", {}, el("span", { class: "name" }, event.name), short ? ["(", inline, ")"] : ""), given),
-    !short && event.arguments.map(([name, value]) => el("div", { class: "argument" }, el("span", { class: "mono" }, name), partNodes([value]))),
-  ];
-}
-function eventNode(event, previousTurn) {
-  const turn = event.turn >= 0 && event.turn !== previousTurn ? `turn ${event.turn + 1}` : "";
-  if (event.kind === "message") {
-    const who = event.role === "assistant" ? (event.turn >= 0 ? turn || "model" : "assistant") : event.turn < 0 ? (event.role === "system" ? "system" : "prompt") : "reply";
-    return el("div", { class: "event" }, el("div", { class: "who" }, who), el("div", {}, partNodes(event.parts)));
-  }
-  const result = event.kind === "unanswered" ? el("div", { class: "result" }, el("p", { class: "small muted" }, "No result: the episode ended here."))
-    : el("div", { class: event.ok ? "result" : "result refused" },
-      !event.ok && el("p", { class: "small bad" }, `refused${event.reason ? `: ${event.reason.replaceAll("_", " ")}` : ""}`),
-      event.parts.length ? partNodes(event.parts) : el("p", { class: "small muted" }, "empty result"));
-  return el("div", { class: "event" }, el("div", { class: "who" }, turn), el("div", {}, callNodes(event), result));
-}
-function episodeNode(sample) {
-  const facts = [
-    [known(sample.return) ? el("b", { class: rewardClass(sample.return) }, `return ${decimal(sample.return)}`) : el("b", {}, "no return")],
-    known(sample.advantage) && [`advantage ${decimal(sample.advantage)}`], [plural(sample.turns, "turn")], [duration(sample.seconds)],
-    sample.attempt > 0 && [`attempt ${sample.attempt + 1}`], sample.group && [`group ${sample.group}`], [el("span", { class: "mono" }, sample.id)],
-  ].filter(Boolean);
-  let turn = -1;
-  const events = sample.events.map(event => { const node = eventNode(event, turn); turn = Math.max(turn, event.turn); return node; });
-  const reasons = {
-    finished: "The environment ended the episode.", policy_stopped: "The policy sent a plain message and so ended the episode.", max_turns: "Truncated: the policy had its last turn.",
-    max_tokens: "Truncated: the token limit was reached.", max_episode_seconds: "Truncated: the time limit was reached.",
-  };
-  const end = sample.failure ? [el("p", { class: "bad" }, `Failed (${sample.failure.kind}), so it has no return.`), partNodes([sample.failure.message])] : [el("p", {}, reasons[sample.stopReason] ?? sample.stopReason)];
-  return [el("h3", {}, `${labelOf(sample)} · ${sample.task.text}`), el("div", { class: "facts" }, facts.map(fact => el("span", {}, fact))), ...events,
-    el("div", { class: "event end" }, el("div", { class: "who" }, "end"), el("div", {}, end))];
 }
 
 function episodeSection() {
@@ -580,6 +313,3 @@ document.getElementById("page").replaceChildren(...[
   episodeSection(), settingsSection(), steps.length > 1 && tableSection(),
   el("footer", {}, "Written by ors-gym. This page holds everything it shows and loads nothing."),
 ].filter(Boolean));
-</script>
-</body>
-</html>

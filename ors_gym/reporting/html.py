@@ -1,0 +1,88 @@
+"""A page in one file, put together from ``pages/``: no network, no files beside it.
+
+What environments and models wrote is untrusted: it enters the page as JSON inside data blocks and is shown as text
+only. A content security policy, which names the page's one script by its hash, forbids everything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+__all__ = ["packed", "write_page"]
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    data: Callable[[], Any],
+    scripts: Iterable[str],
+    blocks: Iterable[str] = (),
+) -> Path:
+    """Write a page to ``path``, in place of what was there, and return the path. It appears whole or not at all.
+
+    Args:
+        path: The file.
+        title: The page's title, as text.
+        data: Gives what the scripts draw, as JSON; called after ``blocks`` are written.
+        scripts: The names of the scripts in ``pages/``, which become one.
+        blocks: More data, each as :func:`packed` gives it; the script finds the n-th under the id ``block-n``.
+    """
+    path = Path(path)
+    script = "\n".join(_resource(name) for name in scripts)
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    parts: dict[str, Callable[[], Iterable[str]]] = {
+        "title": lambda: [html.escape(title)],
+        "script_source": lambda: [f"'sha256-{digest}'"],
+        "style": lambda: [_resource("style.css")],
+        "data": lambda: [_escaped(data())],
+        "blocks": lambda: (_block(number, text) for number, text in enumerate(blocks)),
+        "script": lambda: [script],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for piece in _resource("page.html").split("{{"):
+                name, closed, rest = piece.partition("}}")
+                if not closed:
+                    file.write(piece)
+                    continue
+                for text in parts[name]():
+                    file.write(text)
+                file.write(rest)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def packed(data: Any) -> str:
+    """JSON for a block of a page, compressed: the browser unpacks it when it is looked at."""
+    wire = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(wire.encode(), 6)).decode()
+
+
+def _escaped(data: Any) -> str:
+    """JSON as ASCII without "<": no line separator is left, and no text can end the block or open a comment."""
+    wire = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        wire = wire.replace(character, f"\\u{ord(character):04x}")
+    return wire
+
+
+def _block(number: int, text: str) -> str:
+    return f'<script type="text/plain" id="block-{number}">{text}</script>\n'
+
+
+def _resource(name: str) -> str:
+    return resources.files("ors_gym.reporting").joinpath("pages", name).read_text(encoding="utf-8")
