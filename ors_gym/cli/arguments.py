@@ -14,6 +14,8 @@ __all__ = [
     "FAILURE",
     "INTERRUPTED",
     "InputError",
+    "add_secret_option",
+    "add_server_options",
     "add_task_options",
     "api_key",
     "at_least",
@@ -32,9 +34,21 @@ class InputError(Exception):
     """What was asked for does not make sense here: exit status 2."""
 
 
-def add_task_options(parser: argparse.ArgumentParser) -> None:
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """The server, and which of its environments."""
+    parser.add_argument("url", help="the server, for example http://localhost:8080")
+    parser.add_argument("--env", metavar="NAME", help="the environment (default: the server's first)")
+    parser.add_argument("--api-key", metavar="KEY", help="default: the environment variable ORS_API_KEY")
+
+
+def add_task_options(parser: argparse.ArgumentParser, *, split: str = "the split (default: one of type train)") -> None:
     """Options of commands that open sessions."""
-    parser.add_argument("--split", metavar="NAME", help="the split (default: one of type train)")
+    parser.add_argument("--split", metavar="NAME", help=split)
+    add_secret_option(parser)
+
+
+def add_secret_option(parser: argparse.ArgumentParser) -> None:
+    """The secrets that sessions are opened with."""
     parser.add_argument(
         "--secret",
         metavar="NAME[=VALUE]",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +29,8 @@ from ors_gym.cli.arguments import (
     session_options,
 )
 from ors_gym.cli.play import say, visible
+from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
 from ors_gym.policies.endpoint import ChatPolicy
-from ors_gym.policies.policy import Policy, RandomPolicy
 from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.progress import RunProgress
@@ -82,22 +80,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--concurrency", metavar="N", type=at_least(1), default=64, help="sessions at once (default: %(default)s)")
 
     policy = parser.add_argument_group("policy")
-    policy.add_argument("--policy", default="random", help="random, openai:MODEL, module:name (default: %(default)s)")
+    policy.add_argument("--policy", default="random", help=f"{POLICIES} (default: %(default)s)")
     policy.add_argument("--seed", metavar="N", type=int, default=0, help="of the random policy (default: %(default)s)")
-    policy.add_argument(
-        "--base-url",
-        metavar="URL",
-        default=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-        help="the endpoint of openai:MODEL (default: OPENAI_BASE_URL, or OpenAI itself)",
-    )
-    policy.add_argument("--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY)")
-    policy.add_argument(
-        "--sampling",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="a setting of the endpoint's requests, such as temperature=0.7 or max_tokens=1024; repeatable",
-    )
+    add_endpoint_options(policy)
 
     broken = parser.add_argument_group("when the world breaks an episode")
     broken.add_argument(
@@ -140,9 +125,8 @@ class _Rollout:
         self.arguments = arguments
         self.console = console
         self.secrets = secrets(arguments)
-        self.policy = _policy(arguments)
-        model_key = _model_key(arguments)
-        self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key)))
+        self.policy = make_policy(arguments.policy, arguments)
+        self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key(arguments))))
         self.num_groups = -(-arguments.episodes // arguments.group_size)
         self.metrics = RolloutMetrics()
         self.groups: list[TrajectoryGroup] = []
@@ -315,53 +299,6 @@ def _naming(option: str) -> Generator[None, None, None]:
         yield
     except (OSError, OverflowError) as error:  # the latter is what a port beyond 65535 gives
         raise InputError(f"{option}: {error}") from None
-
-
-def _policy(arguments: argparse.Namespace) -> Policy:
-    if arguments.sampling and not arguments.policy.startswith("openai:"):
-        raise InputError("--sampling is for --policy openai:MODEL")
-    if arguments.policy == "random":
-        return RandomPolicy(arguments.seed)
-    module, colon, name = arguments.policy.partition(":")
-    if not (colon and name):
-        _wrong_policy(arguments.policy, "write random, openai:MODEL or module:name")
-    if module == "openai":
-        return _chat_policy(arguments, name)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the working directory, as for python -m
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        _wrong_policy(arguments.policy, str(error))
-    makes_one = isinstance(found, type) or (callable(found) and not hasattr(found, "act"))
-    made = found() if makes_one else found
-    if not hasattr(made, "act"):
-        _wrong_policy(arguments.policy, "it has no method act")
-    return cast("Policy", made)
-
-
-def _chat_policy(arguments: argparse.Namespace, model: str) -> ChatPolicy:
-    options: dict[str, Any] = {}
-    for item in arguments.sampling:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"--sampling {item}: write NAME=VALUE, such as temperature=0.7")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value  # text, as people write it
-    try:
-        return ChatPolicy(arguments.base_url, model, api_key=_model_key(arguments), options=options)
-    except ValueError as error:
-        _wrong_policy(arguments.policy, str(error))
-
-
-def _model_key(arguments: argparse.Namespace) -> str | None:
-    return arguments.model_key or os.environ.get("OPENAI_API_KEY")
-
-
-def _wrong_policy(policy: str, problem: str) -> NoReturn:
-    raise InputError(f"--policy {policy}: {problem}")
 
 
 def _print_summary(console: Console, whole: StepRecord, groups: list[TrajectoryGroup]) -> None:

@@ -147,6 +147,15 @@ class ORSClient:
         )
         return status == "ok"
 
+    async def version(self) -> str:
+        """The version that the server gives of itself.
+
+        Raises:
+            NotFoundError: it gives none.
+        """
+        connection = self.connection
+        return await connection.fetch("GET", "/version", None, connection.headers, _read_version)
+
     async def list_environments(self) -> tuple[str, ...]:
         """The names of the server's environments; the first is its default."""
         return await self.connection.list_environments()
@@ -283,6 +292,10 @@ def _secret_headers(
 
 def _read_splits(wire: Any) -> tuple[Split, ...]:
     return tuple(Split.from_wire(split) for split in sequence(wire, "splits"))
+
+
+def _read_version(wire: Any) -> str:
+    return str(required(wire, "version", "the server's version"))
 
 
 def _read_count(wire: Any) -> int:

@@ -71,6 +71,7 @@ class _Steps:
         self.sparkline = ""
         self.episodes = 0
         self.failures: Mapping[str, int] = {}
+        self.estimates: Mapping[str, str] = {}
         self.episodes_per_second: float | None = None
         self.seconds_per_step: float | None = None
         self.updated = self.began
@@ -106,7 +107,9 @@ class _Steps:
 
     def facts(self) -> dict[str, str]:
         """The numbers in words, by name."""
-        facts = {"reward": "none given yet" if self.reward is None else f"{self.reward:.3f}"}
+        facts = dict(self.estimates)
+        if not facts:
+            facts["reward"] = "none given yet" if self.reward is None else f"{self.reward:.3f}"
         speed = "" if self.episodes_per_second is None else f", {self.episodes_per_second:,.1f}/s"
         running = "" if self.running is None else f", {self.running():,} running"
         facts["episodes"] = f"{self.episodes:,}{running}{speed}"
@@ -192,10 +195,15 @@ class RunProgress:
         reward: float | None = None,
         episodes: int = 0,
         failures: Mapping[str, int] | None = None,
+        estimates: Mapping[str, str] | None = None,
     ) -> None:
-        """Step ``step`` (from 1) is over: its mean reward, its number of episodes, its failures by kind."""
+        """Step ``step`` (from 1) is over: its mean reward, its number of episodes, its failures by kind.
+
+        ``estimates`` are shown, by name, in the place of the reward.
+        """
         if self._steps is None:
             raise RuntimeError("update() before steps(): say how many steps there are first")
+        self._steps.estimates = estimates or self._steps.estimates
         self._steps.update(step, reward, episodes, failures or {})
         if self._live is None and (time.monotonic() >= self._next_plain_line or step == self._steps.total):
             self._next_plain_line = time.monotonic() + PLAIN_LINE_EVERY_SECONDS

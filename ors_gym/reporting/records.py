@@ -8,6 +8,7 @@ The file needs no header and no package of its writer's: any JSON reader takes i
      "group": {"id": "…", "member": 0, "size": 8,          which member of which group; see TrajectoryGroup
                "scored": false, "score": null, "dropped": false, "attempts": 8, "cancelled": 0, "refilled_for": null,
                "failures": [{"kind": "connection", "message": "…"}]},
+     "note": {"epoch": 0, …},                              what the writer says of the group; absent without one
      "episode_id": "…", "task": {"env_name": "wordle", "split": "train", "index": 3, "task": null},
      "stop_reason": "finished", "failure": null,           a failure is {"kind", "message"}; stop_reason is "failed"
      "num_turns": 4, "num_tokens": null, "seconds": 2.5, "attempt": 0,
@@ -30,7 +31,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +50,7 @@ from ors_gym.reporting.record_format import (
     trajectory_to_json,
 )
 from ors_gym.rollouts.returns import trajectory_return
-from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import JSONObject
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class TrajectoryRecord:
     """Whether its group was dropped."""
     run: JSONObject
     """What the writer said of the run."""
+    note: JSONObject = field(default_factory=dict[str, Any])
+    """What the writer said of the group."""
+    failures: tuple[Failure, ...] = ()
+    """Every failed attempt of its group."""
 
 
 class TrajectoryWriter:
@@ -109,8 +114,8 @@ class TrajectoryWriter:
         _cut_torn_line(self.path)
         self._file = self.path.open("ab")
 
-    def write_group(self, group: TrajectoryGroup) -> None:
-        """Write every member of a group."""
+    def write_group(self, group: TrajectoryGroup, note: JSONObject | None = None) -> None:
+        """Write every member of a group. ``note`` is what the writer says of this group, such as its epoch."""
         group_id = uuid.uuid4().hex
         scores = group.scores or (None,) * len(group.members)
         about = {
@@ -124,7 +129,11 @@ class TrajectoryWriter:
             "failures": [failure_to_json(failure) for failure in group.failures],
         }
         lines = [
-            self._line(trajectory_to_json(trajectory) | {"group": about | {"member": member, "score": scores[member]}})
+            self._line(
+                trajectory_to_json(trajectory)
+                | {"group": about | {"member": member, "score": scores[member]}}
+                | ({} if note is None else {"note": note})
+            )
             for member, trajectory in enumerate(group.members)
         ]
         self._file.write(b"".join(lines))
@@ -267,11 +276,13 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
         raise ProtocolError(f"it is of version {wire['version']}, and this ors-gym reads versions up to {VERSION}")
     about, trajectory = wire["group"], read_trajectory(wire)
     place = about["id"], about["size"], about["member"]
-    record = TrajectoryRecord(trajectory, *place, about["score"], about["dropped"], wire["run"])
+    failures = tuple(map(read_failure, about["failures"]))
+    note = wire.get("note") or {}
+    record = TrajectoryRecord(trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures)
     group = TrajectoryGroup(
         trajectory.task,
         members=(),
-        failures=tuple(map(read_failure, about["failures"])),
+        failures=failures,
         dropped=about["dropped"],
         scores=() if about["scored"] else None,
         attempts=about["attempts"],

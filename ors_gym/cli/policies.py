@@ -1,0 +1,87 @@
+"""Policies that are named on the command line: random, an endpoint's model, or one of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from typing import Any, NoReturn, cast
+
+from ors_gym.cli.arguments import InputError
+from ors_gym.policies.endpoint import ChatPolicy
+from ors_gym.policies.policy import Policy, RandomPolicy
+
+__all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_key"]
+
+POLICIES = "random, openai:MODEL, module:name"
+
+
+def add_endpoint_options(parser: argparse._ArgumentGroup) -> None:
+    """Options of the endpoint that is asked for a model."""
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        default=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        help="the endpoint of openai:MODEL (default: OPENAI_BASE_URL, or OpenAI itself)",
+    )
+    parser.add_argument("--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY)")
+    parser.add_argument(
+        "--sampling",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the endpoint's requests, such as temperature=0.7 or max_tokens=1024; repeatable",
+    )
+
+
+def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--policy") -> Policy:
+    """The policy that ``spec`` names; ``openai:MODEL@URL`` names its endpoint too."""
+    if arguments.sampling and not spec.startswith("openai:"):
+        raise InputError(f"--sampling is for {option} openai:MODEL")
+    if spec == "random":
+        return RandomPolicy(arguments.seed)
+    module, colon, name = spec.partition(":")
+    if not (colon and name):
+        _wrong_policy(option, spec, "write random, openai:MODEL or module:name")
+    if module == "openai":
+        return _chat_policy(spec, name, arguments, option)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules of the working directory, as for python -m
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        _wrong_policy(option, spec, str(error))
+    makes_one = isinstance(found, type) or (callable(found) and not hasattr(found, "act"))
+    made = found() if makes_one else found
+    if not hasattr(made, "act"):
+        _wrong_policy(option, spec, "it has no method act")
+    return cast("Policy", made)
+
+
+def _chat_policy(spec: str, name: str, arguments: argparse.Namespace, option: str) -> ChatPolicy:
+    options: dict[str, Any] = {}
+    for item in arguments.sampling:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--sampling {item}: write NAME=VALUE, such as temperature=0.7")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value  # text, as people write it
+    model, at, address = name.partition("@http")
+    base_url = f"http{address}" if at else arguments.base_url
+    try:
+        return ChatPolicy(base_url, model, api_key=model_key(arguments), options=options)
+    except ValueError as error:
+        _wrong_policy(option, spec, str(error))
+
+
+def model_key(arguments: argparse.Namespace) -> str | None:
+    """The endpoint's key, None without one."""
+    return arguments.model_key or os.environ.get("OPENAI_API_KEY")
+
+
+def _wrong_policy(option: str, spec: str, problem: str) -> NoReturn:
+    raise InputError(f"{option} {spec}: {problem}")
