@@ -1,4 +1,4 @@
-"""The command line: ``ors-gym list``, ``check``, ``play``, ``rollout``, ``serve``, ``new``, ``gates``."""
+"""The command line: ``ors-gym list``, ``check``, ``play``, ``rollout``, ``eval``, ``serve``, ``new``, ``gates``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ors_gym.cli.arguments import (
     FAILURE,
     INTERRUPTED,
     InputError,
+    add_server_options,
     add_task_options,
     api_key,
     at_least,
@@ -49,17 +50,21 @@ Look at, check, play and roll out environments of the Open Reward Standard (ORS)
   ors-gym check http://localhost:8080                   does the server keep to the protocol?
   ors-gym play http://localhost:8080 --env wordle       play an episode yourself
   ors-gym rollout http://localhost:8080 --episodes 100  play a hundred at random, as a baseline
+  ors-gym eval http://localhost:8080 --model openai:M   how good is a model, and how sure is that?
   ors-gym serve gym:FrozenLake-v1                       serve a Gymnasium or OpenEnv environment
   ors-gym new code-breaker                              write the folder of a new environment
   ors-gym gates code-breaker                            does it work? served, listed, played to an end
 """
 
-SERVER_COMMANDS = {
+OPTIONAL_COMMANDS = {
+    "eval": ("ors_gym.cli.eval", "evaluate models: errors, comparisons, a gate for CI"),
+    "rescore": ("ors_gym.cli.rescore", "score a run by other rules, without playing it"),
+    "replay": ("ors_gym.cli.replay", "play a run's calls again: is the environment deterministic?"),
     "serve": ("ors_gym_server.cli.serve", "serve Gymnasium environments, OpenEnv environments and your own"),
     "new": ("ors_gym_server.cli.new", "write the folder of a new environment"),
     "gates": ("ors_gym_server.cli.gates", "try an environment's folder: served, listed, played to an end"),
 }
-"""Commands of the server's package: the module of each, and what it does."""
+"""Commands that need an extra: the module of each, and what it does."""
 
 PLAY = """\
 Type a tool's name and its input as JSON, for example:
@@ -101,7 +106,7 @@ def _complain(message: str, status: int) -> int:
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands; the server's own are known as far as one is wanted, for it has to be installed."""
+    """The parser of all commands; those that need an extra are known as far as one is wanted, for its imports."""
     parser = argparse.ArgumentParser("ors-gym", description=OVERVIEW, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--version", action="version", version=f"ors-gym {metadata.version('ors-gym')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -117,9 +122,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.set_defaults(command=run)
-        added.add_argument("url", help="the server, for example http://localhost:8080")
-        added.add_argument("--env", metavar="NAME", help="the environment (default: the server's first)")
-        added.add_argument("--api-key", metavar="KEY", help="default: the environment variable ORS_API_KEY")
+        add_server_options(added)
         return added
 
     command("list", _list, "list a server's environments, splits and tools")
@@ -130,7 +133,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     for added in (check, play):
         add_task_options(added)
         added.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
-    for name, (module, summary) in SERVER_COMMANDS.items():
+    for name, (module, summary) in OPTIONAL_COMMANDS.items():
         added = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == wanted:
             _complete(added, name, module)
@@ -142,6 +145,8 @@ def _complete(parser: argparse.ArgumentParser, name: str, module: str) -> None:
         command = importlib.import_module(module)  # by name: the core imports no integration
     except ModuleNotFoundError as error:
         raise InputError(f"{name} needs the package {error.name}: pip install 'ors-gym[server]'") from None
+    except ImportError as error:  # names its extra
+        raise InputError(f"{name}: {error}") from None
     parser.description = command.HELP
     command.add_options(parser)
     parser.set_defaults(command=getattr(command, f"{name}_command"))

@@ -18,7 +18,7 @@ __all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_key"]
 POLICIES = "random, openai:MODEL, module:name"
 
 
-def add_endpoint_options(parser: argparse._ArgumentGroup) -> None:
+def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
     """Options of the endpoint that is asked for a model."""
     parser.add_argument(
         "--base-url",

@@ -5,41 +5,25 @@ The verdict is the t interval of the differences by task, and never whether two 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any
 
-from ors_gym.evaluation.results import ModelResult
 from ors_gym.evaluation.rules import Rules
 from ors_gym.evaluation.statistics import (
     Estimate,
     Interval,
-    TaskScores,
     detectable_difference,
-    holm,
-    mcnemar,
-    mean_estimate,
-    sign_flip_p,
-    success_rate,
-    t_test_p,
     within_margin,
 )
-from ors_gym.evaluation.words import Scale, counted, p_value, percent, play_of
+from ors_gym.evaluation.words import Scale, counted, p_value
 
-__all__ = ["Comparison", "Flip", "Test", "Verdict", "compare_results"]
+__all__ = ["Comparison", "Flip", "Test", "Verdict"]
 
 FEWEST_DIFFERENT = 6
 """With five tasks that differ the smallest exact p is 2 / 2**5 = 0.0625."""
 FEWEST_TASKS = 10
-LARGEST_GAP = 0.05
-"""Of the shares of first attempts that failed: retries replace hard episodes by luckier ones, and hide it."""
 ALPHA = 0.05
-ROUNDING = Fraction(1, 10**9)
-SAME = ("env", "split", "max_turns", "max_tokens", "max_episode_seconds", "toolset", "tools_sha256", "score_group")
-"""What two runs must have in common, as far as both say it."""
 
 
 class Verdict(StrEnum):
@@ -175,12 +159,13 @@ class Comparison:
             case _:
                 word = "better" if value > 0.0 else "worse"
                 counts = f"Better on {counted(self.better, 'task')}, worse on {self.worse:,}, equal on {self.equal:,}."
-                parts.append(f"{self.other} is {word}: {seen} ({within}, {self._p()}; {self.played}). {counts}")
+                text = f"{self.other} is {word} than {self.base}: {seen} ({within}, {self._p()}; {self.played})."
+                parts.append(f"{text} {counts}")
         return " ".join([*parts, *self.warnings])
 
     def _not_distinguishable(self, value: float, within: str) -> str:
         scale = Scale(self.rules)
-        more = "more" if value >= 0.0 else "fewer" if scale.is_rate else "less"
+        more = "more" if value >= 0.0 else "less"
         verb = "solves" if scale.is_rate else "has"
         unit = " mean return" if not scale.is_rate else ""
         interval = self.difference.interval
@@ -241,146 +226,3 @@ class Comparison:
             "reasons": list(self.reasons),
             "flips": [{"task": flip.task, "base": flip.base, "other": flip.other} for flip in self.flips],
         }
-
-
-def compare_results(
-    base: ModelResult, others: Sequence[ModelResult], *, changed: Mapping[str, Sequence[str]] | None = None
-) -> tuple[Comparison, ...]:
-    """Each of ``others`` against ``base``, with Holm's adjustment over all of them.
-
-    ``changed`` names, for a model, the tasks that are not what they were in the base.
-    """
-    compared = [_compare(base, other, tuple((changed or {}).get(other.name, ()))) for other in others]
-    tested = [place for place, comparison in enumerate(compared) if comparison.p is not None]
-    adjusted = holm([compared[place].p or 0.0 for place in tested])
-    for place, p in zip(tested, adjusted, strict=True):
-        compared[place] = replace(compared[place], adjusted_p=p, num_comparisons=len(tested))
-    return tuple(compared)
-
-
-def _compare(base: ModelResult, other: ModelResult, changed: tuple[str, ...]) -> Comparison:
-    rules = other.rules
-    left, right = ({task.task: task for task in _measured(result)} for result in (base, other))
-    common = [task for task in left if task in right and task not in changed]
-    scored = [task for task in common if left[task].scored and right[task].scored]
-    exact = [_difference_of(left[task], right[task]) for task in scored]
-    is_rate = rules.metric == "success"
-    values = [float(difference) for difference in exact]
-    both = [replace(right[task], returns=left[task].returns + right[task].returns) for task in scored]
-    estimate = _difference(both, values)
-    flips = [
-        Flip(task, left[task].mean, right[task].mean)
-        for task, difference in zip(scored, exact, strict=True)
-        if difference
-    ]
-    flips.sort(key=lambda flip: (-abs(flip.difference), flip.task))
-    p = None if estimate.value is None else t_test_p(estimate.value, estimate.se, estimate.df)
-    tests = _tests([(left[task], right[task]) for task in scored], exact if is_rate else values, is_rate=is_rate)
-    if p is None and estimate.se == 0.0:
-        p = tests[-1].p  # every task differs by the same amount
-    bounds = _bounds([left[task] for task in common], [right[task] for task in common]) if is_rate else None
-    better = sum(difference > 0 for difference in exact)
-    worse = sum(difference < 0 for difference in exact)
-    return Comparison(
-        base.name,
-        other.name,
-        rules,
-        estimate,
-        p,
-        p,
-        1,
-        tests,
-        better,
-        worse,
-        len(exact) - better - worse,
-        tuple(flips),
-        bounds,
-        changed,
-        tuple(task for task in left if task not in right and task not in changed),
-        tuple(task for task in right if task not in left and task not in changed),
-        tuple(task for task in common if task not in scored),
-        tuple(_reasons(base, other, estimate.interval, bounds)),
-        tuple(_warnings(base, other)),
-        play_of([right[task] for task in scored]),
-    )
-
-
-def _measured(result: ModelResult) -> Sequence[TaskScores]:
-    if result.rules.metric == "return":
-        return result.scores
-    return [task.as_successes(result.rules.success_at) for task in result.scores]
-
-
-def _difference_of(base: TaskScores, other: TaskScores) -> Fraction:
-    """The exact difference of the means, so that sign flips are exact; 0 for a trace of rounding."""
-    means = [sum(map(Fraction, task.returns), Fraction(0)) / task.scored for task in (base, other)]
-    difference = means[1] - means[0]
-    return difference if abs(difference) > ROUNDING else Fraction(0)
-
-
-def _difference(tasks: Sequence[TaskScores], values: Sequence[float]) -> Estimate:
-    """The mean difference with its t interval. Differences are nearly symmetric, so it is not marked rough."""
-    estimate = mean_estimate(tasks, values)
-    return replace(estimate, notes=()) if estimate.interval is not None else estimate
-
-
-def _tests(
-    pairs: Sequence[tuple[TaskScores, TaskScores]], differences: Sequence[float | Fraction], *, is_rate: bool
-) -> tuple[Test, ...]:
-    """McNemar's for one epoch, sign flips for several."""
-    if is_rate and pairs and all(left.scored == right.scored == 1 for left, right in pairs):
-        only_base = sum(difference < 0 for difference in differences)
-        exact, mid = mcnemar(only_base, sum(difference > 0 for difference in differences))
-        return Test("McNemar mid-p", mid), Test("McNemar exact", exact)
-    p, how = sign_flip_p(differences)
-    return (Test(f"sign flips, {how}", p),)
-
-
-def _bounds(left: Sequence[TaskScores], right: Sequence[TaskScores]) -> Interval | None:
-    """The smallest and the largest difference that the failed episodes may have hidden, over all tasks."""
-
-    def rate(scores: Sequence[TaskScores], failed_as: float) -> float | None:
-        return success_rate([task.with_failed_as(failed_as) for task in scores]).value
-
-    ends = rate(left, 0.0), rate(left, 1.0), rate(right, 0.0), rate(right, 1.0)
-    if any(end is None for end in ends):
-        return None
-    base_low, base_high, other_low, other_high = (end or 0.0 for end in ends)
-    return other_low - base_high, other_high - base_low
-
-
-def _reasons(base: ModelResult, other: ModelResult, interval: Interval | None, bounds: Interval | None) -> list[str]:
-    reasons = [
-        f"{result.counts['failed']:,} of {result.counts['episodes']:,} episodes of {result.name} failed"
-        f" ({percent(result.failed_share)} %, limit {percent(result.rules.max_failed)} %)"
-        for result in (base, other)
-        if result.too_many_failed
-    ]
-    shares = base.first_failed_share, other.first_failed_share
-    if abs(shares[0] - shares[1]) > LARGEST_GAP:
-        both = f"{percent(shares[0])} % of {base.name} and {percent(shares[1])} % of {other.name}"
-        reasons.append(f"first attempts failed in {both}, and retries favour short episodes")
-    if interval is not None and bounds is not None and interval[0] * interval[1] > 0.0 > bounds[0] * bounds[1]:
-        reasons.append("the failed episodes might turn the difference around")
-    reasons += [
-        f"{name} is {base.about[name]!r} in {base.name} and {other.about[name]!r} in {other.name}"
-        for name in SAME
-        if name in base.about and name in other.about and base.about[name] != other.about[name]
-    ]
-    if base.rules != other.rules:
-        reasons.append("they are scored by different rules")
-    return reasons
-
-
-def _warnings(base: ModelResult, other: ModelResult) -> list[str]:
-    warnings: list[str] = []
-    shares = base.counts["first_attempts_failed"], other.counts["first_attempts_failed"]
-    if any(shares):
-        both = f"{shares[0]:,} of {base.counts['episodes']:,} and {shares[1]:,} of {other.counts['episodes']:,}"
-        warnings.append(f"First attempts that failed: {both}.")
-    versions = base.about.get("server_version"), other.about.get("server_version")
-    if all(versions) and versions[0] != versions[1]:
-        warnings.append(f"The server is of version {versions[0]} in one and {versions[1]} in the other.")
-    if not math.isclose(base.rules.max_failed, other.rules.max_failed):
-        warnings.append("The limits of failed episodes differ.")
-    return warnings

@@ -58,6 +58,8 @@ class ModelResult:
     """What the run says of itself: environment, split, limits, server version."""
     usage: Mapping[str, float | None] = field(default_factory=dict[str, "float | None"])
     """Means over the scored episodes, and totals: turns, calls, tokens, seconds, cost."""
+    complete: bool = True
+    """Whether every planned episode was played; before that there is no verdict."""
 
     # ------------------------------------------------------------- outcomes
 
@@ -208,6 +210,8 @@ class ModelResult:
     def warnings(self) -> list[str]:
         """What a reader must know beside the result."""
         counts, warnings = self.counts, list[str]()
+        if not self.complete:
+            warnings.append("The run is not complete: short episodes come first.")
         left_out = sum(not task.scored for task in self.scores)
         if left_out:
             warnings.append(f"{counted(left_out, 'task')} without a scored episode left out.")
@@ -244,6 +248,7 @@ class ModelResult:
             "counts": self.counts,
             "failed_share": self.failed_share,
             "first_attempts_failed_share": self.first_failed_share,
+            "complete": self.complete,
             "comparable": not self.too_many_failed,
             "success_rate": self.success.to_json(),
             "mean_return": self.mean_return.to_json(),

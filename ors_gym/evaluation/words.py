@@ -34,7 +34,9 @@ class Scale:
         return f"{abs(100.0 * difference):.1f} points" if self.is_rate else f"{abs(difference):.3g}"
 
     def differences(self, interval: Interval) -> str:
-        """An interval of differences: ``-2.0 to +5.0``."""
+        """An interval of differences: ``-2.0 to +5.0``. Of rates it ends where they do."""
+        if self.is_rate:
+            interval = max(-1.0, interval[0]), min(1.0, interval[1])
         return f"{self.difference(interval[0])} to {self.difference(interval[1])}"
 
     @property

@@ -277,7 +277,7 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
     about, trajectory = wire["group"], read_trajectory(wire)
     place = about["id"], about["size"], about["member"]
     failures = tuple(map(read_failure, about["failures"]))
-    note = wire.get("note") or {}
+    note: JSONObject = wire.get("note") or {}
     record = TrajectoryRecord(trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures)
     group = TrajectoryGroup(
         trajectory.task,

@@ -17,7 +17,7 @@ class TaskScores:
     """The episodes of one task: the returns of those that are scored, and the numbers of the others."""
 
     task: str
-    """The task's identity, equal in every run that played the same task."""
+    """The task's name, such as its place in the split."""
     returns: tuple[float, ...] = ()
     """Of every scored episode; one without a reward is in here with what it is worth."""
     unrewarded: int = 0
@@ -28,6 +28,10 @@ class TaskScores:
     """Episodes whose first attempt failed, those that a later attempt completed included."""
     cluster: str | None = None
     """The value of the task's field that errors are clustered by."""
+    sha256: str | None = None
+    """The hash of the task's JSON, equal in every run that played the same task; None where it is not known."""
+    prompt_sha256: str | None = None
+    """The hash of what the agent read before its first message."""
 
     @property
     def scored(self) -> int:

@@ -77,7 +77,7 @@ def test_the_verdict_is_the_paired_interval_and_its_test_is_scipys() -> None:
     assert comparison.p == near(expected.pvalue)
     assert comparison.difference.interval == near(tuple(expected.confidence_interval()))
     assert comparison.verdict is Verdict.BETTER
-    assert comparison.sentence().startswith("B is better: +66.7 points (95 % interval +54")
+    assert comparison.sentence().startswith("B is better than A: +66.7 points (95 % interval +54")
     assert "p < 0.001; 60 tasks × 4 epochs). Better on 40 tasks, worse on 0, equal on 20." in comparison.sentence()
     (other_way,) = compare_results(result("B", other), [result("A", base)])
     assert other_way.verdict is Verdict.WORSE
@@ -88,9 +88,8 @@ def test_fewer_than_six_tasks_that_differ_give_no_verdict() -> None:
     other = [[1.0 - row[0]] if place in (0, 8, 9, 10) else row for place, row in enumerate(base)]
     (comparison,) = compare_results(result("A", base), [result("B", other)])
     assert comparison.verdict is Verdict.TOO_FEW
-    assert comparison.sentence() == (
-        "Too few to tell: A and B differ on 4 of 12 tasks; at least 6 are needed. Seen: +16.7 points."
-    )
+    said = "Too few to tell: A and B differ on 4 of 12 tasks; at least 6 are needed. Seen: +16.7 points."
+    assert comparison.sentence().startswith(said)
 
 
 def test_two_equal_models_are_never_called_equal() -> None:
@@ -177,13 +176,33 @@ class TestNotComparable:
         assert comparison.verdict is Verdict.NOT_COMPARABLE
 
 
+def hashed(name: str, rows: Mapping[str, tuple[str, float]]) -> ModelResult:
+    """A result of tasks with hashes: the hash and the return by the task's place."""
+    scores = (TaskScores(place, (value,), sha256=sha256) for place, (sha256, value) in rows.items())
+    return ModelResult(name, tuple(scores))
+
+
 def test_changed_tasks_are_named_and_left_out() -> None:
-    base = [[float(place % 2)] for place in range(20)]
-    other = [[1.0]] * 19
-    (comparison,) = compare_results(result("A", base), [result("B", other)], changed={"B": ["t0", "t1"]})
+    base = {f"t{place}": (f"hash {place}", float(place % 2)) for place in range(20)}
+    other = {task: (hash if task not in ("t0", "t1") else "new", 1.0) for task, (hash, _) in base.items()}
+    del other["t19"]
+    (comparison,) = compare_results(hashed("A", base), [hashed("B", other)])
     assert (comparison.difference.tasks, comparison.changed, comparison.only_base) == (17, ("t0", "t1"), ("t19",))
     said = "2 tasks changed since A and 1 task only in A: left out. On the 17 others: "
     assert comparison.sentence().startswith(said)
+
+
+def test_tasks_that_moved_in_the_split_are_the_same_by_their_hash() -> None:
+    base = {f"t{place}": (f"hash {place}", float(place % 2)) for place in range(12)}
+    moved = {f"t{place}": (f"hash {(place + 1) % 12}", float((place + 1) % 2)) for place in range(12)}
+    (comparison,) = compare_results(hashed("A", base), [hashed("B", moved)])
+    assert (comparison.equal, comparison.changed) == (12, ())
+
+
+def test_without_hashes_tasks_are_identified_by_index_and_it_is_said() -> None:
+    rows = [[float(place % 2)] for place in range(12)]
+    (comparison,) = compare_results(result("A", rows), [result("B", rows)])
+    assert "Tasks are identified by their index" in comparison.sentence()
 
 
 class TestSentences:

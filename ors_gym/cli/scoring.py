@@ -1,0 +1,87 @@
+"""What ``ors-gym eval`` and ``ors-gym rescore`` share: how episodes are scored, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ors_gym.cli.arguments import InputError
+from ors_gym.cli.play import say
+from ors_gym.evaluation import Evaluation, Rules
+from ors_gym.evaluation.outcomes import Prices
+from ors_gym.evaluation.page import write_evaluation_page
+
+__all__ = ["add_scoring_options", "print_evaluation", "read_prices", "rules_of", "write_results"]
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Options of how episodes are scored and when there is a verdict."""
+    scoring = parser.add_argument_group("scoring")
+    option = scoring.add_argument
+    option(
+        "--reward",
+        choices=["sum", "last", "max", "min", "mean"],
+        default="sum",
+        help="how an episode's rewards become its return (default: %(default)s)",
+    )
+    option("--unrewarded", metavar="R", type=float, default=0.0, help="return without any reward (default: 0)")
+    option("--success-at", metavar="R", type=float, default=1.0, help="the least return of a success (default: 1)")
+    option("--metric", choices=["success", "return"], default="success", help="what verdicts and gates are about")
+    option("--cluster-by", metavar="FIELD", help="cluster errors by a field of the task, such as a document")
+    option("--population", choices=["tasks", "split"], default="tasks", help="tasks like these, or this very split")
+    verdict = parser.add_argument_group("verdict")
+    verdict.add_argument("--compare", metavar="RUN", help="compare with the run in this folder or file")
+    verdict.add_argument("--margin", metavar="D", type=float, help="call models equal within this difference if shown")
+    verdict.add_argument("--max-failed", metavar="SHARE", type=float, default=0.05, help="(default: %(default)s)")
+    verdict.add_argument("--fail-below", metavar="X", type=float, help="exit 1 unless the lower end reaches this")
+    verdict.add_argument("--prices", metavar="FILE", help='JSON: {"MODEL": {"output_tokens": USD per million}}')
+
+
+def rules_of(arguments: argparse.Namespace) -> Rules:
+    """The rules that the options say."""
+    try:
+        return Rules(
+            reward=arguments.reward,
+            unrewarded=arguments.unrewarded,
+            success_at=arguments.success_at,
+            metric=arguments.metric,
+            max_failed=arguments.max_failed,
+            cluster_by=arguments.cluster_by,
+            population="split" if arguments.population == "split" else "tasks like these",
+            margin=arguments.margin,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def read_prices(path: str | None) -> Prices:
+    """The prices in a file; none without one."""
+    if path is None:
+        return {}
+    try:
+        wire: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {str(model): {str(kind): float(price) for kind, price in each.items()} for model, each in wire.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"--prices {path}: {error}") from None
+
+
+def write_results(evaluation: Evaluation, folder: Path, *, hidden: Sequence[str] = ()) -> None:
+    """Write ``summary.json`` and ``report.html`` into the run's folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        write_evaluation_page(folder / "report.html", evaluation, secrets=hidden)
+    except OSError as error:
+        raise InputError(f"--out: {error}") from None
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, fail_below: float | None) -> None:
+    """Print the results in words."""
+    for line in evaluation.summary(fail_below=fail_below).split("\n"):
+        say(console, line)

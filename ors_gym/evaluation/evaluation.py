@@ -1,0 +1,201 @@
+"""An evaluation as data: results of models, comparisons of them, and how they are told."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ors_gym.evaluation.comparison import Comparison, Verdict
+from ors_gym.evaluation.files import FilePath, outcomes_by_model, run_file
+from ors_gym.evaluation.outcomes import Outcomes, Prices
+from ors_gym.evaluation.pairing import compare_pairs
+from ors_gym.evaluation.results import ModelResult
+from ors_gym.evaluation.rules import Rules
+from ors_gym.evaluation.words import Scale, counted
+
+__all__ = ["Evaluation", "compare", "make_evaluation", "score_file"]
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of one or several models; with a base or several models, their comparisons."""
+
+    results: tuple[ModelResult, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    base: tuple[ModelResult, ...] = ()
+    """Results that were compared with, from another run."""
+    rules: Rules = field(default_factory=Rules)
+    ended: str = FINISHED
+    """How the run ended: ``finished``, ``interrupted``, or which budget was spent."""
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict[str, Outcomes])
+    """Every outcome, by the name of its result, those of the base included."""
+    files: Mapping[str, tuple[Path, str]] = field(default_factory=dict[str, tuple[Path, str]])
+    """The file with the episodes of each result, and the model's name in it."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How the run was started."""
+    seconds: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned episode was played."""
+        return self.ended == FINISHED and all(result.complete for result in self.results)
+
+    @property
+    def verdicts_given(self) -> bool:
+        """Whether the results allow verdicts: complete, and not too many failures in any."""
+        comparable = all(comparison.verdict is not Verdict.NOT_COMPARABLE for comparison in self.comparisons)
+        return self.complete and comparable and not any(result.too_many_failed for result in self.results)
+
+    def status(self, fail_below: float | None = None) -> int:
+        """The exit status for CI: 0, 1 for a gate that was missed, 3 where no verdict can be given."""
+        if not self.verdicts_given:
+            return 3
+        if fail_below is not None and not all(result.gate(fail_below).met for result in self.results):
+            return 1
+        return 0
+
+    def summary(self, *, fail_below: float | None = None) -> str:
+        """The results in words: a paragraph for each model, then the comparisons and gates."""
+        lines = [line for result in (*self.results, *self.base) for line in _about(result)]
+        if self.comparisons:
+            lines += ["", *(comparison.sentence() for comparison in self.comparisons)]
+            if len({comparison.num_comparisons for comparison in self.comparisons} - {1}):
+                lines.append("Intervals are not adjusted for the number of comparisons; p values are.")
+        if fail_below is not None:
+            lines += ["", *(result.gate(fail_below).sentence for result in self.results)]
+        if self.ended != FINISHED:
+            lines += ["", f"The run ended early ({self.ended}): there is no verdict."]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as JSON, null where one is undefined."""
+        return {
+            "format": "ors-gym/evaluation",
+            "version": 1,
+            "ended": self.ended,
+            "complete": self.complete,
+            "verdict": self.verdicts_given,
+            "rules": dict(self.rules.to_json()),
+            "settings": dict(self.settings),
+            "seconds": self.seconds,
+            "models": [result.to_json() for result in self.results],
+            "base": [result.to_json() for result in self.base],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+        }
+
+
+def _about(result: ModelResult) -> list[str]:
+    lines = [result.sentence()]
+    scale = Scale(result.rules)
+    other = result.mean_return if scale.is_rate else result.success
+    if other.value is not None and other != result.main:
+        name = "mean return" if scale.is_rate else f"success rate (return of at least {result.rules.success_at:g})"
+        interval = (
+            "" if other.interval is None else f", 95 % interval {other.interval[0]:.3g} to {other.interval[1]:.3g}"
+        )
+        notes = "".join(f"; {note}" for note in other.notes)
+        lines.append(f"  {name} {other.value:.3g} ({counted(other.tasks, 'task')}{interval}{notes})")
+    passes = [
+        f"{name} {estimate.value:.2f}"
+        + (f" ({estimate.interval[0]:.2f} to {estimate.interval[1]:.2f})" if estimate.interval else "")
+        for name, estimate in result.passes.items()
+        if estimate.value is not None and not estimate.notes
+    ]
+    if passes:
+        lines.append("  " + ", ".join(passes))
+    for group, value in result.main.groups.items():
+        lines.append(f"  {group}: {scale.value(value)}")
+    used = [
+        f"{name.removeprefix('mean_').replace('_', ' ')} {value:.3g}"
+        for name, value in result.usage.items()
+        if value is not None and name.startswith("mean_")
+    ]
+    tokens, cost = result.usage.get("total_output_tokens"), result.usage.get("cost")
+    if used:
+        totals = (f"; {tokens:,.0f} output tokens in all" if tokens else "") + (f", ${cost:.2f}" if cost else "")
+        lines.append(f"  an episode: {', '.join(used)}{totals}")
+    return lines
+
+
+def make_evaluation(
+    outcomes: Mapping[str, Outcomes],
+    rules: Rules,
+    *,
+    base: FilePath | None = None,
+    prices: Prices | None = None,
+    files: Mapping[str, tuple[Path, str]] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """The evaluation of these outcomes: all pairs are compared, or each model with its ``base``.
+
+    The base of a model is the one of the same name in that file, or the only one there is.
+
+    Raises:
+        ValueError: the base has several models, and none of this name.
+    """
+    results = {name: each.result(name, prices) for name, each in outcomes.items()}
+    everything, places = dict(outcomes), dict(files or {})
+    if base is None:
+        comparisons = compare_pairs(list(itertools.combinations(results.values(), 2)))
+        return Evaluation(tuple(results.values()), comparisons, (), rules, outcomes=everything, files=places, **options)
+    path = run_file(base)
+    known = outcomes_by_model(path, rules)
+    based: dict[str, ModelResult] = {}
+    pairs: list[tuple[ModelResult, ModelResult]] = []
+    for name, result in results.items():
+        if name not in known and len(known) != 1:
+            raise ValueError(f"{path} has no model {name!r}; it has {', '.join(map(repr, known)) or 'none'}")
+        model = name if name in known else next(iter(known))
+        title = f"{model} in {path.parent.name if path.name == 'run.jsonl' else path.name}"
+        if model not in based:
+            based[model] = known[model].result(title, prices)
+            everything[title], places[title] = known[model], (path, model)
+        pairs.append((based[model], result))
+    return Evaluation(
+        tuple(results.values()),
+        compare_pairs(pairs),
+        tuple(based.values()),
+        rules,
+        outcomes=everything,
+        files=places,
+        **options,
+    )
+
+
+def score_file(
+    path: FilePath, rules: Rules | None = None, *, base: FilePath | None = None, prices: Prices | None = None
+) -> Evaluation:
+    """The evaluation of a run that was played before, scored by ``rules``; nothing is played.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or holds something else.
+    """
+    rules, found = rules or Rules(), run_file(path)
+    outcomes = outcomes_by_model(found, rules)
+    if not outcomes:
+        raise ValueError(f"{found} has no episode")
+    files = {model: (found, model) for model in outcomes}
+    return make_evaluation(outcomes, rules, base=base, prices=prices, files=files)
+
+
+def compare(base: FilePath, others: FilePath | Sequence[FilePath], rules: Rules | None = None) -> Evaluation:
+    """The models of one or several runs against those of ``base``, by the files of their episodes.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or a model has no base.
+    """
+    rules = rules or Rules()
+    paths = [run_file(path) for path in ([others] if isinstance(others, str | os.PathLike) else others)]
+    outcomes: dict[str, Outcomes] = {}
+    files: dict[str, tuple[Path, str]] = {}
+    for path in paths:
+        for model, each in outcomes_by_model(path, rules).items():
+            name = model if model not in outcomes else f"{model} in {path}"
+            outcomes[name], files[name] = each, (path, model)
+    return make_evaluation(outcomes, rules, base=base, files=files)

@@ -1,0 +1,75 @@
+"""Runs read back from their files, scored by whatever rules are asked for: no model and no server is called."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from ors_gym.evaluation.outcomes import Outcomes, outcome_of
+from ors_gym.evaluation.rules import Rules
+from ors_gym.evaluation.task_plan import TaskIdentity
+from ors_gym.reporting.records import TrajectoryRecord, read_records
+
+__all__ = ["FilePath", "model_of", "outcomes_by_model", "read_scored", "run_file"]
+
+FilePath = str | os.PathLike[str]
+RECORDS = "run.jsonl"
+"""The file of a run's folder that has its episodes."""
+
+
+def run_file(path: FilePath) -> Path:
+    """The file of episodes: ``path`` itself, or the one in a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"there is no file {found}")
+    return found
+
+
+def read_scored(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TaskIdentity, int]]:
+    """The episodes of a file that count, each with its task and its epoch; attempts that were played again do not.
+
+    An episode of the same model, task and epoch as an earlier one takes its place: it was played again by
+    ``retry_failed``.
+    """
+    played: dict[tuple[str, str], int] = defaultdict(int)
+    for record in read_records(path):
+        note, task = record.note, record.trajectory.task
+        if note.get("superseded"):
+            continue
+        label = str(note.get("task") or (f"{task.split}[{task.index}]" if task.task is None else task))
+        key = model_of(record), label
+        epoch = note.get("epoch")
+        epoch = played[key] if not isinstance(epoch, int) else epoch
+        played[key] += 1
+        fields = cast("dict[str, Any]", note.get("fields") or {})
+        identity = TaskIdentity(label, note.get("task_sha256"), {name: str(value) for name, value in fields.items()})
+        yield record, identity, epoch
+
+
+def model_of(record: TrajectoryRecord) -> str:
+    """The name of the model that played; the policy's in files of ``ors-gym rollout``."""
+    return str(record.run.get("model") or record.run.get("policy") or "model")
+
+
+def outcomes_by_model(path: FilePath, rules: Rules) -> dict[str, Outcomes]:
+    """The outcomes in a file, by model in the order they first appear in.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds something else.
+    """
+    found: dict[str, Outcomes] = {}
+    for record, identity, epoch in read_scored(path):
+        model = model_of(record)
+        if model not in found:
+            found[model] = Outcomes(model, rules, dict(record.run))
+        failed = len(record.failures) if record.group_size == 1 else record.trajectory.attempt
+        failed = max(failed, int(record.trajectory.failed))
+        found[model].add(outcome_of(record.trajectory, identity, epoch, rules, failed_attempts=failed))
+    return found

@@ -1,0 +1,108 @@
+"""Recorded calls on a fresh session of the same task: an environment that answers otherwise is not deterministic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass
+
+from ors_gym.client.client import ORSClient
+from ors_gym.errors import ORSError
+from ors_gym.trajectory import Trajectory
+from ors_gym.types import Message, ToolOutput
+
+__all__ = ["Replayed", "replay", "replay_episode"]
+
+SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """An episode that was played again."""
+
+    episode: Trajectory
+    calls: int
+    """Calls that were made again, up to the first that was answered otherwise."""
+    difference: str | None = None
+    """What came otherwise, None where everything came again."""
+    failure: str | None = None
+    """Why it could not be played to its end."""
+
+    @property
+    def same(self) -> bool:
+        """Whether every answer came again."""
+        return self.difference is None and self.failure is None
+
+
+async def replay(
+    client: ORSClient,
+    episodes: Iterable[Trajectory],
+    *,
+    secrets: Mapping[str, str] | None = None,
+    toolset: str | None = None,
+    max_concurrent: int = 16,
+) -> AsyncGenerator[Replayed, None]:
+    """Play each episode's calls again, several episodes at once, and yield each as it ends."""
+    waiting = iter(episodes)
+    running: set[asyncio.Task[Replayed]] = set()
+    try:
+        while True:
+            while len(running) < max_concurrent and (episode := next(waiting, None)) is not None:
+                work = replay_episode(client, episode, secrets=secrets, toolset=toolset)
+                running.add(asyncio.create_task(work))
+            if not running:
+                return
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def replay_episode(
+    client: ORSClient, episode: Trajectory, *, secrets: Mapping[str, str] | None = None, toolset: str | None = None
+) -> Replayed:
+    """Make the calls of an episode again, in order, up to the first answer that differs."""
+    task = episode.task
+    session = client.session(
+        task.env_name, split=task.split, index=task.index, task=task.task, secrets=secrets, toolset=toolset
+    )
+    calls = 0
+    try:
+        async with session:
+            prompt = episode.messages[: len(episode.messages) - len(episode.completion)]
+            if prompt and not _same_prompt(prompt, await session.get_messages()):
+                return Replayed(episode, calls, "the prompt")
+            for transition in episode.transitions:
+                output = await session.call_tool(transition.action.name, transition.action.input)
+                calls += 1
+                difference = _difference(transition.output, output)
+                if difference is not None:
+                    return Replayed(episode, calls, f"call {calls}, {transition.action.name}: {difference}")
+    except ORSError as error:
+        return Replayed(episode, calls, failure=str(error))
+    return Replayed(episode, calls)
+
+
+def _same_prompt(before: Iterable[Message], now: Iterable[Message]) -> bool:
+    return [message.to_wire() for message in before] == [message.to_wire() for message in now]
+
+
+def _difference(before: ToolOutput, now: ToolOutput) -> str | None:
+    """What differs between two answers to the same call."""
+    for name in ("ok", "reward", "finished"):
+        if getattr(before, name) != getattr(now, name):
+            return f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
+    if before.text != now.text:
+        return f"the text was {_short(before.text)}, is {_short(now.text)}"
+    if [(block.data, block.mime_type) for block in before.images] != [
+        (block.data, block.mime_type) for block in now.images
+    ]:
+        return "the images differ"
+    return None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
