@@ -71,6 +71,12 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=[method for method in METHODS if method != "plain"])
+def isolating_method(request: pytest.FixtureRequest) -> str:
+    """A method that hides files and processes; ``plain`` does not, and says so."""
+    return request.param
+
+
 # --- what it is for
 
 
@@ -116,14 +122,14 @@ def test_files_last_from_run_to_run_and_go_with_the_sandbox(method):
     run(conversation())
 
 
-def test_a_directory_is_uploaded_with_links_as_links(method, tmp_path):
+def test_a_directory_is_uploaded_with_links_as_links(isolating_method, tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "code.sh").write_text("echo run")
     (tmp_path / "secret").write_text("the host's")
     (tmp_path / "src" / "link").symlink_to(tmp_path / "secret")
 
     async def conversation():
-        async with sandbox_by(method, "files") as sandbox:
+        async with sandbox_by(isolating_method, "files") as sandbox:
             await sandbox.upload(tmp_path / "src", "project")
             assert (await sandbox.run("sh project/code.sh; cat project/link")).stdout == "run\n"
             with pytest.raises(FileNotFoundError):
@@ -134,13 +140,13 @@ def test_a_directory_is_uploaded_with_links_as_links(method, tmp_path):
     run(conversation())
 
 
-def test_what_is_mounted_is_read_and_not_written(method, tmp_path, monkeypatch):
+def test_what_is_mounted_is_read_and_not_written(isolating_method, tmp_path, monkeypatch):
     (tmp_path / "tasks.txt").write_text("one\ntwo\n")
     tmp_path.chmod(0o777)
     monkeypatch.setenv("ORWD_DATA", str(tmp_path))
 
     async def conversation():
-        async with sandbox_by(method, mounts={"/orwd_data": data_path()}) as sandbox:
+        async with sandbox_by(isolating_method, mounts={"/orwd_data": data_path()}) as sandbox:
             result = await sandbox.run("cd /orwd_data; cat tasks.txt; echo three > new; rm tasks.txt")
             assert result.stdout == "one\ntwo\n"
             assert not result.ok
@@ -217,7 +223,7 @@ def test_the_network_is_there_where_it_was_asked_for(method, listening_port):
     run(conversation())
 
 
-def test_files_outside_are_not_seen(method, tmp_path):
+def test_files_outside_are_not_seen(isolating_method, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("the host's")
     for directory in (tmp_path, *tmp_path.parents):
@@ -225,7 +231,7 @@ def test_files_outside_are_not_seen(method, tmp_path):
             directory.chmod(directory.stat().st_mode | 0o055)
 
     async def conversation():
-        async with sandbox_by(method, "files") as sandbox:
+        async with sandbox_by(isolating_method, "files") as sandbox:
             for path in (
                 secret,
                 "/etc/hostname",
@@ -246,14 +252,14 @@ def test_files_outside_are_not_seen(method, tmp_path):
     run(conversation())
 
 
-def test_nothing_outside_is_written(method, tmp_path):
+def test_nothing_outside_is_written(isolating_method, tmp_path):
     tmp_path.chmod(0o777)
     target = tmp_path / "target"
     target.write_text("before")
     target.chmod(0o666)
 
     async def conversation():
-        async with sandbox_by(method, "files") as sandbox:
+        async with sandbox_by(isolating_method, "files") as sandbox:
             for path in ("/usr/x", "/etc/x", "/x", "/dev/x", "/proc/sys/kernel/hostname"):
                 assert not (await sandbox.run(f"echo bad > {path}")).ok, path
             await sandbox.run(["ln", "-s", str(target), "link"])
@@ -362,9 +368,9 @@ def test_no_privileges_are_had_or_gained(method):
     run(conversation())
 
 
-def test_two_sandboxes_share_nothing(method):
+def test_two_sandboxes_share_nothing(isolating_method):
     async def conversation():
-        async with sandbox_by(method, "files") as one, sandbox_by(method, "files") as other:
+        async with sandbox_by(isolating_method, "files") as one, sandbox_by(isolating_method, "files") as other:
             await one.run("echo mine > f; echo mine > /tmp/f; echo mine > /dev/shm/f")
             assert (await other.run("cat f /tmp/f /dev/shm/f")).stdout == ""
 

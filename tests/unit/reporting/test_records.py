@@ -7,14 +7,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, run_groups, trajectory_return
+from ors_gym import ToolCall
 from ors_gym.redaction import MASK, Redactor
 from ors_gym.reporting import records
 from ors_gym.reporting.records import (
@@ -23,7 +22,6 @@ from ors_gym.reporting.records import (
     read_groups,
     read_records,
     read_trajectories,
-    to_dataset,
 )
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
@@ -35,7 +33,6 @@ from ors_gym.types import (
     ToolOutput,
     ToolResultBlock,
 )
-from tests.support.ors_servers import RunningServer
 
 TASK = TaskRef("counter", "train", 0)
 json_values = st.recursive(
@@ -124,34 +121,6 @@ def episode(task: TaskRef = TASK, text: str = "Count.", **changes) -> Trajectory
 
 def group(task: TaskRef = TASK, size: int = 2, **changes) -> TrajectoryGroup:
     return TrajectoryGroup(task, (episode(task),) * size, **changes)
-
-
-async def play(server: RunningServer, path: Path, moves: list[ToolCall | str], size: int = 2) -> list[TrajectoryGroup]:
-    played = []
-    async with ORSClient(server.url) as client:
-        runner = EpisodeRunner(client, ScriptedPolicy(moves))
-        with TrajectoryWriter(path) as writer:
-            async for each in run_groups(runner, [TaskRef("counter", "train", 1), TASK], size):
-                writer.write_group(each)
-                played.append(each)
-                assert list(read_groups(path)) == played  # written as they finish
-    return played
-
-
-def test_episodes_of_a_real_environment_are_written_as_they_finish(
-    counter_server: RunningServer, run: Callable, path: Path
-):
-    moves = [ToolCall("look"), ToolCall("fly"), *[ToolCall("add", {"amount": 1})] * 2]
-    played = run(play(counter_server, path, moves))
-
-    assert len(played) == 2
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 4
-    assert all((line["format"], line["version"]) == ("ors-gym/trajectory", 1) for line in lines)
-    look, fly = lines[0]["transitions"][:2]
-    assert "blocks" not in look["output"]  # the picture is in the messages, and nowhere else
-    assert path.read_text().count('"type": "image"') == 4
-    assert (fly["output"]["ok"], fly["output"]["reason"]) == (False, "not_found")
 
 
 def test_a_record_needs_nothing_but_a_json_reader(path: Path):
@@ -304,43 +273,6 @@ def test_keys_that_a_reader_does_not_know_are_ignored(path: Path):
     path.write_text(json.dumps(line) + "\n")
 
     assert len(list(read_trajectories(path))) == 1
-
-
-def test_a_file_becomes_a_dataset(counter_server: RunningServer, run: Callable, path: Path):
-    moves = [ToolCall("look"), *[ToolCall("add", {"amount": 1})] * 2]
-    played = run(play(counter_server, path, moves))
-    failed = Trajectory(
-        "f", TaskRef("counter", task={"target": 1}), StopReason.FAILED, failure=Failure("connect", "no")
-    )
-    with TrajectoryWriter(path) as writer:
-        writer.write_group(TrajectoryGroup(failed.task, (failed,), dropped=True))
-
-    dataset = to_dataset(path)
-
-    assert len(dataset) == 5
-    assert set(dataset["return"]) == {1.0, None}
-    row = next(row for row in dataset if row["index"] == 1)
-    assert row["rewards"] == [0.0, None, 1.0]
-    assert [message["role"] for message in row["messages"]] == [
-        "user",
-        "assistant",
-        "tool",
-        "user",
-        *["assistant", "tool"] * 2,
-    ]
-    call = row["messages"][4]["tool_calls"][0]
-    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("add", {"amount": 1})
-    assert row["messages"][5]["tool_call_id"] == call["id"]
-    assert row["messages"][3]["content"] == "<image>"
-    assert row["images"][0].startswith("data:image/png;base64,")
-    assert len({row["group_id"] for row in dataset}) == 3
-    last = dataset[-1]
-    assert (last["task"], last["failure"], last["dropped"]) == ('{"target": 1}', "connect", True)
-
-    trajectories = [member for group in played for member in group.members]
-    of_trajectories = to_dataset(trajectories, score=lambda each: 10 * (trajectory_return(each) or 0))
-    assert of_trajectories["return"][:] == [10.0] * 4
-    assert to_dataset([]).column_names == dataset.column_names
 
 
 def test_every_key_of_a_record_is_in_the_documentation(path: Path):
