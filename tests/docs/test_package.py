@@ -71,6 +71,20 @@ def test_importing_the_core_pulls_in_no_trainer_no_cluster_and_no_server():
     assert shown.strip() == "[]"
 
 
+def test_the_unit_tests_need_only_the_core():
+    others = ["ors_gym_ray", "ors_gym_server", "ors_gym_trl", "openreward", "ray", "torch", "transformers", "trl"]
+    others += ["datasets", "openenv", "pydantic", "starlette", "uvicorn"]
+    script = f"""
+import sys, pytest
+sys.modules |= dict.fromkeys({others})  # importing them fails
+sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "tests/unit"]))
+"""
+
+    collected = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+    assert collected.returncode == 0, collected.stdout[-4000:]
+
+
 def test_the_version_is_told_in_one_way():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 

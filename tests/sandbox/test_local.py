@@ -377,20 +377,20 @@ def test_two_sandboxes_share_nothing(isolating_method):
     run(conversation())
 
 
-def test_nothing_is_left_of_a_sandbox_whose_process_was_killed(method):
+def test_nothing_is_left_of_a_sandbox_whose_process_was_killed(isolating_method):
     """Neither the process that keeps its files nor the run that was under way."""
     seconds = 70_000 + os.getpid() % 10_000
     script = f"""
 import asyncio
 from ors_gym_server.sandbox import LocalSandbox
 async def main():
-    async with LocalSandbox(method={method!r}, require=()) as sandbox:
+    async with LocalSandbox(method={isolating_method!r}, require=()) as sandbox:
         await sandbox.run("sleep {seconds}.5")
 asyncio.run(main())
 """
 
     async def conversation():
-        async with sandbox_by(method, "processes"):  # a namespace
+        async with sandbox_by(isolating_method, "processes"):  # a namespace
             pass
         victim = subprocess.Popen(
             [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

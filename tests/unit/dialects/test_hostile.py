@@ -43,7 +43,6 @@ def test_the_work_grows_no_faster_than_the_text(one: Dialect):
         assert many <= 4.5 * few + 200, name
 
 
-@pytest.mark.slow
 @every_dialect
 def test_long_hostile_texts_are_read_within_the_time_of_a_test(one: Dialect):
     # What a regular expression or a search does in C is counted by no line: a quadratic one does not end in time.
