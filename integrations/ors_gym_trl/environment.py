@@ -101,8 +101,6 @@ class Source:
         """What needs all members of a group in one process, in the words of the argument that asks for it."""
         if self.score_group:
             return "score_group=True"
-        if self.failures.redundancy:
-            return f"FailurePolicy(redundancy={self.failures.redundancy})"
         if self.failures.incomplete != "keep":
             return f"FailurePolicy(incomplete={self.failures.incomplete!r})"
         if self.failures.min_valid_members > 2:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from ors_gym.cli.arguments import (
 from ors_gym.cli.play import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
 from ors_gym.policies.endpoint import ChatPolicy
-from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.progress import RunProgress
 from ors_gym.reporting.records import TrajectoryWriter, read_groups, read_records
@@ -62,7 +62,7 @@ scored. Ctrl-C closes every session, and leaves the file and the report with wha
 
 NOT_SETTINGS = (
     *("command", "secret", "api_key", "model_key", "base_url"),
-    *("report", "out", "resume", "json", "metrics_port"),
+    *("report", "out", "resume", "json"),
 )
 """Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
 IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens")
@@ -94,13 +94,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="keep an incomplete group while two members are valid, drop it, or play another task in its place",
     )
-    broken.add_argument(
-        "--redundancy",
-        metavar="N",
-        type=at_least(0),
-        default=0,
-        help="members started beyond a group's size; the first to end are taken (default: %(default)s)",
-    )
 
     results = parser.add_argument_group("results")
     results.add_argument("--score-group", action="store_true", help="have groups scored, where the environment does")
@@ -110,9 +103,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--resume", action="store_true", help="go on with the tasks that FILE does not have yet")
     results.add_argument("--report", metavar="FILE", help="write the run as an HTML page")
     results.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
-    results.add_argument(
-        "--metrics-port", type=at_least(0), metavar="PORT", help="serve metrics to Prometheus on 127.0.0.1"
-    )
 
 
 def rollout(arguments: argparse.Namespace, console: Console) -> int:
@@ -128,7 +118,6 @@ class _Rollout:
         self.policy = make_policy(arguments.policy, arguments)
         self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key(arguments))))
         self.num_groups = -(-arguments.episodes // arguments.group_size)
-        self.metrics = RolloutMetrics()
         self.groups: list[TrajectoryGroup] = []
         self.settings: dict[str, Any] = {}
         self.title = ""
@@ -158,8 +147,6 @@ class _Rollout:
                 raise InputError(f"split {split!r} has no tasks")
             with _naming("--out"):
                 writer = stack.enter_context(self._writer()) if arguments.out else None
-            with _naming("--metrics-port"):
-                stack.enter_context(self._metrics_server())
             self._write_report(None, client.url)  # now, not after hours: it may be that no file can be there
             limits = RolloutLimits(
                 arguments.max_turns, max_concurrent_sessions=arguments.concurrency, max_tokens=arguments.max_tokens
@@ -179,33 +166,33 @@ class _Rollout:
     async def _play(self, runner: EpisodeRunner, tasks: tuple[TaskRef, ...], writer: TrajectoryWriter | None) -> None:
         arguments = self.arguments
         finished = Counter(group.task for group in self.groups)
-        num_groups = max(0, self.num_groups - len(self.groups))
+        num_resumed = len(self.groups)
+        num_groups = max(0, self.num_groups - num_resumed)
         playing = run_groups(
-            self.metrics.watch(runner),
+            runner,
             remaining_tasks(TaskSampler(tasks, order="sequential"), finished),
             arguments.group_size,
             num_groups=num_groups,
-            failures=FailurePolicy(
-                retries=arguments.retries, incomplete=arguments.incomplete, redundancy=arguments.redundancy
-            ),
+            failures=FailurePolicy(retries=arguments.retries, incomplete=arguments.incomplete),
             score_group=None if arguments.score_group else False,
             seed=arguments.seed,
             max_concurrent_groups=max(1, arguments.concurrency // arguments.group_size),
         )
         shown = Console(stderr=True, highlight=False) if arguments.json else self.console
         with RunProgress(self.title, console=shown) as progress:
-            progress.steps(num_groups, name="Playing", unit="task", running=lambda: self.metrics.running)
+            progress.steps(num_groups, name="Playing", unit="task")
+            returns: list[float] = []
             # Ctrl-C ends the episodes under way before the client goes.
             async with aclosing(playing) as results:
                 async for group in results:
                     if writer is not None:
                         writer.write_group(group)
                     self.groups.append(group)
-                    self.metrics.count_group(group)
+                    returns += (value for value in map(trajectory_return, group.members) if value is not None)
                     failures = Counter(failure.kind for failure in group.failures)
                     progress.update(
-                        min(self.metrics.groups.total(), num_groups),
-                        reward=self.metrics.mean_return,
+                        min(len(self.groups) - num_resumed, num_groups),
+                        reward=math.fsum(returns) / len(returns) if returns else None,
                         episodes=len(group.members),
                         failures=failures,
                     )
@@ -225,22 +212,6 @@ class _Rollout:
                 if first is not None and first.run.get(name) != value:
                     raise InputError(f"{path} was played with {name}={first.run.get(name)!r}, not {value!r}")
         return TrajectoryWriter(path, run=run, secrets=self.hidden)
-
-    def _metrics_server(self) -> ExitStack:
-        stack = ExitStack()
-        port = self.arguments.metrics_port
-        if port is not None:
-            try:
-                import prometheus_client
-            except ImportError:
-                raise InputError("--metrics-port needs prometheus-client: pip install 'ors-gym[metrics]'") from None
-            registry = prometheus_client.CollectorRegistry()
-            registry.register(PrometheusCollector(self.metrics))
-            server, _ = prometheus_client.start_http_server(port, "127.0.0.1", registry)
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            print(f"Metrics at http://127.0.0.1:{server.server_port}/metrics", file=sys.stderr)
-        return stack
 
     def _sum_up(self, whole: StepRecord, url: str) -> None:
         arguments = self.arguments

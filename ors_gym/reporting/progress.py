@@ -18,7 +18,7 @@ import itertools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -60,9 +60,8 @@ class Phase:
 class _Steps:
     """The training steps so far. The display's thread reads it too: what it reads is replaced, never changed."""
 
-    def __init__(self, total: int | None, name: str, unit: str, running: Callable[[], int] | None) -> None:
+    def __init__(self, total: int | None, name: str, unit: str) -> None:
         self.total = total
-        self.running = running
         self.name = name
         self.unit = unit
         self.began = time.monotonic()
@@ -111,8 +110,7 @@ class _Steps:
         if not facts:
             facts["reward"] = "none given yet" if self.reward is None else f"{self.reward:.3f}"
         speed = "" if self.episodes_per_second is None else f", {self.episodes_per_second:,.1f}/s"
-        running = "" if self.running is None else f", {self.running():,} running"
-        facts["episodes"] = f"{self.episodes:,}{running}{speed}"
+        facts["episodes"] = f"{self.episodes:,}{speed}"
         kinds = (f"{kind} {count:,}" for kind, count in sorted(self.failures.items(), key=lambda item: -item[1]))
         facts["failures"] = ", ".join(kinds) or "none"
         return facts
@@ -173,19 +171,9 @@ class RunProgress:
             elif phase.seconds >= 1:
                 self._print(Text(f"{name}: took {duration(phase.seconds)}"))
 
-    def steps(
-        self,
-        total: int | None = None,
-        *,
-        name: str = "Training",
-        unit: str = "step",
-        running: Callable[[], int] | None = None,
-    ) -> None:
-        """The run proper begins: ``total`` steps, if that is known. ``name`` and ``unit`` are what to call it.
-
-        ``running`` says how many episodes are under way; the display's thread asks it too.
-        """
-        self._steps = _Steps(total, name, unit, running)
+    def steps(self, total: int | None = None, *, name: str = "Training", unit: str = "step") -> None:
+        """The run proper begins: ``total`` steps, if that is known. ``name`` and ``unit`` are what to call it."""
+        self._steps = _Steps(total, name, unit)
         self._next_plain_line = 0.0
 
     def update(

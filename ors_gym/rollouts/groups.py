@@ -6,8 +6,7 @@ slow episode delays itself only.
 What happens when the world breaks an episode, in this order (:class:`FailurePolicy`):
 
 1. It is played again on a fresh session, up to ``retries`` times, each time after a longer wait.
-2. With ``redundancy`` k, ``group_size + k`` members were started, so that as many may fail or be slow.
-3. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
+2. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
    (``"drop"``), or dropped and its place given to another task's group (``"refill"``).
 
 Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failures``, and a dropped group comes back too.
@@ -25,6 +24,7 @@ from typing import Literal
 from ors_gym.errors import NotFoundError, ORSError
 from ors_gym.policies.policy import Policy
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
+from ors_gym.rollouts.exchange import run_all
 from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate
@@ -46,17 +46,14 @@ class FailurePolicy:
     incomplete: Literal["keep", "drop", "refill"] = "keep"
     """What becomes of a group in which a member failed for good: kept while enough are valid; dropped; or dropped, and
     another task's group played in its place (:func:`run_groups` with ``num_groups``; else the same as ``"drop"``)."""
-    redundancy: int = 0
-    """Members started beyond the group's size. The first to end validly are taken, and the rest are cancelled. This
-    favours episodes that end early, so a reward that has to do with an episode's length is seen through a bias."""
     refills: int = 2
     """Other tasks' groups that may be tried in the place of a dropped one."""
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.min_valid_members < 1 or self.retry_delay_seconds < 0:
             raise ValueError("retries and retry_delay_seconds must be at least 0, min_valid_members at least 1")
-        if self.redundancy < 0 or self.refills < 0:
-            raise ValueError("redundancy and refills must be at least 0")
+        if self.refills < 0:
+            raise ValueError("refills must be at least 0")
         if self.incomplete not in ("keep", "drop", "refill"):
             raise ValueError(f"incomplete must be 'keep', 'drop' or 'refill', not {self.incomplete!r}")
 
@@ -82,8 +79,8 @@ async def run_group(
 ) -> TrajectoryGroup:
     """Play ``group_size`` episodes of one task at once; a failed member is played again on a fresh session.
 
-    Member i stays at index i; with ``redundancy`` the members that are taken stay in the order they were started in.
-    ``seed`` is of what the policy draws: another number for each member and attempt, the same in every run.
+    Member i stays at index i. ``seed`` is of what the policy draws: another number for each member and attempt, the
+    same in every run.
 
     ``score_group`` asks the environment to score the members against each other, once all have ended: ``True`` wants
     it to (an environment that does not is a NotFoundError), ``None`` takes it where there is such a thing. Failed
@@ -121,29 +118,14 @@ class _Group:
         self.attempts = 0
 
     async def play(self) -> TrajectoryGroup:
-        count = self.size + self.failure_policy.redundancy
-        running = [asyncio.create_task(self._member(place)) for place in range(count)]
-        try:
-            num_valid = 0
-            for ended in asyncio.as_completed(running):
-                num_valid += not (await ended).failed  # an exception, the policy's, ends the group
-                if num_valid == self.size:
-                    break
-        finally:
-            for member in running:
-                member.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        # In the order they were started in: the valid ones, and failed ones where there are not enough.
-        played = [member.result() for member in running if not member.cancelled()]
-        taken = sorted(range(len(played)), key=lambda place: played[place].failed)[: self.size]
-        members = tuple(played[place] for place in sorted(taken))
+        # An exception, the policy's, ends the group.
+        members = await run_all(self._member(place) for place in range(self.size))
         return TrajectoryGroup(
             self.task,
-            members,
+            tuple(members),
             tuple(self.failures),
             dropped=self.failure_policy.drops(sum(not member.failed for member in members), self.size),
             attempts=self.attempts,
-            cancelled=len(running) - len(played),
         )
 
     async def _member(self, place: int) -> Trajectory:

@@ -83,7 +83,6 @@ WORLDS = {
     "break often: keep": _often(incomplete="keep"),
     "break often: drop": _often(incomplete="drop"),
     "break often: refill": _often(incomplete="refill"),
-    "break often: redundancy": _often(incomplete="drop", redundancy=3),
 }
 
 

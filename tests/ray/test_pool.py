@@ -345,8 +345,13 @@ def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_mo
             raise AssertionError("nobody answers")
 
     async def conversation() -> None:
-        group = await run_group(pool, THREE, 1, policy=OneAnswers(), failures=FailurePolicy(redundancy=2))
-        assert group.members[0].stop_reason is StopReason.POLICY_STOPPED
+        policy = OneAnswers()
+        playing = [asyncio.create_task(pool.run_episode(THREE, policy=policy)) for _ in range(3)]
+        ended, waiting = await asyncio.wait(playing, return_when=asyncio.FIRST_COMPLETED)
+        assert ended.pop().result().stop_reason is StopReason.POLICY_STOPPED
+        for episode in waiting:
+            episode.cancel()
+        await asyncio.wait(waiting)
         await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
 
     run(conversation())

@@ -62,7 +62,7 @@ def main() -> None:
     results = {
         "whole groups": train(rank, **whole),
         "parts of groups": train(rank, **parts),
-        "parts refused": train(rank, failures=FailurePolicy(redundancy=1), **parts),
+        "parts refused": train(rank, failures=FailurePolicy(incomplete="drop"), **parts),
         "accumulation": train(rank, **parts, gradient_accumulation_steps=2, num_iterations=2, max_steps=4),
         "vllm server": train(rank, vllm=True, learning_rate=0.0, **whole),
     }

@@ -189,13 +189,6 @@ def test_a_dropped_groups_place_is_taken_by_another_task(of: Callable, play: Cal
     rollouts.portal.run(host.client.aclose())
 
 
-def test_redundant_members_are_not_trained_on(of: Callable, play: Callable):
-    columns, batch = play(of("buttons", LOOK, failures=FailurePolicy(redundancy=2)), 0, 1)
-
-    assert [len(group.members) for group in batch.groups] == [4, 4]
-    assert len(columns["ors_return"]) == 8
-
-
 def test_groups_of_one_task_that_follow_each_other_stay_apart(of: Callable, play: Callable):
     _, batch = play(of("buttons", LOOK, failures=AT_ONCE), 0, 0)
 

@@ -61,7 +61,7 @@ def test_a_groups_members_may_be_in_several_processes(ranks: list[dict[str, Any]
 def test_what_needs_a_group_whole_is_refused_with_the_numbers_to_change(ranks: list[dict[str, Any]]):
     for rank in ranks:
         refusal = rank["parts refused"]["refused"]
-        assert "redundancy=1" in refusal
+        assert "incomplete='drop'" in refusal
         assert "per_device_train_batch_size * steps_per_generation = 2 * 1" in refusal
         assert "num_generations = 4" in refusal
 

@@ -2,38 +2,23 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-from typing import ClassVar
 
-import httpx
 import pytest
 from openreward.environments import TextBlock, ToolOutput, tool
 
 from ors_gym.cli.main import main
-from ors_gym.policies.policy import Reply, ScriptedPolicy
+from ors_gym.policies.policy import ScriptedPolicy
 from ors_gym.reporting.records import finished_tasks, read_groups, read_trajectories
 from ors_gym.types import ToolCall
 from tests.support.chat_server import calls, refuses, serve_chat
 from tests.support.environments import Counter
-from tests.support.ors_servers import free_port
 
 add_one = ScriptedPolicy([ToolCall("add", {"amount": 1})] * 9)
 not_a_policy = object()
 ADD_ONE = f"{__name__}:add_one"
-
-
-class Scraper:
-    """Adds, and reads the metrics of its own run."""
-
-    read: ClassVar[list[str]] = []
-
-    async def act(self, turn):
-        async with httpx.AsyncClient() as client:
-            self.read.append((await client.get(os.environ["METRICS_URL"])).text)
-        return Reply(tool_calls=(ToolCall("add", {"amount": 9}),))
 
 
 @pytest.fixture
@@ -298,21 +283,6 @@ def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, st
     assert "stop reasons finished 4, failed 2" in lines
     assert "dropped groups 1 of 3" in lines
     assert any(line.startswith("last failure") and "no prompt for one" in line for line in lines)
-
-
-def test_metrics_are_served_while_the_run_goes_on(cli, counter_server, monkeypatch):
-    port = free_port()
-    monkeypatch.setenv("METRICS_URL", f"http://127.0.0.1:{port}/metrics")
-    options = ("--policy", f"{__name__}:Scraper", "--episodes", 2, "--concurrency", 1, "--metrics-port", port)
-    status, _, err = cli("rollout", counter_server.url, *options)
-
-    assert status == 0
-    assert f"Metrics at http://127.0.0.1:{port}/metrics" in err
-    first, second = Scraper.read
-    assert "ors_gym_episodes_running 1.0" in first
-    assert 'ors_gym_episodes_total{stop_reason="finished"} 1.0' in second
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(os.environ["METRICS_URL"])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""What becomes of groups: failures, refills, redundancy and scores, on the reference server."""
+"""What becomes of groups: failures, refills and scores, on the reference server."""
 
 from __future__ import annotations
 
-import asyncio
 import collections
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -17,7 +16,6 @@ from ors_gym import (
     ORSClient,
     Reply,
     ScriptedPolicy,
-    StopReason,
     TaskRef,
     ToolCall,
     TrajectoryGroup,
@@ -166,48 +164,9 @@ def test_no_groups_at_once_is_a_mistake_and_not_an_empty_run(counter_server: Run
         run(play_groups(counter_server, ScriptedPolicy([ADD]), max_concurrent_groups=0))
 
 
-def test_with_redundancy_the_first_to_end_are_taken_and_the_others_are_cancelled(
-    counter_server: RunningServer, run: Callable
-):
-    class OneNeverAnswers:
-        """The first two episodes to be asked wait for ever; the others play."""
-
-        def __init__(self) -> None:
-            self.slow: set[str] = set()
-
-        async def act(self, turn: Turn) -> Reply:
-            if turn.episode_id in self.slow or (turn.number == 0 and len(self.slow) < 2):
-                self.slow.add(turn.episode_id)
-                await asyncio.Event().wait()
-            return Reply(tool_calls=(ADD,))
-
-    group = run(play_one(counter_server, OneNeverAnswers(), 4, failures=FailurePolicy(redundancy=2)))
-
-    assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 4
-    assert (group.attempts, group.cancelled, group.dropped) == (6, 2, False)
-    assert not counter_server.live_sessions
-
-
-def test_redundant_members_stand_in_for_failed_ones(counter_server: RunningServer, run: Callable):
-    group = run(play_one(counter_server, CrashesFirst(2), 3, failures=failing(incomplete="drop", redundancy=2)))
-
-    assert not group.dropped
-    assert [member.failed for member in group.members] == [False] * 3
-    assert [failure.kind for failure in group.failures] == ["tool_failed"] * 2
-
-
-def test_a_group_that_redundancy_cannot_complete_has_its_failures_among_its_members(
-    counter_server: RunningServer, run: Callable
-):
-    group = run(play_one(counter_server, CrashesFirst(3), 3, failures=failing(redundancy=1)))
-
-    assert sorted(member.failed for member in group.members) == [False, True, True]
-    assert group.dropped
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"redundancy": -1}, "redundancy"), ({"refills": -1}, "refills"), ({"incomplete": "ignore"}, "'keep'")],
+    [({"refills": -1}, "refills"), ({"incomplete": "ignore"}, "'keep'")],
 )
 def test_a_failure_policy_that_makes_no_sense_is_refused(options: dict, words: str):
     with pytest.raises(ValueError, match=words):

@@ -88,18 +88,6 @@ def test_a_log_gets_few_lines_however_many_steps_there_are(clock):
     assert sum(line.startswith("step ") for line in file.getvalue().splitlines()) == 11
 
 
-def test_what_is_running_is_asked_when_it_is_shown(clock):
-    file, progress = plain()
-    running = iter([3, 1])
-    with progress:
-        progress.steps(2, running=lambda: next(running))
-        progress.update(1, episodes=8)
-        progress.update(2, episodes=8)
-        progress.finish()
-    shown = [line.partition("episodes: ")[2].split("  ")[0] for line in file.getvalue().splitlines()[1:]]
-    assert shown == ["8, 3 running", "16, 1 running"]
-
-
 def test_forced_colour_in_a_pipe_is_no_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     file = io.StringIO()
