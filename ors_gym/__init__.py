@@ -8,7 +8,7 @@ from ors_gym.client.janitor import Janitor
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects.actions import ActionParser, ParsedText, action_parser
+from ors_gym.dialects.actions import ActionParser, action_parser
 from ors_gym.envs.async_env import AsyncORSEnv
 from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.registration import register_envs, register_ors
@@ -38,7 +38,6 @@ from ors_gym.http.asgi import ASGITransport
 from ors_gym.policies.endpoint import ChatPolicy, EndpointRefusedError
 from ors_gym.policies.policy import Policy, RandomPolicy, Reply, ScriptedPolicy, Turn
 from ors_gym.redaction import Secret
-from ors_gym.reporting.metrics import PrometheusCollector, RolloutMetrics
 from ors_gym.reporting.records import (
     TrajectoryWriter,
     finished_tasks,
@@ -52,7 +51,7 @@ from ors_gym.rollouts.groups import FailurePolicy, run_group, run_groups
 from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.spaces.spaces import TextSpace, ToolCallSpace
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
+from ors_gym.trajectory import Exchange, Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
     GroupCandidate,
     GroupScore,
@@ -86,6 +85,7 @@ __all__ = [
     "EndpointRefusedError",
     "EpisodeHost",
     "EpisodeRunner",
+    "Exchange",
     "Failure",
     "FailurePolicy",
     "GroupCandidate",
@@ -98,17 +98,14 @@ __all__ = [
     "ORSEnv",
     "ORSError",
     "ORSVectorEnv",
-    "ParsedText",
     "Policy",
     "Portal",
     "PortalError",
-    "PrometheusCollector",
     "ProtocolError",
     "RandomPolicy",
     "Reply",
     "RequestTimeoutError",
     "RolloutLimits",
-    "RolloutMetrics",
     "ScriptedPolicy",
     "Secret",
     "Session",

@@ -8,7 +8,7 @@ episode has no return. Member i of a group stays at index i.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,7 +25,17 @@ from ors_gym.types import (
     ToolResultBlock,
 )
 
-__all__ = ["Exchange", "Failure", "Reply", "StopReason", "TaskRef", "Trajectory", "TrajectoryGroup", "Transition"]
+__all__ = [
+    "Exchange",
+    "Failure",
+    "Reply",
+    "StopReason",
+    "TaskRef",
+    "Trajectory",
+    "TrajectoryGroup",
+    "Transition",
+    "count_tokens",
+]
 
 
 class StopReason(StrEnum):
@@ -94,12 +104,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One action and what came of it; ``turn`` counts the policy's messages from 0, several calls may share one."""
+    """One action, what came of it, and how long that took."""
 
     action: ToolCall
     output: ToolOutput
-    turn: int
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def reward(self) -> float | None:
@@ -127,6 +136,8 @@ class Reply:
     num_tokens: int | None = None
     """Tokens that the message took, reasoning included, where they are known: they count against
     ``RolloutLimits.max_tokens``."""
+    num_prompt_tokens: int | None = None
+    """Tokens that the model read for it, where they are known."""
 
     def __post_init__(self) -> None:
         if self.error is not None and self.tool_calls:
@@ -141,14 +152,18 @@ class Exchange:
     environment's terminal tool has one transition and no call of its own.
     """
 
-    number: int
-    """The turn's number, from 0."""
     reply: Reply
     transitions: tuple[Transition, ...] = ()
     notices: tuple[Block, ...] = ()
     """What the agent reads after the results, such as that its time is over."""
     finished: bool = False
     """Whether the environment ended the episode."""
+
+    def __post_init__(self) -> None:
+        calls = [call.id for call in self.reply.tool_calls]
+        answered = [transition.action.id for transition in self.transitions]
+        if calls and answered != [call_id for call_id in calls if call_id in answered]:
+            raise ValueError(f"the calls of a message are answered in their order, each once: {answered} of {calls}")
 
     @property
     def outputs(self) -> tuple[ToolOutput, ...]:
@@ -184,20 +199,23 @@ class Exchange:
         return (Message("user", (*results, *self.notices)),) if results or self.notices else ()
 
 
+def count_tokens(exchanges: Iterable[Exchange]) -> int | None:
+    """Tokens that the agent wrote; None where it never said."""
+    counts = [each.reply.num_tokens for each in exchanges if each.reply.num_tokens is not None]
+    return sum(counts) if counts else None
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One episode's record. ``messages`` is the whole conversation, prompt first; ``seconds`` from opening to end."""
+    """One episode's record: what it began with, and each exchange in turn. ``seconds`` counts from opening to end."""
 
     episode_id: str
     task: TaskRef
     stop_reason: StopReason
-    transitions: tuple[Transition, ...] = ()
-    messages: tuple[Message, ...] = ()
+    prompt: tuple[Message, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
     failure: Failure | None = None
     seconds: float = 0.0
-    num_turns: int = 0
-    num_tokens: int | None = None
-    """Tokens that the policy wrote, None where it did not say."""
     attempt: int = 0
     """How many episodes of this group member failed before this one."""
 
@@ -206,18 +224,34 @@ class Trajectory:
             raise ValueError("a trajectory has a failure exactly when its stop_reason is FAILED")
 
     @property
+    def completion(self) -> tuple[Message, ...]:
+        """The conversation without its prompt: from the policy's first message on."""
+        return tuple(message for each in self.exchanges for message in (each.said(), *each.heard()))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, prompt first."""
+        return (*self.prompt, *self.completion)
+
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        """Every call that was answered, in order."""
+        return tuple(transition for each in self.exchanges for transition in each.transitions)
+
+    @property
     def rewards(self) -> tuple[float | None, ...]:
         """The reward of each transition, as given."""
         return tuple(transition.reward for transition in self.transitions)
 
     @property
-    def completion(self) -> tuple[Message, ...]:
-        """The conversation without its prompt: from the policy's first message on.
+    def num_turns(self) -> int:
+        """Messages of the policy."""
+        return len(self.exchanges)
 
-        The policy's are the last ``num_turns`` messages of the assistant's; any before belong to the prompt.
-        """
-        turns = [place for place, message in enumerate(self.messages) if message.role == "assistant"]
-        return self.messages[turns[-self.num_turns] :] if 0 < self.num_turns <= len(turns) else ()
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens that the policy wrote, None where it did not say."""
+        return count_tokens(self.exchanges)
 
     @property
     def terminated(self) -> bool:
@@ -249,9 +283,7 @@ class TrajectoryGroup:
     """What the environment's ``score_group`` gave each member, beside the rewards of its episode; None for a member
     that was not scored. None for the whole where scores were not asked for, or the environment gives none."""
     attempts: int = 0
-    """Episodes begun, those that failed and those that redundancy made superfluous included."""
-    cancelled: int = 0
-    """Episodes ended early because enough others were valid before them."""
+    """Episodes begun, those that failed included."""
     refilled_for: TaskRef | None = None
     """The task whose dropped group this one takes the place of."""
 

@@ -176,5 +176,8 @@ class TrajectoryCallback(TrainerCallback):
             number = f".{process.process_index}" if process.num_processes > 1 else ""
             path = self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
             self._writer = TrajectoryWriter(path, run=self._run, secrets=self._secrets)
-        for group in (*batch.replaced_groups, *batch.groups):
+        for group in batch.replaced_groups:
             self._writer.write_group(group)
+        returns = iter(batch.returns)
+        for group in batch.groups:
+            self._writer.write_group(group, returns=[next(returns) for _ in group.members])

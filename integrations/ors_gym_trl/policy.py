@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Protocol
 
 from ors_gym.dialects.actions import ActionParser
@@ -69,23 +70,15 @@ class TokenPolicy:
         )
         if budget <= 0:
             return Reply(truncated=True, num_tokens=0)
+        num_prompt_tokens = len(record.ids)
         sampled = await asyncio.wrap_future(self._submit(record.ids, budget, tuple(record.pictures.values())))
         image_token = self._tokenizer.image_token_id
         if image_token is not None and image_token in sampled.ids:
             sampled = sampled.before(image_token)  # of an image that there is not: vLLM does not rule it out
         record.add_sampled(sampled.ids, sampled.logprobs)
         text = self._tokenizer.decode_turn(sampled.ids)
-        if not sampled.ended:
-            return Reply(text=text, truncated=True, num_tokens=len(sampled.ids))
-        parsed = self._parser.parse(text)
-        return Reply(
-            text=parsed.text,
-            tool_calls=parsed.tool_calls,
-            error=parsed.error,
-            reason=parsed.reason,
-            reasoning=parsed.reasoning,
-            num_tokens=len(sampled.ids),
-        )
+        reply = self._parser.parse(text) if sampled.ended else Reply(text, truncated=True)
+        return replace(reply, num_tokens=len(sampled.ids), num_prompt_tokens=num_prompt_tokens)
 
     def _continue_record(self, turn: Turn) -> TokenRecord:
         record = self.records.get(turn.episode_id)

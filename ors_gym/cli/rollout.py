@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping

@@ -1,6 +1,6 @@
 """What a model wrote, read as tool calls or as a named failure that the model can be told.
 
-An :class:`ActionParser` has one method, ``parse(text) -> ParsedText``; ten lines make your own. Four ways of writing
+An :class:`ActionParser` has one method, ``parse(text) -> Reply``; ten lines make your own. Four ways of writing
 calls come with the library, named after the models that were trained on them:
 
 ==============  =====================================================================================================
@@ -23,7 +23,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from ors_gym.trajectory import Reply
@@ -37,7 +37,6 @@ __all__ = [
     "MistralParser",
     "OpenAIParser",
     "ParseReason",
-    "ParsedText",
     "PlainParser",
     "action_parser",
     "check_action",
@@ -52,31 +51,16 @@ Action: TypeAlias = ToolCall | Mapping[str, Any] | str
 """What environments take: a call, the same as a mapping, or the text a model wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedText:
-    """A model's message, taken apart.
-
-    ``text`` is what stands outside reasoning and calls. No calls and no error means a plain message. With an
-    ``error``, a sentence for the model to read, and its ``reason``, there are no calls.
-    """
-
-    text: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    error: str | None = None
-    reason: ParseReason | None = None
-    reasoning: str = ""
-
-
 class ActionParser(Protocol):
     """Reads tool calls from the text a model wrote. It never raises on what the text holds."""
 
-    def parse(self, text: str) -> ParsedText:
+    def parse(self, text: str) -> Reply:
         """Take one message apart."""
         ...
 
 
 class _UnreadableCallError(ValueError):
-    """A call that cannot be read; becomes :attr:`ParsedText.error` where the message's parsing began."""
+    """A call that cannot be read; becomes :attr:`Reply.error` where the message's parsing began."""
 
     def __init__(self, reason: ParseReason, why: str) -> None:
         super().__init__(reason, why)
@@ -93,15 +77,15 @@ class _Parser:
     form: str
     """How a call should have been written, told to the model with an error."""
 
-    def parse(self, text: str) -> ParsedText:
+    def parse(self, text: str) -> Reply:
         """Take one message apart."""
         reasoning, body = _split_reasoning(_STOP_TOKENS.sub("", text))
         try:
             rest, calls = self._read(body)
         except _UnreadableCallError as unreadable:
             error = f"No tool was called: {unreadable.why}. Write a call as {self.form}"
-            return ParsedText(body.strip(), (), error, unreadable.reason, reasoning)
-        return ParsedText(rest.strip(), tuple(calls), reasoning=reasoning)
+            return Reply(body.strip(), (), error, unreadable.reason, reasoning)
+        return Reply(rest.strip(), tuple(calls), reasoning=reasoning)
 
     def _read(self, body: str) -> tuple[str, Sequence[ToolCall]]:
         raise NotImplementedError
@@ -322,11 +306,10 @@ def read_action(action: Action, parser: ActionParser, *, takes_plain_text: bool 
         except _UnreadableCallError as unreadable:
             return Reply(error=f"No tool was called: {unreadable.why}.", reason=unreadable.reason)
     parsed = parser.parse(action)
-    error, reason = parsed.error, parsed.reason
-    if error is None and not parsed.tool_calls and not takes_plain_text:
-        error = "No tool was called: the message holds no tool call, and this environment takes no plain answer."
-        reason = "no_tool_call"
-    return Reply(parsed.text, parsed.tool_calls, error, reason, parsed.reasoning)
+    if parsed.tool_calls or parsed.error is not None or takes_plain_text:
+        return parsed
+    error = "No tool was called: the message holds no tool call, and this environment takes no plain answer."
+    return replace(parsed, error=error, reason="no_tool_call")
 
 
 _STOP_TOKENS = re.compile(r"(?:\s|<\|(?:im_end|eot_id|eom_id|eot|eom|endoftext|end_of_text)\|>|</s>)+\Z")

@@ -80,7 +80,7 @@ def outcome_of(episode: Trajectory, task: TaskIdentity, epoch: int, rules: Rules
 
 def _prompt_sha256(episode: Trajectory) -> str | None:
     """The hash of what the agent read before its first message, to notice a changed prompt."""
-    prompt = episode.messages[: len(episode.messages) - len(episode.completion)]
+    prompt = episode.prompt
     if episode.failed or not prompt:
         return None
     text = json.dumps([message.to_wire() for message in prompt], sort_keys=True, default=str)

@@ -72,7 +72,7 @@ async def replay_episode(
     calls = 0
     try:
         async with session:
-            prompt = episode.messages[: len(episode.messages) - len(episode.completion)]
+            prompt = episode.prompt
             if prompt and not _same_prompt(prompt, await session.get_messages()):
                 return Replayed(episode, calls, "the prompt")
             for transition in episode.transitions:

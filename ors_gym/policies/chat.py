@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from ors_gym.dialects.actions import ActionParser, tool_call
@@ -141,6 +142,10 @@ class _CallInTheMaking:
         if arguments:
             self.arguments.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
 
+    def read(self) -> ToolCall:
+        """The call, under the id that its provider gave; raises ValueError, in words, for one that cannot be read."""
+        return tool_call({"id": self.id, "name": self.name, "arguments": "".join(self.arguments)})
+
     def __str__(self) -> str:
         return f"{self.name}({''.join(self.arguments)})"
 
@@ -161,6 +166,7 @@ class Completion:
         self._calls: list[_CallInTheMaking] = []
         self._places: dict[object, _CallInTheMaking] = {}
         self._num_tokens: int | None = None
+        self._num_prompt_tokens: int | None = None
 
     def feed(self, answer: Any) -> None:
         """Take one chunk of a stream, or a whole answer.
@@ -171,8 +177,9 @@ class Completion:
         answer = _object(answer, "a completion")
         usage = answer.get("usage")
         if usage is not None:
-            tokens = _object(usage, "a completion's usage").get("completion_tokens")
-            self._num_tokens = tokens if isinstance(tokens, int) else self._num_tokens
+            usage = _object(usage, "a completion's usage")
+            self._num_tokens = _count(usage.get("completion_tokens"), self._num_tokens)
+            self._num_prompt_tokens = _count(usage.get("prompt_tokens"), self._num_prompt_tokens)
         for choice in _array(answer.get("choices"), "a completion's choices")[:1]:
             choice = _object(choice, "a choice")
             whole = choice.get("message")
@@ -221,24 +228,28 @@ class Completion:
         """
         parsed = parser.parse("".join(self._text))
         reasoning = "\n".join(filter(None, ("".join(self._reasoning), parsed.reasoning)))
-        text, calls, error, reason = parsed.text, parsed.tool_calls, parsed.error, parsed.reason
-        if self._calls and error is None:
-            try:
-                made = [tool_call({"name": call.name, "arguments": "".join(call.arguments)}) for call in self._calls]
-                calls = (*calls, *(ToolCall(names.own(call.name), call.input) for call in made))
-            except ValueError as unreadable:
-                text = "\n".join(filter(None, (text, *map(str, self._calls))))
-                calls, reason = (), getattr(unreadable, "reason", "invalid_call")
-                error = f"No tool was called: {unreadable}. Give the arguments as one JSON object"
-        return Reply(
-            text=text,
-            tool_calls=calls,
-            error=error,
-            truncated=self.finish_reason == "length",
-            reason=reason,
+        counted = replace(
+            parsed,
             reasoning=reasoning,
+            truncated=self.finish_reason == "length",
             num_tokens=self._num_tokens,
+            num_prompt_tokens=self._num_prompt_tokens,
         )
+        if not self._calls or parsed.error is not None:
+            return counted
+        try:
+            made = [call.read() for call in self._calls]
+        except ValueError as unreadable:
+            text = "\n".join(filter(None, (parsed.text, *map(str, self._calls))))
+            error = f"No tool was called: {unreadable}. Give the arguments as one JSON object"
+            reason = getattr(unreadable, "reason", "invalid_call")
+            return replace(counted, text=text, tool_calls=(), error=error, reason=reason)
+        own = (replace(call, name=names.own(call.name)) for call in made)
+        return replace(counted, tool_calls=(*parsed.tool_calls, *own))
+
+
+def _count(value: Any, known: int | None) -> int | None:
+    return value if isinstance(value, int) else known
 
 
 def _texts(content: Any) -> tuple[list[str], list[str]]:

@@ -20,9 +20,10 @@ from typing import Any, TypeAlias
 
 from ors_gym.redaction import MASK, Redactor
 from ors_gym.reporting.html import write_page
+from ors_gym.reporting.record_format import plain_json
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
-from ors_gym.types import ImageBlock, Message, MessageBlock, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
+from ors_gym.types import ImageBlock, MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolResultBlock
 
 __all__ = [
     "Measurement",
@@ -253,7 +254,10 @@ class _Content:
 def _plain(value: object) -> str:
     if isinstance(value, str) and "\n" in value:
         return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return json.dumps(plain_json(value, str), ensure_ascii=False)
 
 
 def _finite(value: float | None) -> float | None:
@@ -319,49 +323,45 @@ def _sample(sample: Sample, content: _Content) -> JSON:
 def _events(episode: Trajectory, content: _Content) -> list[JSON]:
     """The episode in reading order: messages of the prompt, then each turn's message, its calls and their results.
 
-    The policy's messages are the last ``num_turns`` of the assistant's; any before belong to the prompt.
+    Turns of the policy count from 0; messages of the prompt have -1, and those before its own assistant's less.
     """
-    calls: dict[int, list[Transition]] = {}
-    for transition in episode.transitions:
-        calls.setdefault(transition.turn, []).append(transition)
-    num_replies = sum(message.role == "assistant" for message in episode.messages)
-    turn = -1 - max(0, num_replies - max(episode.num_turns, 1 + max(calls, default=-1)))
+    turn = -1 - sum(message.role == "assistant" for message in episode.prompt)
     events: list[JSON] = []
-    for message in episode.messages:
+    for message in episode.prompt:
         turn += message.role == "assistant"
-        events += _message(message, turn, content)
-        if message.role == "assistant" and turn >= 0:
-            played = calls.pop(turn, [])
-            events += (_call(transition, content) for transition in played)
-            unanswered = message.tool_calls[len(played) :]
-            events += (_unanswered(call, turn, content) for call in unanswered)
-    for turn in sorted(calls):  # a record of transitions without messages
-        events += (_call(transition, content) for transition in calls[turn])
+        events += _message(message.role, turn, content.blocks(message.blocks, with_calls=True))
+    for turn, exchange in enumerate(episode.exchanges):
+        reply = exchange.reply
+        events += _message("assistant", turn, content.blocks(exchange.said().blocks))
+        events += (_call(transition, turn, content) for transition in exchange.transitions)
+        answered = {transition.action.id for transition in exchange.transitions}
+        events += (_unanswered(call, turn, content) for call in reply.tool_calls if call.id not in answered)
+        told = [*([content.text(reply.error)] if reply.error else []), *content.blocks(exchange.notices)]
+        events += _message("user", turn, told)
     return events
 
 
-def _message(message: Message, turn: int, content: _Content) -> list[JSON]:
-    parts = content.blocks(message.blocks, with_calls=turn < 0)
-    return [{"kind": "message", "role": message.role, "turn": turn, "parts": parts}] if parts else []
+def _message(role: str, turn: int, parts: Sequence[JSON]) -> list[JSON]:
+    return [{"kind": "message", "role": role, "turn": turn, "parts": parts}] if parts else []
 
 
-def _call(transition: Transition, content: _Content) -> JSON:
+def _call(transition: Transition, turn: int, content: _Content) -> JSON:
     action, output = transition.action, transition.output
     return {
         "kind": "call",
-        "turn": transition.turn,
+        "turn": turn,
         "name": content.masked(action.name),
         "arguments": content.arguments(action.input),
         "ok": output.ok,
         "reason": output.reason and content.masked(output.reason),
-        "parts": content.blocks(output.blocks) if output.ok else [content.text(output.text)],
+        "parts": content.blocks(output.shown),
         "reward": _finite(output.reward),
         "finished": output.finished,
         "seconds": _finite(transition.seconds),
     }
 
 
-def _unanswered(call: ToolCallBlock, turn: int, content: _Content) -> JSON:
+def _unanswered(call: ToolCall, turn: int, content: _Content) -> JSON:
     arguments = content.arguments(call.input)
     return {"kind": "unanswered", "turn": turn, "name": content.masked(call.name), "arguments": arguments}
 

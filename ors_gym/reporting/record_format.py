@@ -5,38 +5,144 @@ See :mod:`ors_gym.reporting.records` for the whole format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
 
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
+from ors_gym.json_text import LIMITS
+from ors_gym.redaction import SHORT_CHARACTERS
+from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import (
     JSONObject,
     Message,
-    TextBlock,
+    MessageBlock,
     ToolCall,
-    ToolCallBlock,
     ToolOutput,
     ToolResultBlock,
     block_to_wire,
     blocks_from_wire,
 )
 
-__all__ = [
-    "failure_to_json",
-    "read_failure",
-    "read_task",
-    "read_trajectory",
-    "task_to_json",
-    "trajectory_to_json",
-]
+__all__ = ["RecordEncoder", "plain_json", "read_failure", "read_task", "read_trajectory"]
 
-_Spoken: TypeAlias = Mapping[str, tuple[ToolCallBlock | None, ToolResultBlock | None]]
-"""The tool calls and results of a conversation, by their ids."""
+Redact: TypeAlias = Callable[[str], str]
+
+MAX_DEPTH = LIMITS.max_depth
+"""Arrays and objects inside each other, in one value; what lies deeper is left out."""
+
+MAX_BITS = 3 * LIMITS.max_digits
+"""Of an integer; a longer one has more digits than Python writes, and becomes text."""
 
 
-def failure_to_json(failure: Failure) -> JSONObject:
-    """Write a failure."""
-    return {"kind": failure.kind, "message": failure.message}
+def plain_json(value: Any, redact: Redact, depth: int = MAX_DEPTH) -> Any:
+    """``value`` as JSON that every reader takes, without secrets."""
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() < MAX_BITS else redact(hex(value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if depth == 0:
+        return f"(nested deeper than {MAX_DEPTH})"
+    if isinstance(value, Mapping):
+        fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {_plain_key(str(key), redact): plain_json(each, redact, depth - 1) for key, each in fields.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(each, redact, depth - 1) for each in cast("list[Any]", value)]
+    return redact(str(value))
+
+
+def _plain_key(key: str, redact: Redact) -> str:
+    """A key without secrets; a short name, such as an argument's, stays although a secret may be the same word."""
+    return key if len(key) < SHORT_CHARACTERS and key.isidentifier() else redact(key)
+
+
+class RecordEncoder:
+    """Writes what a trajectory holds, without secrets.
+
+    Only what environments and models said is redacted, never the keys, roles and types of the format: a secret may be
+    an ordinary word, and the record must be readable again.
+    """
+
+    def __init__(self, redact: Redact) -> None:
+        self._redact = redact
+
+    def plain(self, value: Any) -> Any:
+        """A value as JSON, without secrets."""
+        return plain_json(value, self._redact)
+
+    def failure(self, failure: Failure) -> JSONObject:
+        """Write a failure."""
+        return {"kind": failure.kind, "message": self.plain(failure.message)}
+
+    def task(self, task: TaskRef) -> JSONObject:
+        """Write which task it was."""
+        return {"env_name": task.env_name, "split": task.split, "index": task.index, "task": self.plain(task.task)}
+
+    def trajectory(self, episode: Trajectory) -> dict[str, Any]:
+        """Write a trajectory, each block once."""
+        return {
+            "episode_id": episode.episode_id,
+            "task": self.task(episode.task),
+            "stop_reason": str(episode.stop_reason),
+            "failure": episode.failure and self.failure(episode.failure),
+            "num_turns": episode.num_turns,
+            "num_tokens": episode.num_tokens,
+            "seconds": self.plain(episode.seconds),
+            "attempt": episode.attempt,
+            "prompt": [self._message(message) for message in episode.prompt],
+            "exchanges": [self._exchange(exchange) for exchange in episode.exchanges],
+        }
+
+    def _exchange(self, exchange: Exchange) -> JSONObject:
+        reply = exchange.reply
+        answers = {transition.action.id: transition for transition in exchange.transitions}
+        calls = [self._call(call.id, call, answers.get(call.id)) for call in reply.tool_calls]
+        of_terminal_tool = [self._call(None, step.action, step) for step in exchange.transitions if not calls]
+        return {
+            "text": self.plain(reply.text),
+            "reasoning": self.plain(reply.reasoning),
+            "error": self.plain(reply.error),
+            "reason": self.plain(reply.reason),
+            "truncated": reply.truncated,
+            "num_tokens": reply.num_tokens,
+            "num_prompt_tokens": reply.num_prompt_tokens,
+            "calls": calls + of_terminal_tool,
+            "notices": [self._block(block) for block in exchange.notices],
+            "finished": exchange.finished,
+        }
+
+    def _call(self, call_id: str | None, call: ToolCall, answer: Transition | None) -> JSONObject:
+        return {
+            "id": self.plain(call_id),
+            "name": self.plain(call.name),
+            "input": self.plain(call.input),
+            "seconds": answer and self.plain(answer.seconds),
+            "output": answer and self._output(answer.output),
+        }
+
+    def _output(self, output: ToolOutput) -> JSONObject:
+        return {
+            "ok": output.ok,
+            "reward": self.plain(output.reward),
+            "finished": output.finished,
+            "metadata": self.plain(output.metadata),
+            "error": self.plain(output.error),
+            "reason": self.plain(output.reason),
+            "blocks": [self._block(block) for block in output.blocks],
+        }
+
+    def _message(self, message: Message) -> JSONObject:
+        written: JSONObject = {"role": message.role, "blocks": [self._block(block) for block in message.blocks]}
+        return written if message.detail is None else {**written, "detail": self.plain(message.detail)}
+
+    def _block(self, block: MessageBlock) -> JSONObject:
+        written = {key: self.plain(value) for key, value in block_to_wire(block).items()} | {"type": block.type}
+        if isinstance(block, ToolResultBlock):
+            written["blocks"] = [self._block(inner) for inner in block.blocks]
+        return written
 
 
 def read_failure(wire: JSONObject) -> Failure:
@@ -44,75 +150,9 @@ def read_failure(wire: JSONObject) -> Failure:
     return Failure(wire["kind"], wire["message"])
 
 
-def task_to_json(task: TaskRef) -> JSONObject:
-    """Write which task it was."""
-    return {"env_name": task.env_name, "split": task.split, "index": task.index, "task": task.task}
-
-
 def read_task(wire: JSONObject) -> TaskRef:
     """Read which task it was."""
     return TaskRef(wire["env_name"], wire.get("split"), wire.get("index"), wire.get("task"))
-
-
-def trajectory_to_json(episode: Trajectory) -> dict[str, Any]:
-    """Write a trajectory, each call and result once."""
-    return {
-        "episode_id": episode.episode_id,
-        "task": task_to_json(episode.task),
-        "stop_reason": str(episode.stop_reason),
-        "failure": episode.failure and failure_to_json(episode.failure),
-        "num_turns": episode.num_turns,
-        "num_tokens": episode.num_tokens,
-        "seconds": episode.seconds,
-        "attempt": episode.attempt,
-        "messages": [message.to_wire() for message in episode.messages],
-        "transitions": _transitions(episode),
-    }
-
-
-def _transitions(episode: Trajectory) -> list[JSONObject]:
-    spoken = _calls_and_results(episode.completion)
-    pairs = iter([(call, result) for call, result in spoken.values() if call is not None and result is not None])
-    following = next(pairs, None)
-    written: list[JSONObject] = []
-    for transition in episode.transitions:
-        action, output = transition.action, transition.output
-        fields: dict[str, Any] = {"turn": transition.turn, "seconds": transition.seconds, "name": action.name}
-        answer: dict[str, Any] = {
-            "ok": output.ok,
-            "reward": output.reward,
-            "finished": output.finished,
-            "metadata": output.metadata,
-            "error": output.error,
-            "reason": output.reason,
-        }
-        if following is not None and _says_the_same(*following, transition):
-            fields |= {"tool_call_id": following[0].id}
-            following = next(pairs, None)
-        else:
-            answer["blocks"] = [block_to_wire(block) for block in output.blocks]
-            fields |= {"tool_call_id": None, "input": action.input}
-        written.append(fields | {"output": answer})
-    return written
-
-
-def _calls_and_results(messages: Iterable[Message]) -> _Spoken:
-    """In the order of the calls; of those that share an id the last."""
-    found: dict[str, tuple[ToolCallBlock | None, ToolResultBlock | None]] = {}
-    for message in messages:
-        for block in message.blocks:
-            if isinstance(block, ToolCallBlock):
-                found[block.id] = block, None
-            elif isinstance(block, ToolResultBlock):
-                found[block.tool_call_id] = found.get(block.tool_call_id, (None, None))[0], block
-    return found
-
-
-def _says_the_same(call: ToolCallBlock, result: ToolResultBlock, transition: Transition) -> bool:
-    output = transition.output
-    shown = output.blocks if output.ok else (TextBlock(output.text),)
-    told = (call.name, call.input, result.blocks, result.is_error)
-    return told == (transition.action.name, transition.action.input, shown, not output.ok)
 
 
 def read_trajectory(wire: JSONObject) -> Trajectory:
@@ -121,34 +161,46 @@ def read_trajectory(wire: JSONObject) -> Trajectory:
     Raises:
         ProtocolError, KeyError, TypeError, ValueError: it is none.
     """
-    messages = tuple(map(Message.from_wire, wire["messages"]))
-    spoken = _calls_and_results(messages)
     return Trajectory(
         wire["episode_id"],
         read_task(wire["task"]),
         StopReason(wire["stop_reason"]),
-        tuple(_read_transition(transition, spoken) for transition in wire["transitions"]),
-        messages,
+        tuple(map(Message.from_wire, wire["prompt"])),
+        tuple(map(_read_exchange, wire["exchanges"])),
         wire["failure"] and read_failure(wire["failure"]),
         wire["seconds"],
-        wire["num_turns"],
-        wire["num_tokens"],
         wire["attempt"],
     )
 
 
-def _read_transition(wire: JSONObject, spoken: _Spoken) -> Transition:
-    answer = wire["output"]
-    call, result = spoken[wire["tool_call_id"]] if wire["tool_call_id"] is not None else (None, None)
-    blocks = () if result is None else result.blocks if answer["ok"] else ()
-    output = ToolOutput(
-        blocks_from_wire(answer["blocks"], "tool output") if "blocks" in answer else blocks,
-        answer["reward"],
-        answer["finished"],
-        answer["metadata"],
-        answer["ok"],
-        answer["error"],
-        answer["reason"],
+def _read_exchange(wire: JSONObject) -> Exchange:
+    calls = [ToolCall(call["name"], call["input"], call["id"] or "") for call in wire["calls"]]
+    spoken = tuple(call for call, written in zip(calls, wire["calls"], strict=True) if written["id"] is not None)
+    transitions = tuple(
+        Transition(call, _read_output(written["output"]), written["seconds"])
+        for call, written in zip(calls, wire["calls"], strict=True)
+        if written["output"] is not None
     )
-    arguments = call.input if call is not None else wire["input"]
-    return Transition(ToolCall(wire["name"], arguments), output, wire["turn"], wire["seconds"])
+    reply = Reply(
+        wire["text"],
+        spoken,
+        wire["error"],
+        wire["reason"],
+        wire["reasoning"],
+        wire["truncated"],
+        wire["num_tokens"],
+        wire["num_prompt_tokens"],
+    )
+    return Exchange(reply, transitions, blocks_from_wire(wire["notices"], "notices"), wire["finished"])
+
+
+def _read_output(wire: JSONObject) -> ToolOutput:
+    return ToolOutput(
+        blocks_from_wire(wire["blocks"], "tool output"),
+        wire["reward"],
+        wire["finished"],
+        wire["metadata"],
+        wire["ok"],
+        wire["error"],
+        wire["reason"],
+    )

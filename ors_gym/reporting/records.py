@@ -3,36 +3,42 @@
 The file needs no header and no package of its writer's: any JSON reader takes it (``jq``, pandas,
 ``datasets.load_dataset("json", …)``), line by line, also while the run goes on or after it crashed. One line::
 
-    {"format": "ors-gym/trajectory", "version": 1, "written": "2026-11-21T11:30:00+00:00",
+    {"format": "ors-gym/trajectory", "version": 2, "written": "2026-11-21T11:30:00+00:00",
+     "versions": {"ors-gym": "0.1.0"},                     the packages that wrote it
      "run": {"policy": "random", …},                       what the writer says of the run
      "group": {"id": "…", "member": 0, "size": 8,          which member of which group; see TrajectoryGroup
-               "scored": false, "score": null, "dropped": false, "attempts": 8, "cancelled": 0, "refilled_for": null,
+               "scored": false, "score": null, "dropped": false, "attempts": 8, "refilled_for": null,
                "failures": [{"kind": "connection", "message": "…"}]},
      "note": {"epoch": 0, …},                              what the writer says of the group; absent without one
      "episode_id": "…", "task": {"env_name": "wordle", "split": "train", "index": 3, "task": null},
      "stop_reason": "finished", "failure": null,           a failure is {"kind", "message"}; stop_reason is "failed"
+     "return": 1.0,                                        null where the episode has none
      "num_turns": 4, "num_tokens": null, "seconds": 2.5, "attempt": 0,
-     "messages": [{"role": "user", "blocks": [{"type": "text", "text": "…"}]}, …],   as on the wire, prompt first
-     "transitions": [{"turn": 0, "seconds": 0.1, "name": "guess", "input": {"word": "crane"}, "tool_call_id": null,
-                      "output": {"ok": true, "reward": null, "finished": false, "metadata": null,
-                                 "error": null, "reason": null, "blocks": [{"type": "text", "text": "…"}]}}]}
+     "prompt": [{"role": "user", "blocks": [{"type": "text", "text": "…"}]}, …],     as on the wire
+     "exchanges": [{"text": "…", "reasoning": "", "error": null, "reason": null, "truncated": false,
+                    "num_tokens": null, "num_prompt_tokens": null,
+                    "calls": [{"id": "call_0_0", "name": "guess", "input": {"word": "crane"}, "seconds": 0.1,
+                               "output": {"ok": true, "reward": null, "finished": false, "metadata": null,
+                                          "error": null, "reason": null, "blocks": [{"type": "text", "text": "…"}]}}],
+                    "notices": [], "finished": false}]}
 
-A call and a result that stand in ``messages`` too are not repeated: ``tool_call_id`` then names their blocks there, and
-``input`` and ``blocks`` are absent. A reader ignores keys that it does not know, and refuses a higher ``version``.
+An exchange is one message of the agent and what came of it. A call that was not answered has ``output`` null; the call
+of the terminal tool, which a plain message goes to, has ``id`` null. ``return``, ``num_turns`` and ``num_tokens`` are
+there for other readers. A reader ignores keys that it does not know, and refuses another ``version``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -41,14 +47,7 @@ from ors_gym.errors import ProtocolError
 from ors_gym.extras import packages_of
 from ors_gym.policies.chat import ToolNames, chat_messages
 from ors_gym.redaction import Redactor
-from ors_gym.reporting.record_format import (
-    failure_to_json,
-    read_failure,
-    read_task,
-    read_trajectory,
-    task_to_json,
-    trajectory_to_json,
-)
+from ors_gym.reporting.record_format import RecordEncoder, read_failure, read_task, read_trajectory
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import JSONObject
@@ -66,7 +65,7 @@ __all__ = [
     "to_dataset",
 ]
 
-FORMAT, VERSION = "ors-gym/trajectory", 1
+FORMAT, VERSION = "ors-gym/trajectory", 2
 BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 """Of every line."""
 BLOCK_BYTES = 1 << 16
@@ -94,6 +93,8 @@ class TrajectoryRecord:
     """What the writer said of the group."""
     failures: tuple[Failure, ...] = ()
     """Every failed attempt of its group."""
+    episode_return: float | None = None
+    """What the writer said that the episode is worth; None where it has no return."""
 
 
 class TrajectoryWriter:
@@ -108,34 +109,42 @@ class TrajectoryWriter:
 
     def __init__(self, path: FilePath, *, run: JSONObject | None = None, secrets: Iterable[str] = ()) -> None:
         self.path = Path(path)
-        self._mask = Redactor(secrets)
-        self._run = dict(run or {})
+        self._encoder = RecordEncoder(Redactor(secrets))
+        self._about = {"versions": _versions(), "run": self._encoder.plain(dict(run or {}))}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(self.path)
         self._file = self.path.open("ab")
 
-    def write_group(self, group: TrajectoryGroup, note: JSONObject | None = None) -> None:
-        """Write every member of a group. ``note`` is what the writer says of this group, such as its epoch."""
-        group_id = uuid.uuid4().hex
+    def write_group(
+        self,
+        group: TrajectoryGroup,
+        note: JSONObject | None = None,
+        *,
+        returns: Sequence[float | None] | None = None,
+    ) -> None:
+        """Write every member of a group.
+
+        ``note`` is what the writer says of this group, such as its epoch. ``returns`` has what each member is worth,
+        by default :func:`~ors_gym.trajectory_return`.
+        """
+        encoder = self._encoder
         scores = group.scores or (None,) * len(group.members)
+        returns = [trajectory_return(member) for member in group.members] if returns is None else returns
         about = {
-            "id": group_id,
+            "id": uuid.uuid4().hex,
             "size": len(group.members),
             "dropped": group.dropped,
             "scored": group.scores is not None,
             "attempts": group.attempts,
-            "cancelled": group.cancelled,
-            "refilled_for": group.refilled_for and task_to_json(group.refilled_for),
-            "failures": [failure_to_json(failure) for failure in group.failures],
+            "refilled_for": group.refilled_for and encoder.task(group.refilled_for),
+            "failures": [encoder.failure(failure) for failure in group.failures],
         }
-        lines = [
-            self._line(
-                trajectory_to_json(trajectory)
-                | {"group": about | {"member": member, "score": scores[member]}}
-                | ({} if note is None else {"note": note})
-            )
-            for member, trajectory in enumerate(group.members)
-        ]
+        of_group = {} if note is None else {"note": encoder.plain(note)}
+        lines: list[bytes] = []
+        for member, trajectory in enumerate(group.members):
+            place = {"group": about | {"member": member, "score": encoder.plain(scores[member])}}
+            worth = {"return": encoder.plain(returns[member])}
+            lines.append(self._line(place | of_group | encoder.trajectory(trajectory) | worth))
         self._file.write(b"".join(lines))
         self._file.flush()
 
@@ -145,8 +154,8 @@ class TrajectoryWriter:
 
     def _line(self, fields: dict[str, Any]) -> bytes:
         written = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"format": FORMAT, "version": VERSION, "written": written, "run": self._run} | fields
-        return json.dumps(_plain(record, self._mask), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        record = {"format": FORMAT, "version": VERSION, "written": written} | self._about | fields
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     def close(self) -> None:
         """Close the file."""
@@ -193,20 +202,12 @@ def _check_beginning(path: FilePath, number: int | None, line: bytes) -> None:
         raise ValueError(f"{path}, {where} is no trajectory of ors-gym: it begins with {line[:40]!r}")
 
 
-def _plain(value: Any, mask: Redactor) -> Any:
-    """``value`` as JSON that every reader takes, without secrets."""
-    if isinstance(value, str):
-        return mask(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {mask(str(key)): _plain(each, mask) for key, each in fields.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each, mask) for each in cast("list[Any]", value)]
-    return mask(str(value))
+def _versions() -> dict[str, str]:
+    """The packages that write a record; none where ors-gym was never installed."""
+    try:
+        return {"ors-gym": version("ors-gym")}
+    except PackageNotFoundError:
+        return {}
 
 
 # ------------------------------------------------------------------- reading
@@ -257,6 +258,8 @@ def _read(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TrajectoryGroup]]:
         for number, line in enumerate(file, 1):
             try:
                 wire = json.loads(line) if line.strip() else None
+            except RecursionError:
+                raise ValueError(f"{path}, line {number} is no trajectory of ors-gym: nested too deeply") from None
             except ValueError:
                 _check_beginning(path, number, line)
                 logger.warning("%s: line %d is torn, and skipped", path, number)
@@ -272,13 +275,15 @@ def _read(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TrajectoryGroup]]:
 def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
     if wire.get("format") != FORMAT:
         raise ProtocolError(f"its format is {wire.get('format')!r}, not {FORMAT!r}")
-    if wire["version"] > VERSION:
-        raise ProtocolError(f"it is of version {wire['version']}, and this ors-gym reads versions up to {VERSION}")
+    if wire["version"] != VERSION:
+        raise ProtocolError(f"it is of version {wire['version']}, and this ors-gym reads version {VERSION}")
     about, trajectory = wire["group"], read_trajectory(wire)
     place = about["id"], about["size"], about["member"]
     failures = tuple(map(read_failure, about["failures"]))
     note: JSONObject = wire.get("note") or {}
-    record = TrajectoryRecord(trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures)
+    record = TrajectoryRecord(
+        trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures, wire["return"]
+    )
     group = TrajectoryGroup(
         trajectory.task,
         members=(),
@@ -286,7 +291,6 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
         dropped=about["dropped"],
         scores=() if about["scored"] else None,
         attempts=about["attempts"],
-        cancelled=about["cancelled"],
         refilled_for=about["refilled_for"] and read_task(about["refilled_for"]),
     )
     return record, group
@@ -296,15 +300,15 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
 
 
 def to_dataset(
-    source: FilePath | Iterable[Trajectory], score: Callable[[Trajectory], float | None] = trajectory_return
+    source: FilePath | Iterable[Trajectory], score: Callable[[Trajectory], float | None] | None = None
 ) -> Dataset:
     """A Hugging Face dataset, one row a trajectory, of a file or of trajectories (extra ``datasets``).
 
     Its columns: ``messages`` is the conversation as chat templates take it (``role``, ``content``, ``tool_calls``
     with their arguments as JSON text, ``tool_call_id``, ``reasoning_content``), with ``<image>`` where ``images`` has
-    one, as a data URL; ``rewards`` has one number or null for each tool call and ``return`` what ``score`` makes of
-    them, null for a failed episode; ``task`` is JSON. The rest is named as in :class:`~ors_gym.trajectory.Trajectory`
-    and :class:`TrajectoryRecord`.
+    one, as a data URL; ``rewards`` has one number or null for each tool call; ``return`` is what ``score`` says, by
+    default what the file says, or :func:`~ors_gym.trajectory_return` of trajectories; ``task`` and ``run`` are JSON.
+    The rest is named as in :class:`~ors_gym.trajectory.Trajectory` and :class:`TrajectoryRecord`.
     """
     with packages_of("datasets"):
         import datasets  # pyright: ignore[reportMissingTypeStubs]
@@ -324,6 +328,7 @@ def to_dataset(
     }
     columns = {
         "episode_id": text,
+        "run": text,
         "env_name": text,
         "split": text,
         "index": count,
@@ -348,13 +353,16 @@ def to_dataset(
 
 
 def _row(
-    episode: Trajectory, score: Callable[[Trajectory], float | None], record: TrajectoryRecord | None = None
+    episode: Trajectory, score: Callable[[Trajectory], float | None] | None, record: TrajectoryRecord | None = None
 ) -> dict[str, Any]:
     images: list[str] = []
     messages = chat_messages(episode.messages, ToolNames(()), with_reasoning=True)
     task = episode.task
+    if score is None:
+        score = trajectory_return if record is None else lambda _: record.episode_return
     return {
         "episode_id": episode.episode_id,
+        "run": record and json.dumps(record.run),
         "env_name": task.env_name,
         "split": task.split,
         "index": task.index,

@@ -19,7 +19,7 @@ from ors_gym.policies.policy import Policy, Turn
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, check_session_options, open_session
 from ors_gym.rollouts.seeds import derive_seed
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
+from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, count_tokens
 from ors_gym.types import GroupCandidate, GroupScore, ToolList
 
 __all__ = ["EpisodeHost", "EpisodeRunner", "RolloutLimits"]
@@ -169,7 +169,6 @@ class _Episode:
         self.limits = limits
         self._options = options
         self.conversation: Conversation | None = None
-        self.num_tokens: int | None = None
         self.stop_reason: StopReason | None = None
         self.failure: Failure | None = None
         self.seconds = 0.0
@@ -197,13 +196,11 @@ class _Episode:
 
     async def _turn(self, conversation: Conversation, tools: ToolList) -> None:
         limit = self.limits.max_tokens
-        left = None if limit is None else limit - (self.num_tokens or 0)
+        left = None if limit is None else limit - (count_tokens(conversation.exchanges) or 0)
         number = len(conversation.exchanges)
         seed = derive_seed(self.seed, number)
         turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left, seed)
         reply = await self.policy.act(turn)
-        if reply.num_tokens is not None:
-            self.num_tokens = (self.num_tokens or 0) + reply.num_tokens
         exchange = await conversation.play(reply)
         if exchange.finished:
             self.stop_reason = StopReason.FINISHED
@@ -212,20 +209,17 @@ class _Episode:
         elif not (reply.tool_calls or exchange.outputs):
             self.stop_reason = StopReason.POLICY_STOPPED
         else:
-            self.stop_reason = self.limits.reached(number + 1, self.num_tokens)
+            self.stop_reason = self.limits.reached(number + 1, count_tokens(conversation.exchanges))
 
     def trajectory(self) -> Trajectory:
         assert self.stop_reason is not None
-        exchanges = self.conversation.exchanges if self.conversation else []
         return Trajectory(
             episode_id=self.episode_id,
             task=self.task,
             stop_reason=self.stop_reason,
-            transitions=tuple(transition for exchange in exchanges for transition in exchange.transitions),
-            messages=self.conversation.messages if self.conversation else (),
+            prompt=self.conversation.prompt if self.conversation else (),
+            exchanges=tuple(self.conversation.exchanges) if self.conversation else (),
             failure=self.failure,
             seconds=self.seconds,
-            num_turns=len(exchanges),
-            num_tokens=self.num_tokens,
             attempt=self.attempt,
         )

@@ -45,7 +45,8 @@ class Conversation:
         options: SessionOptions | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
-        self._messages = list(prompt)
+        self.prompt = tuple(prompt)
+        self._messages = list(self.prompt)
         self._session = session
         self._terminal = terminal_tool
         self._parallel = (options or {}).get("parallel_tool_calls", False)
@@ -106,16 +107,16 @@ class Conversation:
             while call_id in calls:
                 call_id += "_"
             calls[call_id] = replace(call, id=call_id)
-        return Exchange(number, replace(reply, tool_calls=tuple(calls.values())))
+        return Exchange(replace(reply, tool_calls=tuple(calls.values())))
 
     async def _call_tools(self, exchange: Exchange, transitions: list[Transition]) -> None:
         reply, terminal = exchange.reply, self._terminal
         if not reply.tool_calls and terminal is not None:
             arguments = {} if terminal.arg is None else {terminal.arg: reply.text}
-            await self._call_at_once([ToolCall(terminal.name, arguments)], exchange.number, transitions)
+            await self._call_at_once([ToolCall(terminal.name, arguments)], transitions)
         for at_once, neighbours in itertools.groupby(reply.tool_calls, self._may_run_at_once):
             for batch in [list(neighbours)] if at_once else [[call] for call in neighbours]:
-                await self._call_at_once(batch, exchange.number, transitions)
+                await self._call_at_once(batch, transitions)
                 if self._ended(transitions):
                     return
 
@@ -130,7 +131,7 @@ class Conversation:
     def _may_run_at_once(self, call: ToolCall) -> bool:
         return self._parallel if isinstance(self._parallel, bool) else call.name in self._parallel
 
-    async def _call_at_once(self, calls: Sequence[ToolCall], turn: int, transitions: list[Transition]) -> None:
+    async def _call_at_once(self, calls: Sequence[ToolCall], transitions: list[Transition]) -> None:
         """Make these calls at once, wait for all, and add what came of them in order.
 
         The calls beside one that ends the episode are under way already: their rewards count.
@@ -140,7 +141,7 @@ class Conversation:
         async def call_tool(place: int) -> None:
             call, called = calls[place], time.monotonic()
             output = await self._session.call_tool(call.name, call.input)
-            answers[place] = Transition(call, output, turn, time.monotonic() - called)
+            answers[place] = Transition(call, output, time.monotonic() - called)
 
         try:
             await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ors_gym import ToolCall
-from ors_gym.dialects.actions import ParsedText
+from ors_gym import Reply, ToolCall
 
 __all__ = ["Says"]
 
@@ -12,7 +11,7 @@ class Says:
     """Reads the same calls, or none, in whatever an untrained model writes."""
 
     def __init__(self, *calls: ToolCall, text: str = "") -> None:
-        self.read = ParsedText(text, calls)
+        self.read = Reply(text, calls)
 
-    def parse(self, text: str) -> ParsedText:
+    def parse(self, text: str) -> Reply:
         return self.read

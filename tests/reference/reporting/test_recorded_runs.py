@@ -46,10 +46,11 @@ def test_episodes_of_a_real_environment_are_written_as_they_finish(
     assert len(played) == 2
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 4
-    assert all((line["format"], line["version"]) == ("ors-gym/trajectory", 1) for line in lines)
-    look, fly = lines[0]["transitions"][:2]
-    assert "blocks" not in look["output"]  # the picture is in the messages, and nowhere else
-    assert path.read_text().count('"type": "image"') == 4
+    assert all((line["format"], line["version"]) == ("ors-gym/trajectory", 2) for line in lines)
+    assert [line["return"] for line in lines] == [1.0] * 4
+    look, fly = (call for exchange in lines[0]["exchanges"][:2] for call in exchange["calls"])
+    assert (look["id"], look["name"], look["input"]) == ("call_0_0", "look", {})
+    assert path.read_text().count('"type": "image"') == 4, "a picture stands once"
     assert (fly["output"]["ok"], fly["output"]["reason"]) == (False, "not_found")
 
 

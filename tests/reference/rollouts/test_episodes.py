@@ -50,7 +50,7 @@ def test_an_episode_ends_when_the_environment_says_finished(counter_server: Runn
     assert trajectory.terminated
     assert not trajectory.truncated
     assert trajectory.num_turns == 3
-    assert [transition.turn for transition in trajectory.transitions] == [0, 1, 2]
+    assert [len(exchange.transitions) for exchange in trajectory.exchanges] == [1, 1, 1]
     assert not counter_server.live_sessions
 
 
@@ -156,7 +156,7 @@ def test_several_calls_in_one_message_run_in_order_and_none_after_finished(
     trajectory = run(play(counter_server, Burst()))
 
     assert [transition.action.name for transition in trajectory.transitions] == ["add", "look", "add", "add"]
-    assert {transition.turn for transition in trajectory.transitions} == {0}
+    assert trajectory.num_turns == 1
     assert trajectory.stop_reason is StopReason.FINISHED
 
 

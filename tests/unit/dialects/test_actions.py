@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.dialects.actions import ParsedText, action_parser, read_action, tool_call
+from ors_gym.dialects.actions import action_parser, read_action, tool_call
+from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall
 
 GUESS = ToolCall("guess", {"word": "crane"})
@@ -37,21 +38,21 @@ class TestHermes:
         parsed = self.parser.parse(
             'I try.\n<tool_call>\n{"name": "guess", "arguments": {"word": "crane"}}\n</tool_call>'
         )
-        assert parsed == ParsedText("I try.", (GUESS,))
+        assert parsed == Reply("I try.", (GUESS,))
 
     def test_several_calls_keep_their_order(self):
         guess = '<tool_call>{"name": "guess", "arguments": {"word": "crane"}}</tool_call>'
         text = f'<tool_call>{{"name": "look"}}</tool_call> then {guess}'
-        assert self.parser.parse(text) == ParsedText("then", (LOOK, GUESS))
+        assert self.parser.parse(text) == Reply("then", (LOOK, GUESS))
 
     def test_a_plain_message_has_no_calls_and_no_error(self):
-        assert self.parser.parse("The answer is 4.") == ParsedText("The answer is 4.")
+        assert self.parser.parse("The answer is 4.") == Reply("The answer is 4.")
 
     def test_the_closing_tag_may_have_been_the_stop_string(self):
         assert self.parser.parse('<tool_call>{"name": "look", "arguments": {}}').tool_calls == (LOOK,)
 
     def test_stop_tokens_at_the_end_are_not_text(self):
-        assert self.parser.parse("Four.<|im_end|>\n") == ParsedText("Four.")
+        assert self.parser.parse("Four.<|im_end|>\n") == Reply("Four.")
 
     def test_arguments_may_hold_the_tags_themselves(self):
         call = ToolCall("write", {"text": "<tool_call></tool_call>"})
@@ -68,14 +69,14 @@ class TestHermes:
         assert parsed.reasoning == 'maybe <tool_call>{"name": "quit"}</tool_call>?'
 
     def test_reasoning_whose_opening_tag_stood_in_the_prompt_is_set_apart(self):
-        assert self.parser.parse("hm\n</think>\n\nFour.") == ParsedText("Four.", reasoning="hm")
+        assert self.parser.parse("hm\n</think>\n\nFour.") == Reply("Four.", reasoning="hm")
 
     def test_the_end_of_reasoning_inside_an_argument_is_not_one(self):
         call = ToolCall("write", {"text": "<think>\n</think>\n"})
         assert self.parser.parse(f"<tool_call>{json.dumps(arguments(call))}</tool_call>").tool_calls == (call,)
 
     def test_reasoning_that_was_cut_off_is_no_message(self):
-        assert self.parser.parse("<think>if only") == ParsedText("", reasoning="if only")
+        assert self.parser.parse("<think>if only") == Reply("", reasoning="if only")
 
     @pytest.mark.parametrize(
         ("body", "reason", "says"),
@@ -130,11 +131,11 @@ class TestLlama:
         ],
     )
     def test_its_forms_are_read(self, text, expected):
-        assert self.parser.parse(text) == ParsedText("", expected)
+        assert self.parser.parse(text) == Reply("", expected)
 
     @pytest.mark.parametrize("text", ['{"answer": 4}', "[1, 2]", "The answer is 4.", "f(x) = 2"])
     def test_an_answer_that_only_resembles_a_call_is_plain(self, text):
-        assert self.parser.parse(text) == ParsedText(text)
+        assert self.parser.parse(text) == Reply(text)
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -170,10 +171,10 @@ class TestMistral:
         ],
     )
     def test_its_forms_are_read(self, text, expected):
-        assert self.parser.parse(text) == ParsedText("", expected)
+        assert self.parser.parse(text) == Reply("", expected)
 
     def test_text_before_the_marker_is_kept(self):
-        assert self.parser.parse("So: [TOOL_CALLS]look[ARGS]{}") == ParsedText("So:", (LOOK,))
+        assert self.parser.parse("So: [TOOL_CALLS]look[ARGS]{}") == Reply("So:", (LOOK,))
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -211,11 +212,11 @@ class TestOpenAI:
         ],
     )
     def test_a_message_its_calls_and_one_call_are_read(self, value, text):
-        assert self.parser.parse(json.dumps(value)) == ParsedText(text, (GUESS,))
+        assert self.parser.parse(json.dumps(value)) == Reply(text, (GUESS,))
 
     def test_a_message_without_calls_is_plain(self):
-        assert self.parser.parse('{"role": "assistant", "content": "Four."}') == ParsedText("Four.")
-        assert self.parser.parse("Four.") == ParsedText("Four.")
+        assert self.parser.parse('{"role": "assistant", "content": "Four."}') == Reply("Four.")
+        assert self.parser.parse("Four.") == Reply("Four.")
 
     def test_a_client_librarys_objects_are_read(self):
         function = SimpleNamespace(name="guess", arguments='{"word": "crane"}')
@@ -285,8 +286,8 @@ def test_an_unknown_parser_is_refused_with_the_names_there_are():
 
 def test_a_parser_of_ones_own_is_taken_as_it_is():
     class Shouted:
-        def parse(self, text: str) -> ParsedText:
-            return ParsedText(tool_calls=(ToolCall(text.lower()),))
+        def parse(self, text: str) -> Reply:
+            return Reply(tool_calls=(ToolCall(text.lower()),))
 
     assert read_action("LOOK", action_parser(Shouted())).tool_calls == (LOOK,)
 

@@ -23,7 +23,7 @@ from ors_gym.reporting.records import (
     read_records,
     read_trajectories,
 )
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
+from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
     ImageBlock,
     Message,
@@ -54,30 +54,44 @@ outputs = st.builds(
 tasks = st.builds(TaskRef, st.text(), st.text(), st.integers(0, 9)) | st.builds(TaskRef, st.text(), task=objects)
 
 
+counts = st.none() | st.integers(0, 9)
+seconds = st.floats(0, 9)
+
+
+@st.composite
+def exchanges(draw) -> Exchange:
+    """Messages with calls of which some were answered, plain ones, and ones that could not be read."""
+    moves = draw(st.lists(st.tuples(st.text(), objects, st.none() | outputs), max_size=3))
+    calls = [ToolCall(name, arguments, f"call_{place}") for place, (name, arguments, _) in enumerate(moves)]
+    answers = [output for _, _, output in moves]
+    played = [
+        Transition(call, output, draw(seconds))
+        for call, output in zip(calls, answers, strict=True)
+        if output is not None
+    ]
+    error = None
+    if draw(st.booleans()):  # a plain message: its one call is the terminal tool's
+        calls, played, error = [], played[:1], draw(st.none() | st.text())
+    reply = Reply(
+        draw(st.text()), tuple(calls), error, draw(st.none() | st.text()), draw(st.text()), draw(st.booleans()),
+        draw(counts), draw(counts),
+    )  # fmt: skip
+    return Exchange(reply, tuple(played), draw(block_lists), draw(st.booleans()))
+
+
 @st.composite
 def trajectories(draw) -> Trajectory:
-    """Episodes as they are played, and ones with parts that do not fit together."""
-    messages = [Message("user", draw(block_lists), draw(st.none() | objects))]
-    transitions = []
-    turns = draw(st.integers(0, 3))
-    for turn in range(turns):
-        moves = draw(st.lists(st.tuples(st.text(), objects, outputs), max_size=3))
-        ids = [draw(st.sampled_from([f"call_{turn}_{place}", "call"])) for place in range(len(moves))]
-        calls = [
-            ToolCallBlock(call_id, name, arguments) for call_id, (name, arguments, _) in zip(ids, moves, strict=True)
-        ]
-        messages.append(Message("assistant", (ReasoningBlock("hm"), *calls)))
-        shown = []
-        for call_id, (name, arguments, output) in zip(ids, moves, strict=True):
-            transitions.append(Transition(ToolCall(name, arguments), output, turn, draw(st.floats(0, 9))))
-            told = draw(st.sampled_from([output.blocks if output.ok else (TextBlock(output.text),), ()]))
-            shown.append(ToolResultBlock(call_id, told, is_error=not output.ok))
-        if shown and draw(st.booleans()):
-            messages.append(Message("user", tuple(shown)))
+    said = ToolCallBlock("c", draw(st.text()), draw(objects))
+    heard = ToolResultBlock("c", draw(block_lists), is_error=draw(st.booleans()))
+    prompt = (
+        Message("user", draw(block_lists), draw(st.none() | objects)),
+        Message("assistant", (ReasoningBlock("hm"), said)),
+        Message("user", (heard,)),
+    )
     reason = draw(st.sampled_from(StopReason))
     failure = Failure(draw(st.text()), draw(st.text())) if reason.failed else None
-    numbers = {"seconds": draw(st.floats(0, 9)), "num_turns": turns, "num_tokens": draw(st.none() | st.integers(0, 9))}
-    return Trajectory("e", draw(tasks), reason, tuple(transitions), tuple(messages), failure, **numbers, attempt=1)
+    played = tuple(draw(st.lists(exchanges(), max_size=3)))
+    return Trajectory("e", draw(tasks), reason, prompt, played, failure, draw(seconds), attempt=1)
 
 
 @st.composite
@@ -92,7 +106,6 @@ def whole_groups(draw) -> TrajectoryGroup:
         draw(st.booleans()),
         scores=scores,
         attempts=draw(st.integers(0, 9)),
-        cancelled=draw(st.integers(0, 9)),
         refilled_for=draw(st.none() | tasks),
     )
 
@@ -115,21 +128,47 @@ def path(tmp_path: Path) -> Path:
 
 
 def episode(task: TaskRef = TASK, text: str = "Count.", **changes) -> Trajectory:
-    messages = (Message("user", (TextBlock(text),)),)
-    return Trajectory(f"episode of {task}", task, StopReason.FINISHED, messages=messages, **changes)
+    prompt = (Message("user", (TextBlock(text),)),)
+    return Trajectory(f"episode of {task}", task, StopReason.FINISHED, prompt, **changes)
+
+
+def called(call: ToolCall, output: ToolOutput) -> tuple[Exchange]:
+    return (Exchange(Reply(tool_calls=(call,)), (Transition(call, output),)),)
 
 
 def group(task: TaskRef = TASK, size: int = 2, **changes) -> TrajectoryGroup:
-    return TrajectoryGroup(task, (episode(task),) * size, **changes)
+    return TrajectoryGroup(**({"task": task, "members": (episode(task),) * size} | changes))
 
 
 def test_a_record_needs_nothing_but_a_json_reader(path: Path):
     with TrajectoryWriter(path, run={"policy": "random"}) as writer:
-        writer.write(episode(num_turns=3))
+        writer.write(episode(exchanges=called(ToolCall("look"), ToolOutput()) * 3))
 
     script = "import json, sys; r = json.loads(open(sys.argv[1]).readline()); print(r['run'], r['num_turns'])"
     shown = subprocess.run([sys.executable, "-I", "-c", script, path], capture_output=True, text=True, check=True)
     assert shown.stdout == "{'policy': 'random'} 3\n"
+
+
+def test_what_the_run_says_an_episode_is_worth_is_in_its_record(path: Path):
+    with TrajectoryWriter(path) as writer:
+        writer.write_group(group(), returns=[0.25, None])
+
+    assert [record.episode_return for record in read_records(path)] == [0.25, None]
+
+
+@pytest.mark.parametrize("secret", ["user", "text", "type", "role", "call", "train", "counter", "finished", "name"])
+def test_a_secret_that_is_an_ordinary_word_leaves_the_record_readable(path: Path, secret: str):
+    exchange = called(ToolCall("look", {"user": f"the {secret}"}), ToolOutput((TextBlock(secret),), 1.0))
+    written = group(members=(episode(text=f"I am {secret}.", exchanges=exchange),))
+    with TrajectoryWriter(path, secrets=[secret]) as writer:
+        writer.write_group(written)
+
+    (read,) = read_groups(path)
+    (member,) = read.members
+    assert (member.task, member.stop_reason) == (TASK, StopReason.FINISHED)
+    assert member.prompt[0].text == f"I am {MASK}."
+    assert member.transitions[0].action.input == {"user": f"the {MASK}"}
+    assert member.transitions[0].output.text == MASK
 
 
 @pytest.mark.parametrize("kept", [1, 0.5, 0.999], ids=["a byte", "half", "all but the break"])
@@ -148,8 +187,8 @@ def test_a_torn_last_line_is_skipped_and_said_so(path: Path, caplog, kept: float
     with TrajectoryWriter(path) as writer:
         assert "ended in a torn line, which was cut off" in caplog.text
         assert path.stat().st_size == whole
-        writer.write(episode(num_turns=7))
-    assert [each.num_turns for each in read_trajectories(path)] == [0, 7]
+        writer.write(episode(exchanges=called(ToolCall("look"), ToolOutput())))
+    assert [each.num_turns for each in read_trajectories(path)] == [0, 1]
 
 
 def test_a_whole_line_without_its_break_is_kept(path: Path):
@@ -207,14 +246,14 @@ def test_secrets_are_in_no_record_however_they_are_quoted(path: Path):
     told = " ".join(f"{secret} {json.dumps(secret)} {secret!r} {Redactor([])(secret)}" for secret in SECRETS)
     told += " sk-123%2F456"
     output = ToolOutput((TextBlock(told),), metadata={told: [told]})
-    transition = Transition(ToolCall("look", {"key": told}), output, 0, 0.0)
+    exchanges = called(ToolCall("look", {"key": told}, told), output)
     failure = Failure("connection", told)
     with TrajectoryWriter(path, run={"note": told}, secrets=SECRETS) as writer:
         writer.write_group(
             TrajectoryGroup(
                 TASK,
                 (
-                    episode(text=told, transitions=(transition,)),
+                    episode(text=told, exchanges=exchanges),
                     Trajectory("e", TaskRef("counter", task={"note": told}), StopReason.FAILED, failure=failure),
                 ),
                 (failure,),
@@ -229,11 +268,16 @@ def test_secrets_are_in_no_record_however_they_are_quoted(path: Path):
 
 def test_what_is_no_json_is_written_all_the_same(path: Path):
     odd = {"nan": math.nan, "set": {1}, 3: "a number", "half": "\ud83d"}
-    transition = Transition(ToolCall("look", odd), ToolOutput(metadata=odd), 0, 0.0)
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
     with TrajectoryWriter(path) as writer:
-        writer.write(episode(transitions=(transition,)))
+        writer.write(
+            episode(exchanges=called(ToolCall("look", odd), ToolOutput(metadata={"deep": deep, "n": 10**5000})))
+        )
 
     (read,) = read_trajectories(path)
+    assert isinstance(read.transitions[0].output.metadata["n"], str)
     assert read.transitions[0].action.input == {"nan": None, "set": "{1}", "3": "a number", "half": "\ufffd"}
 
 
@@ -241,8 +285,9 @@ def test_what_is_no_json_is_written_all_the_same(path: Path):
     ("line", "words"),
     [
         ('{"format": "other"}', "its format is 'other'"),
-        ('{"format": "ors-gym/trajectory", "version": 2}', "version 2"),
-        ('{"format": "ors-gym/trajectory", "version": 1}', "line 1 is no trajectory"),
+        ('{"format": "ors-gym/trajectory", "version": 1}', "version 1"),
+        ('{"format": "ors-gym/trajectory", "version": 2}', "line 1 is no trajectory"),
+        ("[" * 100_000, "line 1 is no trajectory"),
         ("[1]", "line 1 is no trajectory"),
         ("[project]", "line 1 is no trajectory"),
         ('{"format": "other", "torn', "line 1 is no trajectory"),
@@ -276,8 +321,8 @@ def test_keys_that_a_reader_does_not_know_are_ignored(path: Path):
 
 
 def test_every_key_of_a_record_is_in_the_documentation(path: Path):
-    transitions = (Transition(ToolCall("guess", {}), ToolOutput((TextBlock("no"),)), 0, 0.0),)
-    failed = Trajectory("f", TASK, StopReason.FAILED, failure=Failure("connect", "no"), transitions=transitions)
+    exchanges = called(ToolCall("guess", {}), ToolOutput((TextBlock("no"),)))
+    failed = Trajectory("f", TASK, StopReason.FAILED, failure=Failure("connect", "no"), exchanges=exchanges)
     with TrajectoryWriter(path) as writer:
         writer.write_group(TrajectoryGroup(TASK, (failed,), (Failure("connect", "no"),), refilled_for=TASK))
 

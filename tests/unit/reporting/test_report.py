@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.reporting.page import Measurement, ReportLimits, RunRecord, Sample, StepRecord, write_report
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
+from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
     ImageBlock,
     Message,
-    ReasoningBlock,
     TextBlock,
     ToolCall,
     ToolCallBlock,
@@ -34,15 +33,11 @@ def user(*blocks):
     return Message("user", tuple(TextBlock(block) if isinstance(block, str) else block for block in blocks))
 
 
-def called(name, input=None, text="", *, turn):
-    block = ToolCallBlock(f"c{turn}", name, input or {})
-    return Message("assistant", (TextBlock(text), block) if text else (block,))
-
-
-def played(name, input=None, *, turn, **output):
+def played(name, input=None, *, said="", **output):
     if "text" in output:
         output["blocks"] = (TextBlock(output.pop("text")),)
-    return Transition(ToolCall(name, input or {}), ToolOutput(**output), turn, 0.25)
+    call = ToolCall(name, input or {})
+    return Exchange(Reply(said, (call,)), (Transition(call, ToolOutput(**output), 0.25),))
 
 
 def two_turns(**changes):
@@ -50,18 +45,11 @@ def two_turns(**changes):
         "episode_id": "e1",
         "task": TASK,
         "stop_reason": StopReason.FINISHED,
-        "transitions": (
-            played("look", turn=0, text="It says red."),
-            played("press", {"color": "red"}, turn=1, text="Open.", reward=1.0, finished=True),
+        "prompt": (user("Press the right button."),),
+        "exchanges": (
+            played("look", said="Let me see.", text="It says red."),
+            played("press", {"color": "red"}, text="Open.", reward=1.0, finished=True),
         ),
-        "messages": (
-            user("Press the right button."),
-            called("look", text="Let me see.", turn=0),
-            user(ToolResultBlock("c0", (TextBlock("It says red."),))),
-            called("press", {"color": "red"}, turn=1),
-            user(ToolResultBlock("c1", (TextBlock("Open."),))),
-        ),
-        "num_turns": 2,
     }
     return Trajectory(**(record | changes))
 
@@ -105,10 +93,16 @@ def hostile_record():
     trajectory = two_turns(
         episode_id=HOSTILE,
         task=TaskRef(HOSTILE, task={HOSTILE: HOSTILE}),
-        messages=(user(HOSTILE), called(HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, turn=0), user(HOSTILE)),
-        transitions=(
-            played(HOSTILE, {HOSTILE: HOSTILE}, turn=0, blocks=(TextBlock(HOSTILE), ImageBlock(HOSTILE, HOSTILE))),
-            played("x", turn=1, ok=False, error=HOSTILE, reason=HOSTILE),
+        prompt=(user(HOSTILE),),
+        exchanges=(
+            played(
+                HOSTILE,
+                {HOSTILE: HOSTILE},
+                said=HOSTILE,
+                blocks=(TextBlock(HOSTILE), ImageBlock(HOSTILE, HOSTILE)),
+            ),
+            played("x", ok=False, error=HOSTILE, reason=HOSTILE),
+            Exchange(Reply(HOSTILE, error=HOSTILE, reason=HOSTILE, reasoning=HOSTILE), notices=(TextBlock(HOSTILE),)),
         ),
         stop_reason=StopReason.FAILED,
         failure=Failure(HOSTILE, HOSTILE),
@@ -172,8 +166,8 @@ def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
 @needs_browser
 def test_a_browser_draws_the_run(tmp_path):
     steps = [StepRecord(n, 2.0 * n, 8, n / 40, 0.1, 2.5, stop_reasons={"finished": 8}) for n in range(1, 41)]
-    image = played("photo", turn=2, blocks=(ImageBlock(PIXEL, "image/png"),))
-    samples = [Sample(two_turns(transitions=(*two_turns().transitions, image)), 40, episode_return=1.0)]
+    image = played("photo", blocks=(ImageBlock(PIXEL, "image/png"),))
+    samples = [Sample(two_turns(exchanges=(*two_turns().exchanges, image)), 40, episode_return=1.0)]
     record = RunRecord("A run", steps=steps, samples=samples, baseline_reward=Measurement(0.0625, 512))
     record.reward_after_warmup = Measurement(0.125, 64)
     page, complaints = rendered(write_report(tmp_path / "report.html", record), tmp_path)
@@ -235,19 +229,32 @@ def test_an_episode_reads_prompt_then_each_turn_with_its_call_result_and_reward(
 
 
 def test_a_call_without_an_answer_is_shown_as_such(tmp_path):
+    first, second = two_turns().exchanges
     broken = two_turns(
-        transitions=two_turns().transitions[:1], stop_reason=StopReason.FAILED, failure=Failure("connection", "cut")
+        exchanges=(first, Exchange(second.reply)), stop_reason=StopReason.FAILED, failure=Failure("connection", "cut")
     )
     assert [event["kind"] for event in events_of(tmp_path, broken)] == ["message", "message", "call", "unanswered"]
+
+
+def test_what_the_agent_reads_beside_results_is_shown(tmp_path):
+    unreadable = Exchange(Reply("<tool_call>{", error="No tool was called", reason="invalid_json"))
+    late = Exchange(Reply("well,"), notices=(TextBlock("Your time is over."),))
+    events = events_of(tmp_path, two_turns(prompt=(), exchanges=(unreadable, late)))
+    assert [(event["role"], event["turn"], event["parts"][0]["text"]) for event in events] == [
+        ("assistant", 0, "<tool_call>{"),
+        ("user", 0, "No tool was called"),
+        ("assistant", 1, "well,"),
+        ("user", 1, "Your time is over."),
+    ]
 
 
 def test_turns_of_the_prompt_are_not_taken_for_the_policys(tmp_path):
     shown_before = (
         user("For example:"),
-        called("look", turn=0),
+        Message("assistant", (ToolCallBlock("c", "look", {}),)),
         user(ToolResultBlock("c", (TextBlock("It says blue."),))),
     )
-    events = events_of(tmp_path, two_turns(messages=(*shown_before, *two_turns().messages)))
+    events = events_of(tmp_path, two_turns(prompt=(*shown_before, *two_turns().prompt)))
     assert [(event["kind"], event["turn"]) for event in events] == [
         ("message", -2), ("message", -1), ("message", -1), ("message", -1), ("message", 0), ("call", 0), ("call", 1)
     ]  # fmt: skip
@@ -255,21 +262,25 @@ def test_turns_of_the_prompt_are_not_taken_for_the_policys(tmp_path):
     assert events[2]["parts"] == [{"text": "It says blue."}]
 
 
-def test_a_record_of_transitions_alone_is_shown_too(tmp_path):
-    assert [event["name"] for event in events_of(tmp_path, two_turns(messages=()))] == ["look", "press"]
-
-
 def test_reasoning_is_marked_and_arguments_of_several_lines_stay_as_they_are(tmp_path):
-    message = Message("assistant", (ReasoningBlock("hm"), ToolCallBlock("c", "run", {"code": "a\nb", "n": "1"})))
-    call = played("run", {"code": "a\nb", "n": "1"}, turn=0)
-    reasoning, run = events_of(tmp_path, two_turns(messages=(message,), transitions=(call,), num_turns=1))
+    call = ToolCall("run", {"code": "a\nb", "n": "1"})
+    thoughtful = Exchange(Reply(reasoning="hm", tool_calls=(call,)), (Transition(call, ToolOutput()),))
+    _, reasoning, run = events_of(tmp_path, two_turns(exchanges=(thoughtful,)))
     assert reasoning["parts"] == [{"reasoning": True, "text": "hm"}]
     assert run["arguments"] == [["code", {"text": "a\nb"}], ["n", {"text": '"1"'}]]
 
 
+def test_arguments_that_no_json_holds_are_shown_all_the_same(tmp_path):
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    *_, call = events_of(tmp_path, two_turns(exchanges=(played("run", {"deep": deep, "long": 10**5000}),)))
+    assert [name for name, _ in call["arguments"]] == ["deep", "long"]
+
+
 def test_long_texts_and_many_images_and_samples_are_cut_and_said_to_be(tmp_path):
     images = tuple(ImageBlock(PIXEL, "image/png") for _ in range(2))
-    long = two_turns(messages=(user("x" * 30),), transitions=(played("look", turn=0, blocks=images),))
+    long = two_turns(prompt=(user("x" * 30),), exchanges=(played("look", blocks=images),))
     record = RunRecord("run", samples=[Sample(long, step) for step in range(101)])
     limits = ReportLimits(samples=5, text_characters=10, image_bytes=len(PIXEL) + 1)
     run = written(tmp_path, record, limits=limits)
@@ -296,8 +307,8 @@ def test_secrets_are_masked_wherever_they_occur(tmp_path):
     secret = "sk-<live>&42"
     trajectory = two_turns(
         episode_id=secret,
-        messages=(user(f"use {secret}!"),),
-        transitions=(played(secret, {secret: [secret]}, turn=0, text=secret),),
+        prompt=(user(f"use {secret}!"),),
+        exchanges=(played(secret, {secret: [secret]}, said=secret, text=secret),),
         stop_reason=StopReason.FAILED,
         failure=Failure("connect", f"http://me:pw@host/?key={secret}"),
     )
@@ -310,7 +321,7 @@ def test_secrets_are_masked_wherever_they_occur(tmp_path):
 
 
 def test_a_secret_is_masked_also_where_the_text_is_cut(tmp_path):
-    trajectory = two_turns(messages=(user("0123456 SECRETSECRET"),))
+    trajectory = two_turns(prompt=(user("0123456 SECRETSECRET"),))
     run = written(
         tmp_path, RunRecord("r", samples=[Sample(trajectory, 1)]),
         secrets=["SECRETSECRET"], limits=ReportLimits(text_characters=10),
@@ -342,8 +353,8 @@ def test_a_record_is_picklable():
 
 def test_a_step_counts_what_its_groups_hold_and_never_scores_a_failure():
     cut = Failure("connection", "cut")
-    failed = two_turns(stop_reason=StopReason.FAILED, failure=cut, num_turns=9)
-    limited = two_turns(stop_reason=StopReason.MAX_TURNS, transitions=(played("look", turn=0),), num_turns=4)
+    failed = two_turns(stop_reason=StopReason.FAILED, failure=cut)
+    limited = two_turns(stop_reason=StopReason.MAX_TURNS, exchanges=(played("look"), *[Exchange(Reply("hm"))] * 3))
     groups = [
         TrajectoryGroup(TASK, (two_turns(), limited), (cut,)),
         TrajectoryGroup(TASK, (two_turns(), failed), (cut, Failure("tool_failed", "boom"), cut), dropped=True),

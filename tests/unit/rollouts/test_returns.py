@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.rollouts.returns import combine_scores, group_advantages, reduce_rewards, trajectory_return
-from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, Transition
+from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import ToolCall, ToolOutput
 
 numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
@@ -17,11 +17,9 @@ groups = st.lists(st.none() | numbers, min_size=1, max_size=9)
 
 
 def episode(*rewards, stop_reason=StopReason.FINISHED, failure=None):
-    transitions = tuple(
-        Transition(ToolCall("act"), ToolOutput(reward=reward), turn=turn, seconds=0.0)
-        for turn, reward in enumerate(rewards)
-    )
-    return Trajectory("e", TaskRef("env", "train", 0), stop_reason, transitions, failure=failure)
+    act = ToolCall("act")
+    exchanges = tuple(Exchange(Reply(tool_calls=(act,)), (Transition(act, ToolOutput(reward=r)),)) for r in rewards)
+    return Trajectory("e", TaskRef("env", "train", 0), stop_reason, (), exchanges, failure=failure)
 
 
 def plain_advantages(returns):

@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--max-turns", type=int, default=1000, help="an episode of more is cut: exit status 1")
     arguments = parser.parse_args()
     episode = asyncio.run(play(arguments.url, arguments.split, arguments.index, arguments.max_turns))
-    for message in episode.messages[: len(episode.messages) - len(episode.completion)]:
+    for message in episode.prompt:
         print(message.text)
     for transition in episode.transitions:
         print(f"\n> {transition.action.name} {dict(transition.action.input)}\n{transition.output.text}")
