@@ -303,7 +303,6 @@ def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, st
         (["rollout", "{url}", "--out", "tests", "--resume"], "--out: [Errno 21] Is a directory: 'tests'"),
         (["rollout", "{url}", "--report", "tests"], "--report: [Errno 21] Is a directory"),
         (["rollout", "{url}", "--report", "README.md/page.html"], "--report: [Errno 17] File exists: 'README.md'"),
-        (["rollout", "{url}", "--metrics-port", "70000"], "--metrics-port: "),
         (["rollout", "{url}", "--policy", "openai:"], "write random, openai:MODEL or module:name"),
         (["rollout", "{url}", "--policy", "no.such:policy"], "No module named 'no'"),
         (["rollout", "{url}", "--policy", f"{__name__}:absent"], "has no attribute 'absent'"),
