@@ -14,7 +14,7 @@ from ors_gym.errors import ORSError, ProtocolError, StatusError
 from ors_gym.http import transport
 from ors_gym.http.retry import retry_after_seconds
 from ors_gym.reporting.records import TrajectoryWriter, read_trajectories
-from ors_gym.trajectory import StopReason, TaskRef, Trajectory, Transition
+from ors_gym.trajectory import Exchange, Reply, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import (
     GroupScore,
     Message,
@@ -139,11 +139,10 @@ def test_what_cannot_be_read_is_a_failed_episode_with_its_cause(name, answer):
 def test_what_is_not_needed_is_read_leniently_and_written(answer, tmp_path):
     output = play(call=answer)
     assert isinstance(output, ToolOutput), output
-    transition = Transition(ToolCall("act"), output, 0, 0.1)
-    message = Message("user", output.blocks)
-    episode = Trajectory(
-        "e", TaskRef("bad", "train", 0), StopReason.FINISHED, (transition,), (message,), None, 1, 1, 1, 1
-    )
+    act = ToolCall("act")
+    exchange = Exchange(Reply(tool_calls=(act,)), (Transition(act, output),))
+    prompt = (Message("user", output.blocks),)
+    episode = Trajectory("e", TaskRef("bad", "train", 0), StopReason.FINISHED, prompt, (exchange,))
     with TrajectoryWriter(tmp_path / "a.jsonl") as writer:
         writer.write(episode)
     assert list(read_trajectories(tmp_path / "a.jsonl"))
