@@ -31,12 +31,13 @@ def test_its_help_teaches():
 
 @pytest.mark.parametrize("where", [[], ["--no-ray"]], ids=["on Ray", "in process"])
 def test_it_trains_and_leaves_a_page(where: list[str], tmp_path: Path):
-    done = run("--steps", "5", "--prompts-per-step", "4", "--group-size", "4", *where, folder=tmp_path)
+    small = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--baseline-episodes", "8"]
+    done = run(*small, *where, folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "FutureWarning" not in done.stderr
-    assert "step 1/5" in done.stdout
+    assert "step 1/3" in done.stdout
     assert "failures: none" in done.stdout
     page = (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.html").resolve().as_uri() in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -47,7 +48,10 @@ def bench_app(factory: Callable[[], ORSApp]) -> serve.Application:
         max_replicas=MAX_REPLICAS,
         downscale_delay_seconds=0.5,
         metrics_seconds=0.3,
-        replica_options={"num_cpus": 0, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}},
+        replica_options={
+            "num_cpus": 0,
+            "runtime_env": {"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"}},
+        },
     )
 
 

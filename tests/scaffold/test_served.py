@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, StopReason, cli, trajectory_return
+from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, StopReason, trajectory_return
+from ors_gym.cli import main as cli
 from ors_gym.rollouts.tasks import load_tasks
 from ors_gym.testing import check_server
 from ors_gym.types import ImageBlock
