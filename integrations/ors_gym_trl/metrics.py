@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from ors_gym.rollouts.summary import Summary
 from ors_gym.trajectory import StopReason, Trajectory
 from ors_gym_trl.batch import RolloutBatch
 
@@ -19,29 +20,28 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
     ``rollout/zero_variance_groups`` is the share of groups whose returns are all equal: they teach nothing.
     ``rollout/environment_seconds`` is the mean time an episode spent in tool calls.
     """
-    played = [trajectory for trajectory in batch.trajectories if not trajectory.failed]
-    count = max(len(played), 1)
-    groups = (*batch.groups, *batch.replaced_groups)
+    returns = dict(zip((member.episode_id for member in batch.trajectories), batch.returns, strict=True))
+    summary = Summary.of(batch.groups, lambda member: returns[member.episode_id])
+    replaced = Summary.of(batch.replaced_groups)
     metrics = {
-        "rollout/turns": sum(t.num_turns for t in played) / count,
-        "rollout/tool_calls": sum(len(t.transitions) for t in played) / count,
-        "rollout/refused_calls": sum(not step.output.ok for t in played for step in t.transitions) / count,
-        "rollout/episode_seconds": sum(t.seconds for t in played) / count,
-        "rollout/environment_seconds": sum(step.seconds for t in played for step in t.transitions) / count,
-        "rollout/episode_tokens": batch.sampled_tokens / count,
-        "rollout/unscored": float(sum(value is None for value in batch.returns)),
-        "rollout/dropped_groups": float(sum(group.dropped for group in groups)),
-        "rollout/refilled_groups": float(sum(group.refilled_for is not None for group in batch.groups)),
-        "rollout/zero_variance_groups": _zero_variance(batch),
+        "rollout/turns": summary.mean_turns,
+        "rollout/tool_calls": summary.mean_calls,
+        "rollout/refused_calls": summary.mean_refused_calls,
+        "rollout/episode_seconds": summary.mean_seconds,
+        "rollout/environment_seconds": summary.mean_tool_seconds,
+        "rollout/episode_tokens": batch.sampled_tokens / max(summary.episodes - summary.failed, 1),
+        "rollout/unscored": summary.episodes - summary.scored,
+        "rollout/dropped_groups": summary.dropped_groups + replaced.dropped_groups,
+        "rollout/refilled_groups": summary.refilled_groups,
+        "rollout/zero_variance_groups": summary.equal_groups / max(summary.compared_groups, 1),
         "rollout/seconds": batch.seconds,
         "rollout/sampling_seconds": batch.sampling_seconds,
     }
-    stops = Counter(trajectory.stop_reason for trajectory in batch.trajectories)
-    failures = Counter(failure.kind for group in groups for failure in group.failures)
+    failures = Counter(summary.failures) + Counter(replaced.failures)
     return (
-        metrics
-        | {f"rollout/stopped/{reason}": float(stops[reason]) for reason in StopReason}
-        | {f"rollout/failed/{kind}": float(n) for kind, n in failures.items()}
+        {name: float(value or 0.0) for name, value in metrics.items()}
+        | {f"rollout/stopped/{reason}": float(summary.stop_reasons.get(reason, 0)) for reason in StopReason}
+        | {f"rollout/failed/{kind}": float(count) for kind, count in failures.items()}
     )
 
 
@@ -65,12 +65,3 @@ def _calls(trajectory: Trajectory) -> str:
     if trajectory.failure is not None:
         lines.append(f"{trajectory.failure.kind}: {trajectory.failure.message[:200]}")
     return "\n".join(lines)
-
-
-def _zero_variance(batch: RolloutBatch) -> float:
-    returns = iter(batch.returns)
-    groups = [
-        [value for value in (next(returns) for _ in group.members) if value is not None] for group in batch.groups
-    ]
-    scored = [values for values in groups if len(values) > 1]
-    return sum(min(values) == max(values) for values in scored) / len(scored) if scored else 0.0

@@ -36,6 +36,7 @@ from ors_gym.reporting.progress import RunProgress
 from ors_gym.reporting.records import TrajectoryWriter, read_groups, read_records
 from ors_gym.rollouts.groups import EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.returns import trajectory_return
+from ors_gym.rollouts.summary import Summary
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 
@@ -158,9 +159,9 @@ class _Rollout:
                 self.ended = f"stopped by {type(error).__name__}"
                 raise
             finally:  # also on Ctrl-C: with what there is
-                whole = StepRecord.from_groups(1, self.groups, seconds=time.monotonic() - began)
-                self._sum_up(whole, client.url)
-        return FAILURE if set(whole.stop_reasons) == {"failed"} else 0
+                whole = Summary.of(self.groups)
+                self._sum_up(whole, client.url, time.monotonic() - began)
+        return FAILURE if whole.episodes and whole.failed == whole.episodes else 0
 
     async def _play(self, runner: EpisodeRunner, tasks: tuple[TaskRef, ...], writer: TrajectoryWriter | None) -> None:
         arguments = self.arguments
@@ -212,13 +213,13 @@ class _Rollout:
                     raise InputError(f"{path} was played with {name}={first.run.get(name)!r}, not {value!r}")
         return TrajectoryWriter(path, run=run, secrets=self.hidden)
 
-    def _sum_up(self, whole: StepRecord, url: str) -> None:
+    def _sum_up(self, whole: Summary, url: str, seconds: float) -> None:
         arguments = self.arguments
         if arguments.json:
-            print(json.dumps(self._summary(whole)))
+            print(json.dumps(self._summary(whole, seconds)))
         else:
             _print_summary(self.console, whole, self.groups)
-        self._write_report(whole, url)
+        self._write_report(seconds, url)
         if arguments.json:
             return
         if arguments.report:
@@ -226,13 +227,14 @@ class _Rollout:
         if arguments.out:
             say(self.console, f"The episodes are in {arguments.out}")
 
-    def _write_report(self, whole: StepRecord | None, url: str) -> None:
-        """Write the page that was asked for; before the run there is no ``whole``."""
+    def _write_report(self, seconds: float | None, url: str) -> None:
+        """Write the page that was asked for; before the run there are no ``seconds``."""
         if not self.arguments.report:
             return
         record = RunRecord(self.title, f"Played on {url}.", self.settings)
-        if whole is not None:
-            record.steps, record.ended = [whole] if self.groups else [], self.ended
+        if seconds is not None:
+            steps = [StepRecord.from_groups(1, self.groups, seconds=seconds)] if self.groups else []
+            record.steps, record.ended = steps, self.ended
             record.samples = [
                 Sample(member, label=f"Task {number}", episode_return=trajectory_return(member), group=str(number))
                 for number, group in enumerate(self.groups)
@@ -241,24 +243,27 @@ class _Rollout:
         with _naming("--report"):
             write_report(self.arguments.report, record, secrets=self.hidden)
 
-    def _summary(self, whole: StepRecord) -> Mapping[str, Any]:
+    def _summary(self, whole: Summary, seconds: float) -> Mapping[str, Any]:
         """The run in numbers, null where there is none."""
         return {
             "ended": self.ended,
             "env": self.settings["env"],
             "split": self.settings["split"],
             "policy": self.settings["policy"],
-            "groups": len(self.groups),
+            "groups": whole.groups,
             "dropped_groups": whole.dropped_groups,
             "episodes": whole.episodes,
-            "mean_return": whole.reward,
-            "return_std": whole.reward_std,
-            "mean_turns": whole.turns,
-            "tokens": sum(member.num_tokens or 0 for group in self.groups for member in group.members),
+            "scored": whole.scored,
+            "unrewarded": whole.unrewarded,
+            "failed": whole.failed,
+            "mean_return": whole.mean_return,
+            "return_std": whole.return_std,
+            "mean_turns": whole.mean_turns,
+            "tokens": whole.tokens or 0,
             "stop_reasons": whole.stop_reasons,
             "tool_calls": whole.tool_calls,
             "failures": whole.failures,
-            "seconds": round(whole.seconds, 3),
+            "seconds": round(seconds, 3),
         }
 
 
@@ -271,11 +276,11 @@ def _naming(option: str) -> Generator[None, None, None]:
         raise InputError(f"{option}: {error}") from None
 
 
-def _print_summary(console: Console, whole: StepRecord, groups: list[TrajectoryGroup]) -> None:
+def _print_summary(console: Console, whole: Summary, groups: list[TrajectoryGroup]) -> None:
     table = Table.grid(padding=(0, 2))
-    spread = "" if whole.reward_std is None else f" (standard deviation {whole.reward_std:.3f})"
-    table.add_row("mean return", "none given" if whole.reward is None else f"{whole.reward:.3f}{spread}")
-    table.add_row("mean turns", "-" if whole.turns is None else f"{whole.turns:.1f}")
+    value = "none" if whole.mean_return is None else f"{whole.mean_return:.3f}"
+    table.add_row("mean return", f"{value} ({whole.outcomes()})")
+    table.add_row("mean turns", "-" if whole.mean_turns is None else f"{whole.mean_turns:.1f}")
     counted = {"stop reasons": whole.stop_reasons, "tool calls": whole.tool_calls, "failures": whole.failures}
     for name, totals in counted.items():
         counts = sorted(totals.items(), key=lambda item: -item[1])

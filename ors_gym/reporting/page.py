@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from ors_gym.redaction import MASK, Redactor
 from ors_gym.reporting.html import write_page
 from ors_gym.reporting.record_format import plain_json
 from ors_gym.rollouts.returns import trajectory_return
+from ors_gym.rollouts.summary import Summary
 from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import ImageBlock, MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolResultBlock
 
@@ -67,6 +67,11 @@ class StepRecord:
     tool_calls: Mapping[str, int] = field(default_factory=dict[str, int])
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     dropped_groups: int = 0
+    scored: int | None = None
+    """Episodes with a return: what ``reward`` is the mean of."""
+    unrewarded: int | None = None
+    """Of those, the ones that were given no reward."""
+    failed: int | None = None
     rollout_seconds: float | None = None
     generation_seconds: float | None = None
     environment_seconds: float | None = None
@@ -91,37 +96,27 @@ class StepRecord:
         ``score`` says what a trajectory's return is. Failed episodes have none and are counted in ``failures`` only,
         once for each attempt that failed.
         """
-        groups = tuple(groups)
-        episodes = [member for group in groups for member in group.members]
-        returns = [value for value in map(score, episodes) if value is not None]
-        turns = [episode.num_turns for episode in episodes if not episode.failed]
-        calls = (transition.action.name for episode in episodes for transition in episode.transitions)
+        summary = Summary.of(groups, score)
         return cls(
             step,
             seconds,
-            len(episodes),
-            _mean(returns),
-            _standard_deviation(returns),
-            _mean(turns),
+            summary.episodes,
+            summary.mean_return,
+            summary.return_std,
+            summary.mean_turns,
             tokens,
-            stop_reasons=Counter(str(episode.stop_reason) for episode in episodes),
-            tool_calls=Counter(calls),
-            failures=Counter(failure.kind for group in groups for failure in group.failures),
-            dropped_groups=sum(group.dropped for group in groups),
+            stop_reasons=summary.stop_reasons,
+            tool_calls=summary.tool_calls,
+            failures=summary.failures,
+            dropped_groups=summary.dropped_groups,
+            scored=summary.scored,
+            unrewarded=summary.unrewarded,
+            failed=summary.failed,
             rollout_seconds=rollout_seconds,
             generation_seconds=generation_seconds,
             environment_seconds=environment_seconds,
             training_seconds=training_seconds,
         )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
-def _standard_deviation(values: Sequence[float]) -> float | None:
-    mean = _mean(values)
-    return None if mean is None else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ function headline() {
   const facts = [];
   if (steps.length) {
     const from = run.baseline && [el("span", { class: "from" }, `${decimal(run.baseline.reward)} → `)];
-    const note = [run.baseline ? "random policy → " : "", WINDOW > 1 ? `last ${WINDOW} ${STEPS}` : steps.length > 1 ? `last ${STEP}` : "mean of the episodes"].join("");
+    const note = [run.baseline ? "random policy → " : "", WINDOW > 1 ? `last ${WINDOW} ${STEPS}` : steps.length > 1 ? `last ${STEP}` : known(steps[0].scored) ? `mean of ${plural(steps[0].scored, "scored episode")}${steps[0].unrewarded ? `, ${whole(steps[0].unrewarded)} without a reward` : ""}` : "mean of the episodes"].join("");
     facts.push(["Reward", [from, decimal(now)], note]);
     if (steps.length > 1 || run.totalSteps) {
       const all = run.totalSteps && run.totalSteps !== steps.length ? ` of ${whole(run.totalSteps)}` : "";

@@ -111,7 +111,7 @@ def test_episodes_of_a_policy_are_summed_up_and_written_as_a_page(cli, counter_s
     assert status == 0
     assert "task 3/3" in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert "mean return 0.000 (standard deviation 0.000)" in lines
+    assert "mean return 0.000 (6 of 6 episodes scored, 6 without a reward, 0 failed)" in lines
     assert "stop reasons max_turns 6" in lines
     assert "tool calls add 18" in lines
     assert "failures none" in lines
@@ -227,6 +227,9 @@ def test_json_is_all_that_is_printed_where_it_is_asked_for(cli, counter_server):
         "groups": 2,
         "dropped_groups": 0,
         "episodes": 4,
+        "scored": 4,
+        "unrewarded": 0,
+        "failed": 0,
         "mean_return": 1.0,
         "return_std": 0.0,
         "mean_turns": 1.5,
