@@ -5,6 +5,7 @@
     ORSError
     ├── TransportError             the network broke; says nothing about the environment
     │   ├── ConnectError           no connection was made, so nothing was sent
+    │   │   └── CertificateError   the server's certificate is not trusted
     │   ├── ConnectionLostError    the connection broke after something was sent
     │   └── RequestTimeoutError    no answer within the time allowed
     ├── ProtocolError              the server answered something that is not ORS
@@ -39,6 +40,7 @@ __all__ = [
     "AuthenticationError",
     "CallTimeoutError",
     "CapacityError",
+    "CertificateError",
     "ConnectError",
     "ConnectionLostError",
     "EndpointError",
@@ -119,6 +121,16 @@ class ConnectError(TransportError):
 
     kind = "connect"
     advice = "Is the server running at this address, and reachable from here?"
+
+
+class CertificateError(ConnectError):
+    """The server's certificate is not trusted: not tried again."""
+
+    kind = "certificate"
+    advice = (
+        "For a private authority pass its certificates: verify='ca.pem' in ORSClient or client_options, --ca at the "
+        "command line, or the environment variable SSL_CERT_FILE"
+    )
 
 
 class ConnectionLostError(TransportError):

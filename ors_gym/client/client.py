@@ -11,22 +11,25 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ors_gym.client.arguments import check_header, check_number, check_strings, check_type, types_in_words
 from ors_gym.client.connection import Connection, SessionJournal
+from ors_gym.client.creation import Creation, Secrets
 from ors_gym.client.keepalive import PING_SECONDS, Pinger
-from ors_gym.client.requests import NO_SECRETS, Request, RequestSender
+from ors_gym.client.requests import Request, RequestSender
 from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.errors import NotFoundError, ProtocolError, StatusError
 from ors_gym.http.factory import files_allowed, make_transport
+from ors_gym.http.tls import Certificate, Verify
+from ors_gym.http.url import ServerURL
 from ors_gym.redaction import Redactor
 from ors_gym.types import Split, Task, ToolList, required, sequence, shown
 
@@ -41,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 PAGE = 1000
 """How many tasks are asked for at once where a server refuses to list them all."""
+
+NO_ROUTE = (404, 405, 501)
+"""What servers answer where they have no such route."""
 
 KEY_HEADERS = ("x-api-key", "authorization", "proxy-authorization", "cookie")
 """The headers whose values no error may hold."""
@@ -59,7 +65,9 @@ class ORSClient:
         transport, http_client, auth, proxy: httpx's own; requests then travel through httpx instead of the faster
             default. An ``http_client`` is used as it is and never closed. Proxies set in the environment
             (``HTTP_PROXY``, …) are honoured too.
-        verify: how certificates are verified: an ``ssl.SSLContext``, or False for not at all.
+        verify: a file or folder with the certificates of a private authority; True for the usual ones, or those that
+            ``SSL_CERT_FILE`` names; False for no verification. An ``ssl.SSLContext`` too, but it crosses no process.
+        cert: a client certificate: one file with its key, or the pair of files.
         max_connections: how many requests may be under way at once; the rest wait. None is three quarters of the
             files this process may open. A tool call counts as long as it runs; pings and deletions do not wait for it.
         ping_seconds: how old a session's last request may become before it is pinged.
@@ -67,6 +75,7 @@ class ORSClient:
             behind this process.
     """
 
+    @types_in_words
     def __init__(
         self,
         url: str,
@@ -79,36 +88,46 @@ class ORSClient:
         http_client: httpx.AsyncClient | None = None,
         auth: httpx.Auth | tuple[str, str] | None = None,
         proxy: httpx.Proxy | str | None = None,
-        verify: ssl.SSLContext | bool = True,
+        verify: Verify = True,
+        cert: Certificate | None = None,
         max_connections: int | None = None,
         ping_seconds: float = PING_SECONDS,
         journal: SessionJournal | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"an ORS server's url begins with http:// or https://, got {_shown(url)!r}")
+        check_type("api_key", api_key, str)
+        check_type("hosted", hosted, bool, none=False)
+        check_type("timeouts", timeouts, Timeouts, none=False)
+        check_strings("headers", headers)
+        check_type("verify", verify, ssl.SSLContext, bool, str, os.PathLike, none=False, what="True, False, a path")
+        check_type("cert", cert, str, os.PathLike, tuple, what="a path or a pair of paths")
+        check_number("max_connections", max_connections, whole=True)
+        check_number("ping_seconds", ping_seconds, none=False)
+        parsed = ServerURL.parse(url)
         if http_client is not None and not (transport is None and auth is None and proxy is None):
             raise ValueError("give transport, auth and proxy to the http_client instead of beside it")
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, or None, got {max_connections}")
-        self.url = _shown(url)
+        self.url = parsed.text
         """The server, without credentials."""
         self.hosted = hosted
         sent = {"User-Agent": "ors-gym", "Accept": "*/*", **(headers or {})}
-        if parts.username is not None:
-            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        if parsed.username is not None:
+            credentials = f"{parsed.username}:{parsed.password or ''}"
             sent["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
         if api_key is not None:
             sent["X-API-Key"] = api_key
-        carrier = make_transport(self.url, timeouts.connect_seconds, transport, http_client, auth, proxy, verify)
+        for name, value in sent.items():
+            check_header("api_key" if name == "X-API-Key" else f"the header {name!r}", name, value)
+        carrier = make_transport(self.url, timeouts.connect_seconds, transport, http_client, auth, proxy, verify, cert)
         keys = [value for name, value in sent.items() if name.lower() in KEY_HEADERS]
-        hidden = (*keys, *(key.rpartition(" ")[2] for key in keys), unquote(parts.password or ""))
+        hidden = (*keys, *(key.rpartition(" ")[2] for key in keys), parsed.password or "")
         limit = files_allowed() * 3 // 4 if max_connections is None else max_connections
         sender = RequestSender(carrier, timeouts, max_requests=limit, redact=Redactor(hidden))
         self.connection = Connection(
             self.url, sent, hosted=hosted, sender=sender, pinger=Pinger(ping_seconds), journal=journal
         )
         """What the client and its sessions share."""
+        self._tasks: dict[tuple[str, str], tuple[Task, ...]] = {}
 
     @property
     def closed(self) -> bool:
@@ -173,12 +192,21 @@ class ORSClient:
         return await self.connection.known_tools(env_name)
 
     async def num_tasks(self, env_name: str, split: str) -> int:
-        """How many tasks a split has."""
-        return await self.connection.post(env_name, "/num_tasks", {"split": split}, _read_count)
+        """How many tasks a split has; where the server does not count them, as many as it lists."""
+        try:
+            return await self.connection.post(env_name, "/num_tasks", {"split": split}, _read_count)
+        except StatusError as refused:
+            return len(await self._listed(env_name, split, refused))
 
     async def get_task(self, env_name: str, split: str, index: int) -> Task:
         """The task at ``index`` of a split; negative indices count from the end, as in Python."""
-        return await self.connection.post(env_name, "/task", {"split": split, "index": index}, _read_task)
+        try:
+            return await self.connection.post(env_name, "/task", {"split": split, "index": index}, _read_task)
+        except StatusError as refused:
+            tasks = await self._listed(env_name, split, refused)
+            if not -len(tasks) <= index < len(tasks):
+                raise NotFoundError(404, f"no task {index}: split {split!r} of {env_name!r} has {len(tasks)}") from None
+            return tasks[index]
 
     async def get_tasks(
         self, env_name: str, split: str, start: int | None = None, stop: int | None = None
@@ -186,23 +214,41 @@ class ORSClient:
         """The tasks ``[start:stop]`` of a split, by the rules of Python slices."""
         body: dict[str, Any] = {"split": split, "start": start, "stop": stop}
         body = {key: value for key, value in body.items() if value is not None}
-        return await self.connection.post(env_name, "/task_range", body, _read_tasks)
+        try:
+            return await self.connection.post(env_name, "/task_range", body, _read_tasks)
+        except StatusError as refused:
+            return (await self._listed(env_name, split, refused))[start:stop]
 
     async def list_tasks(self, env_name: str, split: str) -> tuple[Task, ...]:
         """All tasks of a split, page by page where the environment refuses to list them at once."""
         try:
             return await self.connection.post(env_name, "/tasks", {"split": split}, _read_tasks)
         except StatusError as refused:
-            if refused.status not in (400, 404, 405, 413, 501):
+            if refused.status not in (*NO_ROUTE, 400, 413):
                 raise
             pages: list[Task] = []
+            body = {"split": split}
             try:
-                count = await self.num_tasks(env_name, split)
+                count = await self.connection.post(env_name, "/num_tasks", body, _read_count)
+                for start in range(0, count, PAGE):
+                    body_of_page = body | {"start": start, "stop": min(start + PAGE, count)}
+                    pages.extend(await self.connection.post(env_name, "/task_range", body_of_page, _read_tasks))
             except StatusError:
                 raise refused from None
-            for start in range(0, count, PAGE):
-                pages.extend(await self.get_tasks(env_name, split, start, min(start + PAGE, count)))
             return tuple(pages)
+
+    async def _listed(self, env_name: str, split: str, refused: StatusError) -> tuple[Task, ...]:
+        """The tasks of a split on a server without the route that ``refused``; listed once, for they do not change."""
+        if refused.status not in NO_ROUTE:
+            raise refused
+        tasks = self._tasks.get((env_name, split))
+        if tasks is None:
+            try:
+                tasks = await self.connection.post(env_name, "/tasks", {"split": split}, _read_tasks)
+            except StatusError:
+                raise refused from None
+            self._tasks[env_name, split] = tasks
+        return tasks
 
     async def iterate_tasks(self, env_name: str, split: str) -> AsyncIterator[Task]:
         """Iterate over the tasks of a split page by page, for splits too large to hold."""
@@ -220,7 +266,7 @@ class ORSClient:
         split: str | None = None,
         index: int | None = None,
         task: Task | None = None,
-        secrets: Mapping[str, str | tuple[str, Sequence[str]]] | None = None,
+        secrets: Secrets | None = None,
         toolset: str | None = None,
     ) -> Session:
         """One episode: a task by ``split`` and ``index``, or a ``task`` object.
@@ -234,12 +280,16 @@ class ORSClient:
                 nowhere else.
             toolset: the name of a set of tools that the server adds to the environment's.
         """
+        check_type("env_name", env_name, str, none=False)
+        check_type("split", split, str)
+        check_number("index", index, whole=True)
+        check_type("task", task, Mapping, what="a mapping")
+        check_type("toolset", toolset, str)
         by_index = split is not None and index is not None
         if by_index == (task is not None) or (split is None) != (index is None):
             raise ValueError("a session needs either split and index, or a task")
         source: dict[str, Any] = {"task_spec": dict(task)} if task is not None else {"split": split, "index": index}
-        headers, redact = _secret_headers(secrets or {})
-        return Session(self.connection, env_name, source, headers, redact, toolset)
+        return Session(self.connection, env_name, Creation(source, secrets, toolset), self.get_task)
 
     async def delete_session(self, env_name: str, session_id: str) -> bool:
         """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
@@ -260,34 +310,16 @@ class ORSClient:
             await self.connection.sender.fetch(ping)
         except StatusError as error:
             if error.status in (404, 410):
+                await self._send_deletions(deletions)  # the server may have no /ping
                 return False
             raise
-        with suppress(NotFoundError):  # deleted meanwhile, or a server without this route
-            for request in deletions:
-                await self.connection.sender.fetch(request, seconds=self.connection.sender.timeouts.close_seconds)
+        await self._send_deletions(deletions)
         return True
 
-
-def _shown(url: str) -> str:
-    """``url`` without credentials."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _secret_headers(
-    secrets: Mapping[str, str | tuple[str, Sequence[str]]],
-) -> tuple[dict[str, str], Redactor]:
-    """The header that carries the secrets, and what masks them in errors."""
-    if not secrets:
-        return {}, NO_SECRETS
-    wire: dict[str, dict[str, Any]] = {}
-    for name, secret in secrets.items():
-        if isinstance(secret, str):
-            wire[name] = {"value": secret}
-        else:
-            wire[name] = {"value": secret[0], "allowed_domains": list(secret[1])}
-    header = base64.b64encode(json.dumps(wire).encode()).decode()
-    return {"X-Secrets": header}, Redactor([header, *(each["value"] for each in wire.values())])
+    async def _send_deletions(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            with suppress(NotFoundError):  # deleted meanwhile, or a server without this route
+                await self.connection.sender.fetch(request, seconds=self.connection.sender.timeouts.close_seconds)
 
 
 def _read_splits(wire: Any) -> tuple[Split, ...]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from ors_gym.client.creation import CreationForm
 from ors_gym.client.keepalive import Pinger
-from ors_gym.client.requests import Request, RequestSender
+from ors_gym.client.requests import Heard, Request, RequestSender
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.http.sse import EventDecoder
 from ors_gym.json_text import encode_json, parse_json
@@ -92,6 +93,12 @@ class Connection:
         base = url.rstrip("/")
         self.api_base = _with_subdomain(base, "api") if hosted else base
         self.session_base = _with_subdomain(base, "sessions") if hosted else base
+        self.creation_form = CreationForm(secrets_in_header=hosted)
+        """How the server takes secrets and tasks."""
+        self.reads_queries: bool | None = None
+        """Whether the server takes a query after its paths; None until that was in question."""
+        self.answers_pings: bool | None = None
+        """Whether the server has ``/ping``; None until that was in question."""
         self._routes: dict[str, Route] = {}
         self._names: asyncio.Task[tuple[str, ...]] | None = None
         self._tools: dict[str, ToolList] = {}
@@ -213,6 +220,19 @@ class Connection:
         finally:
             await self.sender.fetch(Request("POST", f"{base}/delete_session", headers))
 
+    async def does_read_queries(self, query: str) -> bool:
+        """Whether the server takes a query after its paths, asked of ``/health`` once a path was not found."""
+        if self.reads_queries is None:
+            try:
+                await self.sender.fetch(Request("GET", f"{self.api_base}/health{query}", self.headers))
+            except NotFoundError:
+                self.reads_queries = False
+            except ORSError:
+                return True
+            else:
+                self.reads_queries = True
+        return self.reads_queries
+
     # ---------------------------------------------------------------- deleting sessions
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -242,9 +262,8 @@ class Connection:
         deadline = time.monotonic() + self.sender.timeouts.close_seconds
         try:
             for request in requests:
-                await self.sender.fetch(request, seconds=max(deadline - time.monotonic(), 0.01))
-        except NotFoundError:
-            pass  # gone already, or a server without this route
+                with suppress(NotFoundError):  # gone already, or a server without this route
+                    await self.sender.fetch(request, seconds=max(deadline - time.monotonic(), 0.01))
         except ORSError as error:
             logger.warning("session %s was not deleted: %s", sid, error)
             return
@@ -252,9 +271,9 @@ class Connection:
             self.journal.deleted(sid)
 
 
-async def new_session_id(sender: RequestSender, request: Request) -> str:
+async def new_session_id(sender: RequestSender, request: Request, heard: Heard | None = None) -> str:
     """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
-    body = await sender.fetch(request)
+    body = await sender.fetch(request, heard=heard)
     try:
         return _checked_id(_session_id(body))
     except ProtocolError as error:

@@ -27,6 +27,8 @@ from typing import Any, Self
 
 from ors_gym.client import janitor_process
 from ors_gym.client.client import ORSClient
+from ors_gym.http.proxies import proxy_for
+from ors_gym.http.tls import Certificate, Verify
 
 __all__ = ["Janitor"]
 
@@ -46,13 +48,16 @@ class Janitor:
     def __init__(self, url: str, client_options: Mapping[str, Any] | None = None) -> None:
         options = dict(client_options or {})
         connection = ORSClient(url, **options).connection  # raises here what it would raise there
-        verify = options.get("verify", True)
+        verify: Verify = options.get("verify", True)
+        cert: Certificate | None = options.get("cert")
+        files = cert if isinstance(cert, tuple) else () if cert is None else (cert,)
         self._server = {
             "base": connection.session_base,
             "headers": dict(connection.headers),
             "hosted": connection.hosted,
-            "verify": verify if isinstance(verify, bool | str) else True,
-            "direct": False,
+            "verify": str(verify) if isinstance(verify, str | os.PathLike) else verify is not False,
+            "cert": [os.fspath(file) for file in files],
+            "direct": proxy_for(connection.session_base) is None,
         }
         self._sessions: dict[str, str] = {}
         self._owner = os.getpid()

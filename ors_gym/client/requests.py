@@ -18,12 +18,13 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.errors import (
     AuthenticationError,
     CapacityError,
+    CertificateError,
     ConnectError,
     NotFoundError,
     ProtocolError,
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+Heard: TypeAlias = Callable[[Mapping[str, str]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +114,13 @@ class RequestSender:
         """Mask the API key and the session's secrets: servers echo what they were sent."""
         return request.redact(self._redact(text))
 
-    async def fetch(self, request: Request, *, seconds: float | None = None) -> bytes:
+    async def fetch(self, request: Request, *, seconds: float | None = None, heard: Heard | None = None) -> bytes:
         """Send a request, again where that is safe, and return the body of its 2xx answer.
 
         Args:
             request: what to send.
             seconds: the limit for everything, in place of ``Timeouts.request_seconds`` for each attempt.
+            heard: is given the headers of the answer.
 
         Raises:
             TransportError: no answer came.
@@ -125,7 +129,7 @@ class RequestSender:
         notice = self._notice_of_silence(request)
         try:
             async with asyncio.timeout(seconds):
-                return await self._fetch(request)
+                return await self._fetch(request, heard)
         except TimeoutError:
             raise RequestTimeoutError(f"no answer within {seconds:g} s").at(str(request)) from None
         finally:
@@ -145,7 +149,7 @@ class RequestSender:
 
         return asyncio.get_running_loop().call_later(NOTICE_SECONDS, warn)
 
-    async def _fetch(self, request: Request) -> bytes:
+    async def _fetch(self, request: Request, heard: Heard | None) -> bytes:
         budget = self.timeouts.retry_budget()
         attempt = 0
         while True:
@@ -164,6 +168,8 @@ class RequestSender:
             except ProtocolError as error:
                 raise error.at(str(request)) from error.__cause__
             except TransportError as error:
+                if isinstance(error, CertificateError):
+                    raise error.at(str(request)) from error.__cause__
                 unsent = isinstance(error, ConnectError) and self.transport.knows_unsent
                 if attempt >= MAX_ATTEMPTS or not (unsent or request.repeatable):
                     raise error.at(str(request)) from error.__cause__
@@ -171,6 +177,8 @@ class RequestSender:
                 continue
             self._spoke = True
             if good:
+                if heard is not None:
+                    heard(response.headers)
                 return body
             if response.status == 503 and not self._told_waiting:
                 self._told_waiting = True
@@ -182,13 +190,13 @@ class RequestSender:
             else:
                 raise self.refusal(request, response, body).at(str(request))
 
-    async def fetch_json(self, request: Request, read: Callable[[Any], T]) -> T:
+    async def fetch_json(self, request: Request, read: Callable[[Any], T], heard: Heard | None = None) -> T:
         """Like :meth:`fetch`, with the body taken as JSON and given to ``read``.
 
         Raises:
             ProtocolError: the body is no JSON, or not what ``read`` expects.
         """
-        return self.interpret(request, await self.fetch(request), read)
+        return self.interpret(request, await self.fetch(request, heard=heard), read)
 
     def interpret(self, request: Request, answer: str | bytes, read: Callable[[Any], T]) -> T:
         """Take an answer as JSON and give it to ``read``."""

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from ors_gym.client.connection import Connection, Route, new_session_id
+from ors_gym.client.cookies import SessionCookies
+from ors_gym.client.creation import Creation
 from ors_gym.client.requests import Request
 from ors_gym.client.tool_call import Call
 from ors_gym.errors import (
@@ -36,12 +40,12 @@ from ors_gym.errors import (
     TransportError,
 )
 from ors_gym.json_text import encode_json
-from ors_gym.redaction import Redactor
 from ors_gym.types import (
     Block,
     GroupCandidate,
     GroupScore,
     Message,
+    Task,
     ToolList,
     ToolOutput,
     blocks_from_wire,
@@ -54,6 +58,9 @@ __all__ = ["Session", "SessionState"]
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 30.0
+"""How long after its creation a session that is not found was probably never where the requests go."""
 
 MAX_CREATIONS = 3
 """How many session ids are tried when the answer to ``/create`` is lost and the session is not found."""
@@ -84,10 +91,8 @@ class Session:
         self,
         connection: Connection,
         env_name: str,
-        source: Mapping[str, Any],
-        headers: Mapping[str, str],
-        redact: Redactor,
-        toolset: str | None,
+        creation: Creation,
+        find_task: Callable[[str, str, int], Awaitable[Task]],
     ) -> None:
         self.env_name = env_name
         self.id = ""
@@ -97,10 +102,13 @@ class Session:
         """Whether a call has answered ``finished``: the episode is over."""
         self._connection = connection
         self._sender = connection.sender
-        self._source = source
-        self._secret_headers = headers
-        self._redact = redact
-        self._toolset = toolset
+        self._creation = creation
+        self._find_task = find_task
+        self._redact = creation.redact
+        self._cookies = SessionCookies()
+        self._query = ""
+        self._created_at = 0.0
+        self._used = False
         self._route: Route | None = None
         self._headers: dict[str, str] = {}
         self._call_url = ""
@@ -144,25 +152,23 @@ class Session:
             self._cause = f"it could not be opened: {error}"
             raise
         self.state = SessionState.OPEN
+        self._created_at = time.monotonic()
         self._call_url = f"{self._route.session_url}/call"
         self._connection.pinger.touch(self)
 
     async def _create(self, *, last: bool) -> bool:
         """Ask for an id and create the environment under it; False if that got lost on the way."""
         assert self._route is not None
-        base, headers = self._route.session_base, {**self._route.headers, **self._secret_headers}
-        ask = Request("POST", f"{base}/create_session", headers, b"", redact=self._redact)
-        self.id = await new_session_id(self._sender, ask)
-        self._headers = {**self._route.headers, "X-Session-ID": self.id}
+        self._cookies = SessionCookies()
+        headers = {**self._route.headers, **(self._creation.headers if self._connection.hosted else {})}
+        ask = Request("POST", f"{self._route.session_base}/create_session", headers, b"", redact=self._redact)
+        self.id = await new_session_id(self._sender, ask, self._cookies.take)
+        self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
         if self._connection.journal is not None:
             await self._connection.journal.opening(self.env_name, self.id)
-        body = dict(self._source) | {"env_name": self._route.name}
-        if self._toolset is not None:
-            body["toolset_name"] = self._toolset
-        headers = {**headers, "X-Session-ID": self.id, "Content-Type": "application/json"}
-        create = Request("POST", f"{base}/create", headers, encode_json(body), repeatable=False, redact=self._redact)
         try:
-            self._connection.names_tasks = await self._sender.fetch_json(create, _names_tasks)
+            form = await self._creation.send(self._post_create, self._connection.creation_form, self._task_of)
+            self._connection.creation_form = form
             return True
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
@@ -180,6 +186,29 @@ class Session:
         except BaseException:
             self._delete_abandoned()
             raise
+
+    async def _post_create(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        assert self._route is not None
+        create = Request(
+            "POST",
+            f"{self._route.session_base}/create",
+            {**self._headers, **headers, "Content-Type": "application/json"},
+            encode_json({**body, "env_name": self._route.name}),
+            repeatable=False,
+            redact=self._redact,
+        )
+        self._connection.names_tasks = await self._sender.fetch_json(create, _names_tasks, self._created)
+
+    def _created(self, headers: Mapping[str, str]) -> None:
+        """Note what the answer to ``/create`` says beside its body."""
+        assert self._route is not None
+        self._cookies.take(headers)
+        self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
+        if "no-store" not in headers.get("cache-control", "") and self._connection.reads_queries is not False:
+            self._query = f"?session={uuid.uuid4().hex[:16]}"  # no cache has this URL
+
+    async def _task_of(self, split: str, index: int) -> Task:
+        return await self._find_task(self.env_name, split, index)
 
     def _delete_abandoned(self) -> None:
         """Delete the session, should it come to exist after all."""
@@ -255,11 +284,26 @@ class Session:
         self._require_open()
         self._connection.pinger.touch(self)
         try:
-            return await self._sender.fetch_json(self.request("GET", path), read)
+            answer = await self._fetch_unique(path, read)
+            self._used = True
+            return answer
         except ORSError as error:
             if optional and isinstance(error, NotFoundError):
                 return None
             raise self._noted(error) from error.__cause__
+
+    async def _fetch_unique(self, path: str, read: Callable[[Any], T]) -> T:
+        """Read what is this session's own under a URL that no cache can have from another session."""
+        request = self.request("GET", path)
+        if not self._query:
+            return await self._sender.fetch_json(request, read)
+        try:
+            return await self._sender.fetch_json(replace(request, url=request.url + self._query), read)
+        except NotFoundError:
+            if await self._connection.does_read_queries(self._query):
+                raise
+        self._query = ""
+        return await self._sender.fetch_json(request, read)
 
     def _noted(self, error: ORSError) -> ORSError:
         """Name the session in an error, and note if the error means that it is lost."""
@@ -267,7 +311,10 @@ class Session:
         if not isinstance(error, StatusError) or error.status not in (404, 410):
             return error
         self._give_up(str(error), gone=True)
-        lost = SessionLostError(f"the server does not know the session ({error.message})")
+        what = f"the server does not know the session ({error.message})"
+        if not self._used and time.monotonic() - self._created_at < FRESH_SECONDS:
+            what += ", which was created a moment ago: a balancer must keep the requests with one X-Session-ID together"
+        lost = SessionLostError(what)
         return lost.at(error.where, session_id=self.id, tool=error.tool, may_have_run=error.may_have_run)
 
     async def get_prompt(self) -> tuple[Block, ...]:
@@ -293,10 +340,17 @@ class Session:
     async def ping(self) -> None:
         """Tell the server that the session is still wanted. A client does this for its idle sessions by itself."""
         self._require_open()
+        connection = self._connection
         try:
-            await self._sender.fetch(self.request("POST", "/ping"))
+            if connection.answers_pings is not False:
+                await self._sender.fetch(self.request("POST", "/ping"))
+                connection.answers_pings = self._used = True
+                return
         except ORSError as error:
-            raise self._noted(error) from error.__cause__
+            if connection.answers_pings or not isinstance(error, NotFoundError):
+                raise self._noted(error) from error.__cause__
+        await self.get_prompt()  # the session is there, so it is /ping that is not: any request is a sign of life
+        connection.answers_pings = False
 
     # ---------------------------------------------------------------- calls
 
@@ -319,7 +373,14 @@ class Session:
             call = self._call(self._call_url, {"name": name, "input": _mapping(input)})
         except ValueError as error:
             return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
-        output = await self._run(call, name, ToolOutput.from_wire)
+        try:
+            output = await self._run(call, name, ToolOutput.from_wire)
+        except StatusError as refused:
+            if refused.status not in (413, 422):
+                raise
+            reason = "is larger than what is taken" if refused.status == 413 else "is not taken"
+            return ToolOutput(ok=False, error=f"the input {reason}: {refused.detail}", reason="input_validation")
+        self._used = True
         self.finished = self.finished or output.finished
         return output
 
@@ -350,7 +411,7 @@ class Session:
             ValueError: the environment has none (``ToolList.terminal_tool`` says so).
         """
         tools = self._tools
-        if tools is None and self._toolset is None:
+        if tools is None and self._creation.toolset is None:
             tools = await self._connection.known_tools(self.env_name)
         if tools is None:
             tools = await self.list_tools()

@@ -28,6 +28,7 @@ from ors_gym.client.requests import MAX_ATTEMPTS, Request, RequestSender
 from ors_gym.errors import (
     AmbiguousCallError,
     CallTimeoutError,
+    CertificateError,
     ConnectError,
     ConnectionLostError,
     ORSError,
@@ -124,7 +125,7 @@ class Call:
                 if unsent and before is CallState.UNSENT:
                     self.state, self._sent = before, sent_before
                     failures += 1
-                    if failures >= MAX_ATTEMPTS:
+                    if failures >= MAX_ATTEMPTS or isinstance(error, CertificateError):
                         raise
                     await asyncio.sleep(backoff_seconds(failures, 0.1, 2.0))
                     continue

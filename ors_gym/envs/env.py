@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from ors_gym.client.arguments import check_number, check_strings, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.dialects.actions import Action
@@ -53,6 +54,7 @@ class ORSEnv(gymnasium.Env[Any, Action]):
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 1}  # noqa: RUF012  (Gymnasium's own)
 
+    @types_in_words
     def __init__(
         self,
         url: str | Secret,
@@ -121,6 +123,7 @@ class ORSEnv(gymnasium.Env[Any, Action]):
 
 def checked_render_mode(render_mode: str | None) -> str | None:
     """The render mode; raises ValueError for one there is not."""
+    check_type("render_mode", render_mode, str)
     if render_mode not in (None, *RENDER_MODES):
         raise ValueError(f"no render_mode is called {render_mode!r}; there are {', '.join(RENDER_MODES)}")
     return render_mode
@@ -128,6 +131,7 @@ def checked_render_mode(render_mode: str | None) -> str | None:
 
 def look_up(url: str | Secret, env_name: str | None, options: EnvOptions) -> tuple[Portal, EnvRecipe]:
     """The process's portal, and what the server says of the environment."""
+    check_type("env_name", env_name, str)
     portal, client = client_of(url, options)
     return portal, portal.run(EnvRecipe.look_up(client, env_name, **options))
 
@@ -142,9 +146,34 @@ def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient
     if unknown:  # no TypeError: to one, gym.make adds all arguments, and with them the secrets
         known = ", ".join(sorted(EnvOptions.__annotations__))
         raise ValueError(f"there is no option {', '.join(sorted(unknown))}; beside url and env_name there are {known}")
+    _check_types(given)
     portal = shared_portal()
     named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
     return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
+
+
+NAMES = (list, tuple, set, frozenset)
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    """Refuse options of a wrong type; what each may hold, the recipe checks."""
+    for name in ("split", "toolset"):
+        check_type(name, given.get(name), str)
+    check_type("observation_mode", given.get("observation_mode", "text"), str, none=False)
+    check_number("max_turns", given.get("max_turns"), whole=True)
+    check_number("max_episode_seconds", given.get("max_episode_seconds"))
+    check_number("penalty", given.get("penalty", 0.0), none=False)
+    parser = given.get("action_parser", "hermes")
+    if not hasattr(parser, "parse"):
+        check_type("action_parser", parser, str, none=False, what="the name of a format, or a parser")
+    check_type("parallel_tool_calls", given.get("parallel_tool_calls", False), bool, *NAMES, none=False)
+    check_strings("secrets", reveal(given.get("secrets")))
+    check_type("api_key", reveal(given.get("api_key")), str)
+    check_type("tools", given.get("tools"), ToolList)
+    check_type("client_options", reveal(given.get("client_options")), Mapping, what="a mapping")
+    for name in ("api_key", "hosted", "timeouts"):
+        if name in given and name in (reveal(given.get("client_options")) or {}):
+            raise ValueError(f"{name} is given twice: by itself and in client_options")
 
 
 def release_when_collected(owner: object, portal: Portal, *episodes: AsyncORSEnv) -> weakref.finalize[Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import gymnasium
 
+from ors_gym.client.arguments import check_type, types_in_words
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.env import client_of, without_secrets
 
@@ -25,6 +26,7 @@ def register_ors() -> None:
         _register(ORS_ID, {})
 
 
+@types_in_words
 def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOptions]) -> tuple[str, ...]:
     """Register every environment of a server under an id of its own, and return the ids.
 
@@ -34,6 +36,7 @@ def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOpti
     >>> register_envs("http://localhost:8080")  # doctest: +SKIP
     ('ors/wordle-v0', 'ors/sudoku-v0')
     """
+    check_type("namespace", namespace, str, none=False)
     portal, client = client_of(url, options)
     names = portal.run(client.list_environments())
     by_id = {f"{namespace}/{re.sub('[^a-zA-Z0-9_.-]+', '-', name)}-v0": name for name in names}

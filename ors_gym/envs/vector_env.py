@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from ors_gym.client.arguments import check_number, types_in_words
 from ors_gym.dialects.actions import Action
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.env import checked_render_mode, clean_spec, look_up, release_when_collected
@@ -70,6 +71,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         options: see :class:`~ors_gym.envs.async_env.EnvOptions`.
     """
 
+    @types_in_words
     def __init__(
         self,
         num_envs: int,
@@ -83,6 +85,9 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         max_episode_steps: int | None = None,
         **options: Unpack[EnvOptions],
     ) -> None:
+        for name, count in (("num_envs", num_envs), ("group_size", group_size), ("restarts", restarts)):
+            check_number(name, count, none=False, whole=True)
+        check_number("max_episode_steps", max_episode_steps, whole=True)
         if num_envs < 1 or group_size < 1 or num_envs % group_size:
             raise ValueError(f"num_envs={num_envs} members do not make groups of group_size={group_size}")
         if restarts < 0:

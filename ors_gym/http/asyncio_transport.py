@@ -6,7 +6,7 @@ their garbage collector's on features that ORS has no use for. Here a connection
 the pool costs the same whether there are ten or ten thousand.
 
 Covers what an ORS server answers: HTTP/1.1 and 1.0, TLS, bodies of known length, chunked or ended by the connection's
-end. No redirects, cookies, proxies or compression; whoever needs those passes an httpx client.
+end; HTTP proxies; gzip where it comes unasked. No redirects, and no cookies but what the caller sends.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from ors_gym.errors import ConnectError, ConnectionLostError, ProtocolError
+from ors_gym.errors import CertificateError, ConnectError, ConnectionLostError, ProtocolError
 from ors_gym.http.compression import DecompressedResponse
+from ors_gym.http.connect import Dialer
+from ors_gym.http.proxies import ProxyServer
+from ors_gym.http.tls import Verify, make_tls_context
 from ors_gym.http.transport import read_body
+from ors_gym.http.url import host_of
 
 __all__ = ["KEEPALIVE_SECONDS", "AsyncioTransport"]
 
@@ -58,11 +62,18 @@ class AsyncioTransport:
     knows_unsent = True
 
     def __init__(
-        self, *, connect_seconds: float, verify: ssl.SSLContext | bool = True, decompress: bool = True
+        self,
+        *,
+        connect_seconds: float,
+        verify: Verify = True,
+        decompress: bool = True,
+        proxy: ProxyServer | None = None,
     ) -> None:
         self.decompress = decompress
         """Whether compressed bodies are decompressed; a proxy passes them on as they are."""
         self._connect_seconds = connect_seconds
+        self._proxy = proxy
+        self._dialer = Dialer(connect_seconds=connect_seconds, proxy=proxy)
         self._verify = verify
         self._ssl: ssl.SSLContext | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,7 +87,7 @@ class AsyncioTransport:
         if target is None:
             if len(self._targets) >= MAX_TARGETS:
                 self._targets.clear()
-            target = self._targets[url] = _take_apart(url)
+            target = self._targets[url] = _take_apart(url, self._proxy)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header's name or value holds a line break")
@@ -115,22 +126,26 @@ class AsyncioTransport:
     async def _connect(self, origin: tuple[str, str, int]) -> _Connection:
         scheme, host, port = origin
         context = self._tls() if scheme == "https" else None
+        sock = await self._dialer.connect(host, port, tunnel=context is not None)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_seconds):
-                # No happy_eyeballs_delay: uvloop, on which Ray's async actors run, does not know it.
-                _, connection = await loop.create_connection(lambda: _Connection(self._open), host, port, ssl=context)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._open), sock=sock, ssl=context, server_hostname=host if context else None
+                )
         except TimeoutError:
-            raise ConnectError(f"no connection to {host}:{port} within {self._connect_seconds:g} s") from None
+            sock.close()
+            raise ConnectError(f"{host}:{port} did not complete TLS within {self._connect_seconds:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            reason = error.verify_message or error.reason or str(error)
+            raise CertificateError(f"the certificate of {host}:{port} is not trusted: {reason}") from error
         except OSError as error:
             raise ConnectError(f"no connection to {host}:{port} ({error})") from error
         return connection
 
     def _tls(self) -> ssl.SSLContext:
         if self._ssl is None:
-            import httpx
-
-            self._ssl = httpx.create_ssl_context(verify=self._verify)
+            self._ssl = make_tls_context(self._verify)
         return self._ssl
 
     async def aclose(self) -> None:
@@ -306,8 +321,11 @@ class _Connection(asyncio.Protocol):
             self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; of repeated ones the last."""
-        self.headers[name.lower().decode("latin-1")] = value.decode("latin-1")
+        """Keep a header; of repeated ones the last, but every cookie, a line each."""
+        key, text = name.lower().decode("latin-1"), value.decode("latin-1")
+        if key == "set-cookie" and key in self.headers:
+            text = f"{self.headers[key]}\n{text}"
+        self.headers[key] = text
 
     def on_headers_complete(self) -> None:
         """The head is here; that of an interim answer (1xx) is passed over."""
@@ -333,11 +351,14 @@ class _Connection(asyncio.Protocol):
             self._complete = True
 
 
-def _take_apart(url: str) -> _Target:
+def _take_apart(url: str, proxy: ProxyServer | None) -> _Target:
     parts = urlsplit(url)
-    host = (parts.hostname or "").encode("idna").decode()
+    host = host_of(parts.hostname or "")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     name = f"[{host}]" if ":" in host else host
     shown = name if parts.port is None else f"{name}:{port}"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return _Target((parts.scheme, host, port), f"{path} HTTP/1.1\r\nHost: {shown}\r\n")
+    lines = f"Host: {shown}\r\n"
+    if proxy is not None and parts.scheme == "http":
+        path, lines = f"http://{shown}{path}", lines + proxy.authorization
+    return _Target((parts.scheme, host, port), f"{path} HTTP/1.1\r\n{lines}")

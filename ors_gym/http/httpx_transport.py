@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
-from ors_gym.errors import ConnectError, ConnectionLostError, RequestTimeoutError
+from ors_gym.errors import CertificateError, ConnectError, ConnectionLostError, RequestTimeoutError
+from ors_gym.http.proxies import ProxyServer
 from ors_gym.http.transport import TransportResponse, read_body
 
 __all__ = ["HTTPXTransport"]
@@ -25,7 +26,16 @@ class HTTPXTransport:
     transports cannot: ``httpx-aiohttp`` reports a connection cut after the request as a connect timeout.
     """
 
-    def __init__(self, client: httpx.AsyncClient, *, owned: bool, knows_unsent: bool, connect_seconds: float) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        *,
+        owned: bool,
+        knows_unsent: bool,
+        connect_seconds: float,
+        proxy: ProxyServer | None = None,
+    ) -> None:
+        self._via = f"through the proxy {proxy.shown}: " if proxy else ""
         self.knows_unsent = knows_unsent
         self._client = client
         self._owned = owned
@@ -36,7 +46,9 @@ class HTTPXTransport:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> AsyncGenerator[TransportResponse]:
         """Send a request and stream its answer."""
-        with _translate_httpx_errors():
+        with _translate_httpx_errors(self._via):
+            if self._owned:
+                self._client.cookies.clear()  # sessions send their own
             request = self._client.build_request(method, url, headers=headers, content=body, timeout=self._timeout)
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
@@ -56,7 +68,8 @@ class _HTTPXResponse:
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
+        cookies = "\n".join(response.headers.get_list("set-cookie"))
+        self.headers: Mapping[str, str] = {**response.headers} | ({"set-cookie": cookies} if cookies else {})
 
     async def read(self) -> bytes:
         return await read_body(self.chunks())
@@ -66,15 +79,18 @@ class _HTTPXResponse:
 
 
 @contextmanager
-def _translate_httpx_errors() -> Generator[None]:
+def _translate_httpx_errors(via: str = "") -> Generator[None]:
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-        raise ConnectError(_cause(error)) from error
+    except (
+        httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError,
+    ) as error:  # fmt: skip
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+        raise (CertificateError if untrusted else ConnectError)(via + _cause(error)) from error
     except httpx.TimeoutException as error:
-        raise RequestTimeoutError(_cause(error)) from error
+        raise RequestTimeoutError(via + _cause(error)) from error
     except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-        raise ConnectionLostError(_cause(error)) from error
+        raise ConnectionLostError(via + _cause(error)) from error
 
 
 def _cause(error: Exception) -> str:

@@ -413,7 +413,7 @@ def test_waiting_can_be_cancelled(ledger):
     assert Ledger.executions["never"] == 0
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 422])
+@pytest.mark.parametrize("status", [400, 401, 403, 405])
 def test_a_refused_call_is_not_sent_again_and_leaves_the_session_open(ledger, status):
     async def conversation() -> None:
         plan = on_call(Fault(answer=http_answer(f"{status} No", b'{"detail":"not like that"}')))
@@ -428,6 +428,21 @@ def test_a_refused_call_is_not_sent_again_and_leaves_the_session_open(ledger, st
 
     asyncio.run(conversation())
     assert Ledger.executions["refused"] == 0
+
+
+@pytest.mark.parametrize("status", [413, 422])
+def test_an_input_that_a_server_or_proxy_does_not_take_is_an_observation(ledger, status):
+    async def conversation() -> None:
+        plan = on_call(Fault(answer=http_answer(f"{status} No", b"<html><title>Too Large</title></html>")))
+        async with FaultyProxy(ledger.url, plan) as proxy, ORSClient(proxy.url) as client:
+            async with client.session("ledger", split="train", index=0) as session:
+                output = await session.call_tool("work", {"key": "too large"})
+                assert (output.ok, output.reason) == (False, "input_validation")
+                assert "Too Large" in output.text
+                assert (await session.call_tool("work", {"key": "afterwards"})).text == "done"
+
+    asyncio.run(conversation())
+    assert Ledger.executions["too large"] == 0
 
 
 # ------------------------------------------------------------------- opening

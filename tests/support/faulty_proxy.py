@@ -103,8 +103,8 @@ class FaultyProxy:
         """Pass one request on; False when the connection is to end."""
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readexactly(_content_length(head) or 0)
-        method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
-        request = ProxiedRequest(method, path, head, body)
+        method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
+        request = ProxiedRequest(method, target.partition("?")[0], head, body)
         self.requests.append(request)
         fault = self.plan(request) or Fault()
         if fault.answer is not None:

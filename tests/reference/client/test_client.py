@@ -400,6 +400,8 @@ def test_only_what_needs_httpx_travels_through_it(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     monkeypatch.setenv("no_proxy", "localhost")
     assert isinstance(ORSClient("http://localhost").connection.sender.transport, AsyncioTransport)
+    assert isinstance(ORSClient("http://other").connection.sender.transport, AsyncioTransport)
+    monkeypatch.setenv("http_proxy", "https://proxy:1")
     assert isinstance(ORSClient("http://other").connection.sender.transport, HTTPXTransport)
 
 

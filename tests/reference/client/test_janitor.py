@@ -165,7 +165,7 @@ def test_the_key_is_not_in_its_command_line_or_environment(counter_server: Runni
 def test_options_that_no_client_takes_are_refused_at_once():
     with pytest.raises(ValueError, match="http"):
         Janitor("localhost:8080")
-    with pytest.raises(TypeError, match="nonsense"):
+    with pytest.raises(ValueError, match="nonsense"):
         Janitor("http://localhost:8080", {"nonsense": 1})
 
 

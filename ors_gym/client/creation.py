@@ -1,0 +1,124 @@
+"""What ``/create`` is asked, in the form that the server takes; which one, is found once for each server.
+
+Secrets go into the body, as the specification and the package ``ors-sdk`` have it, or into the header ``X-Secrets``
+where the server refuses them there, as the reference server does. A task goes by split and index, or whole where the
+server knows no indices.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from ors_gym.client.arguments import check_type
+from ors_gym.errors import ORSError, StatusError
+from ors_gym.redaction import Redactor
+from ors_gym.types import Task
+
+__all__ = ["Creation", "CreationForm", "Secrets"]
+
+Secrets: TypeAlias = "Mapping[str, str | tuple[str, Sequence[str]]]"
+"""Values by name, or pairs of a value and the domains that it may be sent to."""
+
+REFUSALS = (400, 413, 422, 431)
+"""What servers and proxies answer to a form that they do not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreationForm:
+    """How one server wants sessions to be asked for."""
+
+    secrets_in_header: bool = False
+    by_task: bool = False
+
+
+class Creation:
+    """One session's request to be created.
+
+    Args:
+        source: ``split`` and ``index``, or ``task_spec``.
+        secrets: what the environment may use.
+        toolset: the name of a set of tools beside the environment's.
+    """
+
+    def __init__(self, source: Mapping[str, Any], secrets: Secrets | None, toolset: str | None) -> None:
+        self.source = source
+        self.toolset = toolset
+        self._values: dict[str, str] = {}
+        wire: dict[str, dict[str, Any]] = {}
+        check_type("secrets", secrets, Mapping, what="a mapping of names to text")
+        for name, secret in (secrets or {}).items():
+            value, domains = (secret, None) if isinstance(secret, str) else _pair(secret)
+            entry: dict[str, Any] = (
+                {"value": value} if domains is None else {"value": value, "allowed_domains": domains}
+            )
+            self._values[str(name)], wire[str(name)] = value, entry
+        self._header = base64.b64encode(json.dumps(wire).encode()).decode() if wire else ""
+        self._has_domains = any("allowed_domains" in each for each in wire.values())
+        self.redact = Redactor([self._header, *self._values.values()])
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header that carries the secrets."""
+        return {"X-Secrets": self._header} if self._header else {}
+
+    async def send(
+        self,
+        post: Callable[[Mapping[str, Any], Mapping[str, str]], Awaitable[None]],
+        form: CreationForm,
+        find_task: Callable[[str, int], Awaitable[Task]],
+    ) -> CreationForm:
+        """Ask with ``post(body, headers)``, in another form where one is refused; returns the form that was taken.
+
+        Raises:
+            ORSError: the refusal of the last form.
+        """
+        if self._has_domains:  # only the header carries them
+            form = replace(form, secrets_in_header=True)
+        while True:
+            try:
+                await post(*await self._written(form, find_task))
+                return form
+            except ORSError as error:
+                other = self._other(form, error)
+                if other is None:
+                    raise
+                form = other
+
+    async def _written(
+        self, form: CreationForm, find_task: Callable[[str, int], Awaitable[Task]]
+    ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        body: dict[str, Any] = dict(self.source)
+        if form.by_task and "index" in body:
+            body = {"task_spec": dict(await find_task(body["split"], body["index"]))}
+        if self.toolset is not None:
+            body["toolset_name"] = self.toolset
+        if not self._values:
+            return body, {}
+        if form.secrets_in_header:
+            return body, self.headers
+        return body | {"secrets": self._values}, {}
+
+    def _other(self, form: CreationForm, refused: ORSError) -> CreationForm | None:
+        """The next form to try."""
+        if not isinstance(refused, StatusError) or refused.status not in REFUSALS or _exists(refused):
+            return None
+        if self._values and not form.secrets_in_header:
+            return replace(form, secrets_in_header=True)
+        if "index" in self.source and not form.by_task and "task_spec" in refused.detail:
+            return replace(form, by_task=True)
+        return None
+
+
+def _exists(refused: StatusError) -> bool:
+    return "already exists" in refused.detail.lower()
+
+
+def _pair(secret: Any) -> tuple[str, list[str]]:
+    if not isinstance(secret, tuple | list) or len(secret) != 2 or not isinstance(secret[0], str):  # pyright: ignore
+        raise ValueError("a secret is text, or a pair of text and the domains that it may be sent to")
+    value, domains = secret  # pyright: ignore[reportUnknownVariableType]
+    return value, [str(domain) for domain in domains]  # pyright: ignore
