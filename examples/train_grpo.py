@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     how.add_argument("--max-turns", type=int, metavar="N", help="of an episode (3 / 16)")
     how.add_argument("--max-completion-length", type=int, metavar="N", help="tokens of an episode (96 / 4096)")
     how.add_argument("--baseline-episodes", type=int, metavar="N", help="of a random policy, beforehand (256 / 32)")
-    how.add_argument("--parser", default="hermes", help="how the model writes tool calls (default: %(default)s)")
+    how.add_argument("--parser", default="auto", help="how the model writes tool calls (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0)
     where = parser.add_argument_group("where")
     where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")

@@ -8,7 +8,7 @@ from ors_gym.client.janitor import Janitor
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects.actions import ActionParser, action_parser
+from ors_gym.dialects import Dialect, UnknownDialectError, dialect_of
 from ors_gym.envs.async_env import AsyncORSEnv
 from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.registration import register_envs, register_ors
@@ -72,7 +72,6 @@ register_ors()
 
 __all__ = [
     "ASGITransport",
-    "ActionParser",
     "AmbiguousCallError",
     "AsyncORSEnv",
     "AuthenticationError",
@@ -81,6 +80,7 @@ __all__ = [
     "ChatPolicy",
     "ConnectError",
     "ConnectionLostError",
+    "Dialect",
     "EndpointError",
     "EndpointRefusedError",
     "EpisodeHost",
@@ -135,8 +135,9 @@ __all__ = [
     "Transition",
     "TransportError",
     "Turn",
-    "action_parser",
+    "UnknownDialectError",
     "combine_scores",
+    "dialect_of",
     "finished_tasks",
     "group_advantages",
     "load_tasks",

@@ -122,7 +122,7 @@ class Reply:
 
     Without tool calls it is a plain message: it goes to the environment's terminal tool where there is one, else it
     ends the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to
-    count by (see :data:`~ors_gym.dialects.actions.ParseReason`): the policy gets it back as an observation.
+    count by (see :data:`~ors_gym.dialects.ParseReason`): the policy gets it back as an observation.
     ``truncated`` says that the message was cut off by a token limit: the episode ends there.
     """
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ors_gym.client.portal import Portal
-from ors_gym.dialects.actions import ActionParser
+from ors_gym.dialects import Dialect, UnknownDialectError, dialect
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.options import SESSION_OPTIONS, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
@@ -17,6 +17,7 @@ from ors_gym.rollouts.tasks import TaskSampler, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
 from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.tokens.conversation import ChatTokenizer
 
 __all__ = ["OpenSource", "Source"]
 
@@ -57,8 +58,9 @@ class Source:
     host: EpisodeHost | None = None
     """Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process. A host has
     ``limits``, ``secrets``, ``toolset``, ``tools`` and ``parallel_tool_calls`` of its own."""
-    parser: str | ActionParser = "hermes"
-    """How the model writes tool calls (see :mod:`ors_gym.dialects.actions`)."""
+    parser: str | Dialect = "auto"
+    """How the model writes tool calls: by default as its chat template does. The name of a dialect is checked against
+    the template before the first step, one of your own is taken as it is (see :mod:`ors_gym.dialects`)."""
     max_turn_tokens: int | None = None
     """Tokens the model may write in one turn; None leaves only ``max_completion_length``."""
     template_options: Mapping[str, Any] | None = None
@@ -149,6 +151,28 @@ class OpenSource:
     def eval_tasks(self) -> Sequence[TaskRef]:
         """The tasks to evaluate on; none without an ``eval_split``."""
         return () if self.source.eval_split is None else self._load(self.source.eval_split)
+
+    def dialect(self, tokenizer: ChatTokenizer) -> Dialect:
+        """What reads the model's calls.
+
+        Raises:
+            UnknownDialectError: the environment has tools, and what the chat template writes cannot be read.
+        """
+        parser = self.source.parser
+        if isinstance(parser, Dialect):
+            return parser
+        try:
+            return tokenizer.dialect(parser)
+        except UnknownDialectError:
+            if parser != "auto" or self._has_tools():
+                raise
+            return dialect("plain")
+
+    def _has_tools(self) -> bool:
+        source = self.source
+        if source.tools is not None or source.toolset is not None:
+            return source.toolset is not None or bool(source.tools)
+        return bool(self._portal.run(self._client.list_tools(source.env_name)))
 
     @cached_property
     def _spare_tasks(self) -> TaskSampler:

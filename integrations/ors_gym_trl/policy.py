@@ -9,13 +9,16 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Protocol
 
-from ors_gym.dialects.actions import ActionParser
+from ors_gym.dialects import Dialect
 from ors_gym.policies.policy import Reply, Turn
 from ors_gym_trl.sampling.sampler import SampledTurn
 from ors_gym_trl.tokens.conversation import ChatTokenizer
 from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 
 __all__ = ["TokenPolicy"]
+
+END_OF_PROMPT = 32
+"""Tokens of a prompt that are enough to see whether it opens the model's thinking."""
 
 
 class Submit(Protocol):
@@ -33,7 +36,7 @@ class TokenPolicy:
 
     Args:
         tokenizer: The conversation's template.
-        parser: Reads tool calls in what the model wrote.
+        dialect: Reads tool calls in what the model wrote.
         submit: The sampler's.
         max_completion_tokens: An episode's tokens after the prompt, the environment's included.
         max_context_tokens: An episode's tokens in all, which is what the model has positions for.
@@ -43,7 +46,7 @@ class TokenPolicy:
     def __init__(
         self,
         tokenizer: ChatTokenizer,
-        parser: ActionParser,
+        dialect: Dialect,
         submit: Submit,
         *,
         max_completion_tokens: int,
@@ -51,7 +54,7 @@ class TokenPolicy:
         max_turn_tokens: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._parser = parser
+        self._dialect = dialect
         self._submit = submit
         self._max_completion_tokens = max_completion_tokens
         self._max_context_tokens = max_context_tokens
@@ -71,13 +74,17 @@ class TokenPolicy:
         if budget <= 0:
             return Reply(truncated=True, num_tokens=0)
         num_prompt_tokens = len(record.ids)
+        thinking_open = self._dialect.opens_thinking(self._tokenizer.decode_turn(record.ids[-END_OF_PROMPT:]))
         sampled = await asyncio.wrap_future(self._submit(record.ids, budget, tuple(record.pictures.values())))
         image_token = self._tokenizer.image_token_id
         if image_token is not None and image_token in sampled.ids:
             sampled = sampled.before(image_token)  # of an image that there is not: vLLM does not rule it out
         record.add_sampled(sampled.ids, sampled.logprobs)
         text = self._tokenizer.decode_turn(sampled.ids)
-        reply = self._parser.parse(text) if sampled.ended else Reply(text, truncated=True)
+        if sampled.ended:
+            reply = self._dialect.parse(text, tools=turn.tools, thinking_open=thinking_open)
+        else:
+            reply = Reply(text, truncated=True)
         return replace(reply, num_tokens=len(sampled.ids), num_prompt_tokens=num_prompt_tokens)
 
     def _continue_record(self, turn: Turn) -> TokenRecord:

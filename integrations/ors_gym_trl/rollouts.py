@@ -18,7 +18,7 @@ from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
 from ors_gym.client.portal import Portal
-from ors_gym.dialects.actions import action_parser
+from ors_gym.dialects import Dialect
 from ors_gym.rollouts.exchange import run_all
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 from ors_gym_trl.batch import RolloutBatch
@@ -88,6 +88,7 @@ class ORSRollouts:
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
         self._prepared_for: weakref.ref[GRPOTrainer] | None = None
         self._tokenizers: dict[str, ChatTokenizer] = {}
+        self._dialects: dict[str, Dialect] = {}
         self._vision: VisionProcessor | None = None
         self._feed: ImageFeed | None = None
         self._num_batches = 0
@@ -240,6 +241,7 @@ class ORSRollouts:
             source.name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
             for source in self._sources
         }
+        self._dialects = {name: opened.dialect(self._tokenizers[name]) for name, opened in self.sources.items()}
         self._prepared_for = weakref.ref(trainer)
 
     def _plan(self, prompts: Sequence[Any], trainer: GRPOTrainer, training: bool) -> list[_PlannedGroup]:
@@ -268,7 +270,7 @@ class ORSRollouts:
         return {
             source.name: TokenPolicy(
                 self._tokenizers[source.name],
-                action_parser(source.parser),
+                self._dialects[source.name],
                 sampler.submit,
                 max_completion_tokens=cast("Any", trainer.args).max_completion_length,
                 max_context_tokens=context_tokens(trainer),

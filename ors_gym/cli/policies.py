@@ -10,6 +10,7 @@ import sys
 from typing import Any, NoReturn, cast
 
 from ors_gym.cli.arguments import InputError
+from ors_gym.dialects import DIALECTS
 from ors_gym.policies.endpoint import ChatPolicy
 from ors_gym.policies.policy import Policy, RandomPolicy
 
@@ -34,12 +35,20 @@ def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright
         default=[],
         help="a setting of the endpoint's requests, such as temperature=0.7 or max_tokens=1024; repeatable",
     )
+    parser.add_argument(
+        "--parser",
+        choices=sorted(DIALECTS),
+        default="plain",
+        help="how openai:MODEL writes tool calls, for an endpoint that does not read them (default: the endpoint does)",
+    )
 
 
 def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--policy") -> Policy:
     """The policy that ``spec`` names; ``openai:MODEL@URL`` names its endpoint too."""
     if arguments.sampling and not spec.startswith("openai:"):
         raise InputError(f"--sampling is for {option} openai:MODEL")
+    if arguments.parser != "plain" and not spec.startswith("openai:"):
+        raise InputError(f"--parser is for {option} openai:MODEL")
     if spec == "random":
         return RandomPolicy(arguments.seed)
     module, colon, name = spec.partition(":")
@@ -73,7 +82,7 @@ def _chat_policy(spec: str, name: str, arguments: argparse.Namespace, option: st
     model, at, address = name.partition("@http")
     base_url = f"http{address}" if at else arguments.base_url
     try:
-        return ChatPolicy(base_url, model, api_key=model_key(arguments), options=options)
+        return ChatPolicy(base_url, model, api_key=model_key(arguments), options=options, parser=arguments.parser)
     except ValueError as error:
         _wrong_policy(option, spec, str(error))
 

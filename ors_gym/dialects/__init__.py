@@ -22,23 +22,26 @@ reading calls back that the template rendered. ``dialect("hermes")`` gives one b
 
 from __future__ import annotations
 
+from ors_gym.dialects.actions import Action, check_action, read_action
 from ors_gym.dialects.base import Dialect
 from ors_gym.dialects.calls import tool_call
 from ors_gym.dialects.families import DIALECTS, dialect
-from ors_gym.dialects.parsed import ParsedText, Reading
 from ors_gym.dialects.proof import dialect_of
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import ParseReason, UnreadableCallError
 from ors_gym.errors import UnknownDialectError
 
 __all__ = [
     "DIALECTS",
+    "Action",
     "Dialect",
     "ParseReason",
-    "ParsedText",
     "Reading",
     "UnknownDialectError",
     "UnreadableCallError",
+    "check_action",
     "dialect",
     "dialect_of",
+    "read_action",
     "tool_call",
 ]

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
-from ors_gym.dialects.parsed import ParsedText, Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import MAX_CHARACTERS, UnreadableCallError, excerpt, skip_space, without
+from ors_gym.trajectory import Reply
 from ors_gym.types import ToolSpec
 
 __all__ = ["Dialect", "TaggedDialect"]
@@ -32,6 +33,8 @@ class Dialect(ABC):
         *("</s>", "<eos>", "<turn|>", "<|tool_response>", "<|user|>", "<|observation|>", "<｜end▁of▁sentence｜>"),
     )
     """What is taken off the end of a message: a tokenizer's end-of-sequence token may be any of these."""
+    special_marks: ClassVar[bool] = False
+    """Whether the marks of calls are special tokens, which decoding leaves out unless it is told otherwise."""
     thinking: ClassVar[tuple[str, str]] = ("<think>", "</think>")
     """The marks around what the model thinks before it speaks."""
 
@@ -42,7 +45,7 @@ class Dialect(ABC):
         tools: Iterable[ToolSpec] | None = None,
         thinking_open: bool = False,
         cut: bool = False,
-    ) -> ParsedText:
+    ) -> Reply:
         """Take one message apart. Never raises, whatever the text; takes time in proportion to its length.
 
         Args:
@@ -54,7 +57,7 @@ class Dialect(ABC):
         """
         if len(text) > MAX_CHARACTERS:
             why = f"the message has {len(text):,} characters, more than {MAX_CHARACTERS:,}"
-            return ParsedText("", (), self._told(why), "too_large")
+            return Reply("", (), self._told(why), "too_large")
         reading = Reading.of(text[: without(text, self.endings)], tools)
         try:
             self.read(reading, thinking_open)
@@ -63,8 +66,8 @@ class Dialect(ABC):
         except (ValueError, RecursionError) as unreadable:  # those of a dialect of the user's own, too
             body, thought = reading.text[reading.start :].strip(), _joined(reading.thought)
             reason = unreadable.reason if isinstance(unreadable, UnreadableCallError) else "invalid_call"
-            return ParsedText(body, (), self._told(str(unreadable)), reason, thought)
-        return ParsedText("".join(reading.said).strip(), tuple(reading.calls), reasoning=_joined(reading.thought))
+            return Reply(body, (), self._told(str(unreadable)), reason, thought)
+        return Reply("".join(reading.said).strip(), tuple(reading.calls), reasoning=_joined(reading.thought))
 
     @abstractmethod
     def read(self, reading: Reading, thinking_open: bool) -> None:

@@ -28,6 +28,7 @@ def tool_call(value: Any) -> ToolCall:
     if isinstance(value, ToolCall):
         return value
     call = _fields(value)
+    call_id = str(call.get("id") or "")
     if call.get("function") is not None and "name" not in call:
         call = _fields(call["function"])
     name = call.get("name")
@@ -42,14 +43,14 @@ def tool_call(value: Any) -> ToolCall:
     arguments = call[given[0]] if given else None
     if isinstance(arguments, str):
         if not arguments.strip():  # OpenAI's form of no arguments
-            return ToolCall(name, {})
+            return ToolCall(name, {}, call_id)
         arguments, _ = decode_json(arguments, whole=True)
     if arguments is None:
-        return ToolCall(name, {})
+        return ToolCall(name, {}, call_id)
     if not isinstance(arguments, Mapping):
         why = f"the arguments of {excerpt(name)!r} must be a JSON object, not {type(arguments).__name__}"
         raise UnreadableCallError("invalid_call", why)
-    return ToolCall(name, dict(cast("Mapping[str, Any]", arguments)))
+    return ToolCall(name, dict(cast("Mapping[str, Any]", arguments)), call_id)
 
 
 def tool_calls(value: Any) -> list[ToolCall]:
@@ -61,7 +62,7 @@ def tool_calls(value: Any) -> list[ToolCall]:
 def _fields(value: Any) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value)
-    words = ("name", *ARGUMENTS, "function")
+    words = ("id", "name", *ARGUMENTS, "function")
     fields = {word: getattr(value, word) for word in words if hasattr(value, word)}
     if not fields:
         raise UnreadableCallError("invalid_call", f"a call is a JSON object, not {type(value).__name__}")

@@ -6,7 +6,7 @@ import re
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.calls import tool_call
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, decode_json, excerpt, expect, skip_space
 
 __all__ = ["DeepSeek", "DeepSeek31"]
@@ -21,6 +21,7 @@ class DeepSeek(TaggedDialect):
     """Both forms are read, whichever the template teaches: models mix them."""
 
     name = "deepseek"
+    special_marks = True
     form = f"{CALLS}{CALL}function{SEPARATOR}NAME\n```json\n{{…}}\n```{END_OF_CALL}{END_OF_CALLS}"
     stop_strings = ("<｜end▁of▁sentence｜>",)
     begins = re.compile(f"{CALLS}|{CALL}")

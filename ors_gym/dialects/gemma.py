@@ -8,8 +8,9 @@ from typing import Any
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.literals import Literals
-from ors_gym.dialects.parsed import ParsedText, Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, excerpt, expect
+from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall
 
 __all__ = ["Gemma"]
@@ -45,6 +46,7 @@ class Gemma(TaggedDialect):
     """All marks are special tokens: decode with them."""
 
     name = "gemma"
+    special_marks = True
     form = '<|tool_call>call:NAME{KEY:<|"|>TEXT<|"|>,KEY:5}<tool_call|>'
     stop_strings = ("<|tool_response>", "<turn|>")
     thinking = ("<|channel>", "<channel|>")
@@ -64,7 +66,7 @@ class Gemma(TaggedDialect):
         reading.add(ToolCall(name[0].strip(), arguments))
         return reading.close(end, "<tool_call|>", "the call's arguments")
 
-    def parse(self, text: str, **known: Any) -> ParsedText:
+    def parse(self, text: str, **known: Any) -> Reply:
         """The thinking's channel is called ``thought``, which is no part of it."""
         parsed = super().parse(text, **known)
         return replace(parsed, reasoning=parsed.reasoning.removeprefix("thought").lstrip())

@@ -11,7 +11,7 @@ import re
 
 from ors_gym.dialects.base import Dialect
 from ors_gym.dialects.calls import tool_call
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, decode_json, excerpt
 
 __all__ = ["Harmony"]
@@ -28,6 +28,7 @@ class Harmony(Dialect):
     """All marks are special tokens: decode with them. The thinking is on the channel ``analysis``."""
 
     name = "harmony"
+    special_marks = True
     form = f"<|channel|>commentary to=functions.NAME <|constrain|>json{MESSAGE}{{…}}<|call|>"
     stop_strings = ("<|call|>", "<|return|>")
     endings = ()

@@ -6,7 +6,7 @@ import re
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.calls import tool_calls
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import decode_json
 
 __all__ = ["Hermes", "SmolLM"]

@@ -9,8 +9,8 @@ import re
 from typing import ClassVar
 
 from ors_gym.dialects.base import TaggedDialect
-from ors_gym.dialects.parsed import Reading
 from ors_gym.dialects.pythonic import python_calls, raw_end
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, skip_space
 
 __all__ = ["LFM", "RawLFM"]
@@ -22,6 +22,7 @@ class LFM(TaggedDialect):
     """A list of calls between marks that are special tokens: decode with them."""
 
     name = "lfm"
+    special_marks = True
     form = "<|tool_call_start|>[NAME(KEY='TEXT', KEY=5)]<|tool_call_end|>"
     begins = re.compile(r"<\|tool_call_start\|>")
     strays = ("<|tool_call_end|>",)

@@ -10,8 +10,8 @@ import re
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.calls import tool_call
-from ors_gym.dialects.parsed import Reading
 from ors_gym.dialects.pythonic import python_calls
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, decode_json, excerpt, skip_space
 
 __all__ = ["Llama"]

@@ -6,7 +6,7 @@ import re
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.calls import tool_call, tool_calls
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import decode_json, skip_space
 
 __all__ = ["Mistral"]
@@ -20,6 +20,7 @@ class Mistral(TaggedDialect):
     """The mark is a special token that decoding may have removed: a message that begins like the array is one."""
 
     name = "mistral"
+    special_marks = True
     form = '[TOOL_CALLS][{"name": …, "arguments": {…}}]'
     stop_strings = ("</s>",)
     thinking = ("[THINK]", "[/THINK]")

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ors_gym.dialects.base import Dialect
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, excerpt, expect, skip_space, value_end
 from ors_gym.types import ToolCall
 
@@ -23,6 +23,7 @@ class Muse(Dialect):
     """Values stand without quotes and without line breaks of the form; their types come from the schema."""
 
     name = "muse"
+    special_marks = True
     form = (
         f' to=NAME{MESSAGE}{CALLS}\n{INVOKE}NAME">\n{PARAMETER}KEY">VALUE</atem:parameter>\n'
         "</atem:invoke>\n</atem:function_calls>"

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from ors_gym.dialects.base import TaggedDialect
 from ors_gym.dialects.calls import tool_calls
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import decode_json
 
 __all__ = ["OpenAI", "Plain"]

@@ -167,7 +167,7 @@ def dialect_of(
     """
     candidates = list(DIALECTS.values()) if name == "auto" else [dialect(name)]
     called = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-    if not tokenizer.chat_template:
+    if not (template_options or {}).get("chat_template", tokenizer.chat_template):
         raise UnknownDialectError(f"the tokenizer of {called} has no chat template")
     try:
         messages = Written(tokenizer, template_options).probes()

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ors_gym.dialects.literals import Literals
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, excerpt, skip_space
 from ors_gym.dialects.values import allowed_types, schema_of_argument
 from ors_gym.types import ToolCall

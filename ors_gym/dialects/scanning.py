@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeAlias, cast
 
 __all__ = [
@@ -72,16 +73,15 @@ def excerpt(text: str, start: int = 0, length: int = 60) -> str:
     return quoted.encode("utf-8", "replace").decode()
 
 
+@cache
+def _reversed_endings(endings: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join([r"(?:[ \t\r\n]", *(re.escape(ending[::-1]) for ending in endings)]) + ")*+")
+
+
 def without(text: str, endings: tuple[str, ...]) -> int:
     """Where the text ends without white space and ``endings``, in whatever order and number they stand there."""
-    end = len(text)
-    while True:
-        while end and text[end - 1] in " \t\r\n":
-            end -= 1
-        ending = next((ending for ending in endings if text.endswith(ending, 0, end)), None)
-        if ending is None:
-            return end
-        end -= len(ending)
+    backwards = _reversed_endings(endings).match(text[::-1])
+    return len(text) - (backwards.end() if backwards else 0)
 
 
 def value_end(text: str, start: int, closing: str, following: tuple[str, ...]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ors_gym.dialects.base import TaggedDialect
-from ors_gym.dialects.parsed import Reading
+from ors_gym.dialects.reading import Reading
 from ors_gym.dialects.scanning import UnreadableCallError, excerpt, expect, skip_space, value_end
 from ors_gym.types import ToolCall
 

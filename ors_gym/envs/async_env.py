@@ -18,7 +18,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects.actions import Action, ActionParser, action_parser, read_action
+from ors_gym.dialects import Action, Dialect, dialect, read_action
 from ors_gym.redaction import Secret
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, open_session, session_options_of
@@ -49,9 +49,9 @@ class EnvOptions(SessionOptions, total=False):
     observation_mode: ObservationMode
     """``"text"``: the prompt, then each result's text (str). ``"messages"``: the whole conversation so far (tuple of
     :class:`~ors_gym.types.Message`). ``"multimodal"``: text and images in the environment's order (tuple of blocks)."""
-    action_parser: str | ActionParser
-    """Reads the text a model wrote: ``"hermes"`` (default), ``"llama"``, ``"mistral"``, ``"openai"``, ``"plain"``, or
-    your own; see :mod:`ors_gym.dialects.actions`."""
+    action_parser: str | Dialect
+    """Reads the text a model wrote: the name of a dialect (``"hermes"`` by default), ``dialect_of(tokenizer)``, or one
+    of your own; see :mod:`ors_gym.dialects`."""
     max_turns: int | None
     """Steps until the episode is truncated; None: no limit."""
     max_episode_seconds: float | None
@@ -85,7 +85,7 @@ class EnvRecipe:
     num_tasks: int
     tools: ToolList
     observation_mode: ObservationMode = "text"
-    parser: ActionParser = field(default_factory=lambda: action_parser("hermes"))
+    dialect: Dialect = field(default_factory=lambda: dialect("hermes"))
     max_turns: int | None = None
     max_episode_seconds: float | None = None
     penalty: float = 0.0
@@ -103,7 +103,7 @@ class EnvRecipe:
         max_turns, max_seconds = options.get("max_turns"), options.get("max_episode_seconds")
         if (max_turns is not None and max_turns < 1) or (max_seconds is not None and max_seconds <= 0):
             raise ValueError("max_turns must be at least 1 and max_episode_seconds positive, or None for no limit")
-        parser = action_parser(options.get("action_parser", "hermes"))
+        reads = dialect(options.get("action_parser", "hermes"))
         if env_name is None:
             names = await client.list_environments()
             if len(names) != 1:
@@ -117,7 +117,7 @@ class EnvRecipe:
             raise ValueError(f"{env_name!r} has no split {split!r}; it has {have}")
         return cls(
             client, env_name, split, await client.num_tasks(env_name, split), tools,
-            mode, parser, max_turns, max_seconds,
+            mode, reads, max_turns, max_seconds,
             options.get("penalty", 0.0), session_options_of(options),
         )  # fmt: skip
 
@@ -224,7 +224,8 @@ class AsyncORSEnv:
         if conversation is None or self._session is None:
             raise ResetNeeded("the episode is over, or none has begun: call reset first")
         takes_plain_text = self.recipe.tools.terminal_tool is not None
-        reply = read_action(action, self.recipe.parser, takes_plain_text=takes_plain_text)
+        tools = self._tools or self.recipe.tools
+        reply = read_action(action, self.recipe.dialect, tools, takes_plain_text=takes_plain_text)
         limit = asyncio.timeout_at(self._deadline)
         try:
             async with limit:

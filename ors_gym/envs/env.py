@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from ors_gym.client.arguments import check_number, check_strings, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
-from ors_gym.dialects.actions import Action
+from ors_gym.dialects import Action
 from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.errors import PortalError

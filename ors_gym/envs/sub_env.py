@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
-from ors_gym.dialects.actions import Action, check_action
+from ors_gym.dialects import Action, check_action
 from ors_gym.envs.async_env import AsyncORSEnv, EnvRecipe, Step
 from ors_gym.errors import ORSError
 from ors_gym.trajectory import Failure, StopReason, TaskRef

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ors_gym.client.arguments import check_number, types_in_words
-from ors_gym.dialects.actions import Action
+from ors_gym.dialects import Action
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.env import checked_render_mode, clean_spec, look_up, release_when_collected
 from ors_gym.envs.rendering import RENDER_MODES, render

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
-from ors_gym.dialects.actions import ActionParser, tool_call
+from ors_gym.dialects import Dialect, tool_call
 from ors_gym.errors import ProtocolError
 from ors_gym.policies.policy import Reply
 from ors_gym.types import (
@@ -220,16 +220,19 @@ class Completion:
         self._calls.append(call)
         return call
 
-    def reply(self, parser: ActionParser, names: ToolNames) -> Reply:
-        """What the model said. ``parser`` reads its text, which holds calls where the server does not parse them.
+    def reply(self, dialect: Dialect, names: ToolNames, tools: Iterable[ToolSpec] = ()) -> Reply:
+        """What the model said. ``dialect`` reads its text, which holds calls where the server does not parse them.
 
         Arguments that cannot be read make no call at all: the reply then has an ``error`` and a ``reason``, and what
         the model wrote stands in its text.
         """
-        parsed = parser.parse("".join(self._text))
+        shown = [replace(tool, name=names.shown(tool.name)) for tool in tools]
+        parsed = dialect.parse("".join(self._text), tools=shown, cut=self.finish_reason == "length")
         reasoning = "\n".join(filter(None, ("".join(self._reasoning), parsed.reasoning)))
+        own = tuple(replace(call, name=names.own(call.name)) for call in parsed.tool_calls)
         counted = replace(
             parsed,
+            tool_calls=own,
             reasoning=reasoning,
             truncated=self.finish_reason == "length",
             num_tokens=self._num_tokens,
@@ -244,8 +247,7 @@ class Completion:
             error = f"No tool was called: {unreadable}. Give the arguments as one JSON object"
             reason = getattr(unreadable, "reason", "invalid_call")
             return replace(counted, text=text, tool_calls=(), error=error, reason=reason)
-        own = (replace(call, name=names.own(call.name)) for call in made)
-        return replace(counted, tool_calls=(*parsed.tool_calls, *own))
+        return replace(counted, tool_calls=(*own, *(replace(call, name=names.own(call.name)) for call in made)))
 
 
 def _count(value: Any, known: int | None) -> int | None:

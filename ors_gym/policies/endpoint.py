@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects.actions import ActionParser, action_parser
+from ors_gym.dialects import Dialect, dialect
 from ors_gym.errors import EndpointError, ProtocolError, TransportError
 from ors_gym.http.factory import make_transport
 from ors_gym.http.retry import backoff_seconds, retry_after_seconds
@@ -82,7 +82,7 @@ class ChatPolicy:
         options: Anything else of the request's body: ``temperature``, ``top_p``, ``seed``, ``tool_choice``,
             ``chat_template_kwargs``, …
         parser: Reads the text of a message. The default sets ``<think>…</think>`` apart; for a server that does not
-            parse tool calls give the model's format (see :mod:`ors_gym.dialects.actions`).
+            parse tool calls give the model's dialect (see :mod:`ors_gym.dialects`): the request then says so.
         send_reasoning: Give the model its earlier thoughts back. Some models want them, some endpoints refuse them.
         stream: Ask for the answer in pieces: a dead endpoint is noticed by its silence.
         max_tokens_field: What the endpoint calls ``max_tokens``; OpenAI's newer models want
@@ -101,7 +101,7 @@ class ChatPolicy:
         api_key: str | None = None,
         max_tokens: int | None = None,
         options: Mapping[str, Any] | None = None,
-        parser: str | ActionParser = "plain",
+        parser: str | Dialect = "plain",
         send_reasoning: bool = False,
         stream: bool = True,
         max_tokens_field: str = "max_tokens",
@@ -133,7 +133,7 @@ class ChatPolicy:
         if max_tokens is not None and max_tokens < 1:
             raise ValueError("max_tokens must be at least 1, or None for no limit")
         self._max_tokens = max_tokens
-        self._parser = action_parser(parser)
+        self._dialect = dialect(parser)
         self._send_reasoning = send_reasoning
         self._stream = stream
         self._max_tokens_field = max_tokens_field
@@ -188,7 +188,7 @@ class ChatPolicy:
                 attempt += 1
                 await asyncio.sleep(delay)
                 continue
-            return Reply(truncated=True) if completion is None else completion.reply(self._parser, names)
+            return Reply(truncated=True) if completion is None else completion.reply(self._dialect, names, turn.tools)
 
     def _body(self, turn: Turn, names: ToolNames) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -200,6 +200,10 @@ class ChatPolicy:
             body["stream_options"] = {"include_usage": True}
         if len(turn.tools):
             body["tools"] = names.declare(turn.tools)
+            if self._dialect.name != "plain":  # the calls are read here: vLLM refuses tools that it should parse
+                body["tool_choice"] = "none"
+                if self._dialect.special_marks:
+                    body["skip_special_tokens"] = False
         limits = [limit for limit in (self._max_tokens, turn.max_tokens) if limit is not None]
         if limits:
             body[self._max_tokens_field] = min(limits)

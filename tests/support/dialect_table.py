@@ -13,8 +13,9 @@ from typing import Any
 import trl
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ors_gym.dialects import DIALECTS, ParsedText, UnknownDialectError, dialect_of
+from ors_gym.dialects import DIALECTS, UnknownDialectError, dialect_of
 from ors_gym.dialects.proof import Written, same
+from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall, ToolSpec
 from tests.support.argument_set import argument_set
 
@@ -53,7 +54,7 @@ class Outcome:
     refused: list[ToolCall] = field(default_factory=list)
     plain: list[ToolCall] = field(default_factory=list)
 
-    def add(self, call: ToolCall, parsed: ParsedText) -> None:
+    def add(self, call: ToolCall, parsed: Reply) -> None:
         if parsed.error is not None:
             self.refused.append(call)
         elif not parsed.tool_calls:

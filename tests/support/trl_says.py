@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from ors_gym import Reply, ToolCall
+from typing import Any
+
+from ors_gym import Dialect, Reply, ToolCall
+from ors_gym.dialects import Reading
 
 __all__ = ["Says"]
 
 
-class Says:
+class Says(Dialect):
     """Reads the same calls, or none, in whatever an untrained model writes."""
 
-    def __init__(self, *calls: ToolCall, text: str = "") -> None:
-        self.read = Reply(text, calls)
+    name = "says"
+    form = "anything"
 
-    def parse(self, text: str) -> Reply:
-        return self.read
+    def __init__(self, *calls: ToolCall, text: str = "") -> None:
+        self.said = Reply(text, calls)
+
+    def parse(self, text: str, **known: Any) -> Reply:
+        return self.said
+
+    def read(self, reading: Reading, thinking_open: bool) -> None:
+        raise NotImplementedError

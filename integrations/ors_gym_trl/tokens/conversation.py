@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from trl import get_training_chat_template
 
+from ors_gym.dialects import Dialect, dialect_of
 from ors_gym.types import (
     ImageBlock,
     Message,
@@ -147,6 +148,14 @@ class ChatTokenizer:
     def image_token_id(self) -> int | None:
         """The token that images are runs of; None for a model of text."""
         return None if self._vision is None else self._vision.image_token_id
+
+    def dialect(self, name: str) -> Dialect:
+        """The dialect that reads what the template writes: the one of that name, or any (``"auto"``).
+
+        Raises:
+            UnknownDialectError: it cannot be read.
+        """
+        return dialect_of(self.tokenizer, name, template_options=self._options)
 
     def prompt(self, messages: Sequence[Message], tools: ToolList) -> Span:
         """An episode's prompt, up to where the model's first turn begins.

@@ -23,12 +23,13 @@ from gymnasium.wrappers import (
 )
 
 import ors_gym
+from ors_gym.dialects import Dialect
 from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.rendering import image_frame
 from ors_gym.errors import NotFoundError, ProtocolError, ToolFailedError
 from ors_gym.redaction import Secret
 from ors_gym.spaces.spaces import TextSpace
-from ors_gym.trajectory import Reply, TaskRef
+from ors_gym.trajectory import TaskRef
 from ors_gym.types import ImageBlock, TextBlock, ToolCall, ToolResultBlock
 from tests.support.gym_environments import Faulty, Kitchen, Quiz, Walk
 from tests.support.ors_servers import serve
@@ -273,9 +274,11 @@ class TestActions:
         assert env.step('{"name": "walk", "parameters": {"steps": 1}}')[0] == "at 1 of 2"
 
     def test_a_parser_of_ones_own_reads_text(self, make):
-        class Steps:
-            def parse(self, text):
-                return Reply(tool_calls=(ToolCall("walk", {"steps": int(text)}),))
+        class Steps(Dialect):
+            name, form = "steps", "a number"
+
+            def read(self, reading, thinking_open):
+                reading.add(ToolCall("walk", {"steps": int(reading.text)}))
 
         env = make(action_parser=Steps())
         env.reset(options={"task_index": 9})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ors_gym.dialects.actions import action_parser, read_action, tool_call
+from ors_gym.dialects import dialect, read_action, tool_call
 from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall
 
@@ -32,7 +32,7 @@ def arguments(call: ToolCall, word: str = "arguments") -> dict[str, object]:
 
 
 class TestHermes:
-    parser = action_parser("hermes")
+    parser = dialect("hermes")
 
     def test_text_around_a_call_is_kept_apart_from_it(self):
         parsed = self.parser.parse(
@@ -75,8 +75,9 @@ class TestHermes:
         call = ToolCall("write", {"text": "<think>\n</think>\n"})
         assert self.parser.parse(f"<tool_call>{json.dumps(arguments(call))}</tool_call>").tool_calls == (call,)
 
-    def test_reasoning_that_was_cut_off_is_no_message(self):
-        assert self.parser.parse("<think>if only") == Reply("", reasoning="if only")
+    def test_reasoning_that_was_never_closed_is_no_message(self):
+        parsed = self.parser.parse("<think>if only")
+        assert (parsed.text, parsed.reasoning, parsed.reason) == ("", "if only", "unclosed_thinking")
 
     @pytest.mark.parametrize(
         ("body", "reason", "says"),
@@ -89,10 +90,10 @@ class TestHermes:
             ('{"name": "guess", "arguments": "[1]"}', "invalid_call", "must be a JSON object, not list"),
             ('{"arguments": {}}', "invalid_call", 'no "name"'),
             ('{"name": 3, "arguments": {}}', "invalid_call", 'no "name"'),
-            ('["guess"]', "invalid_call", "not list"),
-            ('{"name": "look"}}', "invalid_json", "follows"),
+            ('["guess"]', "invalid_call", "not str"),
+            ('{"name": "look"}}', "invalid_call", "follows"),
             ('{"name": "guess", "arguments": {"n": NaN}}', "invalid_json", "NaN is not JSON"),
-            ("[" * 100_000, "invalid_json", "nested too deeply"),
+            ("[" * 100_000, "too_large", "nested too deeply"),
         ],
     )
     def test_a_call_that_cannot_be_read_is_named_and_explained(self, body, reason, says):
@@ -112,7 +113,7 @@ class TestHermes:
 
 
 class TestLlama:
-    parser = action_parser("llama")
+    parser = dialect("llama")
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -145,7 +146,7 @@ class TestLlama:
             ("[guess('crane')]", "invalid_call"),
             ("[guess(word=open('x'))]", "invalid_call"),
             ("[guess(word={1})]", "invalid_call"),
-            ("[guess(word='crane'", "invalid_call"),
+            ("[guess(word='crane'", "unfinished_call"),
         ],
     )
     def test_a_call_that_cannot_be_read_is_named(self, text, reason):
@@ -158,7 +159,7 @@ class TestLlama:
 
 
 class TestMistral:
-    parser = action_parser("mistral")
+    parser = dialect("mistral")
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -199,7 +200,7 @@ WIRE = {"id": "call_1", "type": "function", "function": {"name": "guess", "argum
 
 
 class TestOpenAI:
-    parser = action_parser("openai")
+    parser = dialect("openai")
 
     @pytest.mark.parametrize(
         ("value", "text"),
@@ -229,18 +230,22 @@ class TestOpenAI:
 @given(st.text(), st.sampled_from(["hermes", "llama", "mistral", "openai", "plain"]))
 def test_no_text_makes_a_parser_raise(text, name):
     for prefix in ("", "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "[f(", '{"name":'):
-        parsed = action_parser(name).parse(prefix + text)
+        parsed = dialect(name).parse(prefix + text)
         assert not (parsed.tool_calls and parsed.error)
         assert (parsed.error is None) == (parsed.reason is None)
 
 
 class TestReadAction:
-    parser = action_parser("hermes")
+    parser = dialect("hermes")
 
     @pytest.mark.parametrize(
         "action",
         [
             GUESS,
+            {"role": "assistant", "content": None, "tool_calls": [WIRE]},
+            SimpleNamespace(
+                content=None, tool_calls=[SimpleNamespace(id="1", function=SimpleNamespace(**WIRE["function"]))]
+            ),
             {"name": "guess", "input": {"word": "crane"}},
             {"name": "guess", "arguments": '{"word": "crane"}'},
             '<tool_call>{"name": "guess", "arguments": {"word": "crane"}}</tool_call>',
@@ -266,6 +271,11 @@ class TestReadAction:
         (call,) = read_action({"id": "x9AB", "type": "function", "function": function}, self.parser).tool_calls
         assert (call, call.id) == (GUESS, "x9AB")
 
+    def test_a_message_of_chat_completions_without_calls_is_plain_text(self):
+        message = {"role": "assistant", "content": "Four."}
+        assert read_action(message, self.parser, takes_plain_text=True) == Reply("Four.")
+        assert read_action(message, self.parser).reason == "no_tool_call"
+
     def test_a_mapping_without_a_name_is_a_named_failure(self):
         assert read_action({"input": {}}, self.parser).reason == "invalid_call"
 
@@ -279,19 +289,6 @@ class TestReadAction:
             read_action(3, self.parser)
 
 
-def test_an_unknown_parser_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match="'gpt'; there are hermes, llama, mistral, openai, plain, qwen"):
-        action_parser("gpt")
-
-
-def test_a_parser_of_ones_own_is_taken_as_it_is():
-    class Shouted:
-        def parse(self, text: str) -> Reply:
-            return Reply(tool_calls=(ToolCall(text.lower()),))
-
-    assert read_action("LOOK", action_parser(Shouted())).tool_calls == (LOOK,)
-
-
 def test_what_was_read_survives_pickling():
-    parsed = action_parser("hermes").parse('<tool_call>{"name": "look"}</tool_call>')
+    parsed = dialect("hermes").parse('<tool_call>{"name": "look"}</tool_call>')
     assert pickle.loads(pickle.dumps(parsed)) == parsed

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ors_gym.dialects import Dialect, ParsedText, Reading, UnknownDialectError, dialect, dialect_of
+from ors_gym.dialects import Dialect, Reading, UnknownDialectError, dialect, dialect_of
+from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall
 
 
@@ -122,6 +123,6 @@ def test_a_dialect_of_ones_own_is_proven_like_any():
     own = Shouted()
     assert dialect_of(Template(shouted), own) is own
     assert dialect(own) is own
-    assert own.parse('CALL look {"at": 1}!') == ParsedText(tool_calls=(ToolCall("look", {"at": 1}),))
+    assert own.parse('CALL look {"at": 1}!') == Reply(tool_calls=(ToolCall("look", {"at": 1}),))
     with pytest.raises(UnknownDialectError, match="shouted does not read"):
         dialect_of(Template(hermes), own)

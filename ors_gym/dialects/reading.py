@@ -1,4 +1,4 @@
-"""What a message was taken apart into, and the state of taking one apart."""
+"""The state of taking a message apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from ors_gym.dialects.scanning import (
     MAX_CALLS,
-    ParseReason,
     UnreadableCallError,
     check_value,
     excerpt,
@@ -17,24 +16,7 @@ from ors_gym.dialects.scanning import (
 from ors_gym.dialects.values import schema_of_argument, typed
 from ors_gym.types import ToolCall, ToolSpec
 
-__all__ = ["ParsedText", "Reading"]
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedText:
-    """A model's message, taken apart.
-
-    ``text`` is what stands outside reasoning and calls. No calls and no error means a plain message. With an
-    ``error``, a sentence for the model to read, and its ``reason``, there are no calls.
-    """
-
-    text: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    error: str | None = None
-    reason: ParseReason | None = None
-    reasoning: str = ""
-    final: bool = False
-    """The text is the agent's last message, and the call hands it to the environment's terminal tool."""
+__all__ = ["Reading"]
 
 
 @dataclass(slots=True)
