@@ -6,7 +6,18 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-__all__ = ["EVENT_STREAM", "NO_STORE", "Message", "Receive", "RefusedError", "Scope", "Send", "refuse", "send_json"]
+__all__ = [
+    "EVENT_STREAM",
+    "NO_STORE",
+    "Message",
+    "Receive",
+    "RefusedError",
+    "Scope",
+    "Send",
+    "refuse",
+    "send_json",
+    "send_session_id",
+]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -66,3 +77,14 @@ async def send_json(send: Send, body: bytes, status: int = 200, headers: Iterabl
     sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), NO_STORE, *headers]
     await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_session_id(scope: Scope, send: Send, session_id: str) -> None:
+    """Answer ``/create_session``: with events as the reference server does, or JSON where the client asks for that."""
+    accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+    if b"application/json" in accept and b"text/event-stream" not in accept:
+        await send_json(send, json.dumps({"sid": session_id}).encode())
+        return
+    await send(EVENT_STREAM)
+    events = f"event: task_id\r\ndata: {session_id}\r\n\r\nevent: end\r\ndata: \r\n\r\n"
+    await send({"type": "http.response.body", "body": events.encode()})

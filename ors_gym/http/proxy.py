@@ -9,17 +9,22 @@ server that dies in the middle of an answer cuts the answer: whoever reads it kn
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 
 from ors_gym.errors import ConnectError, ProtocolError, TransportError
-from ors_gym.http.answers import EVENT_STREAM, Message, Receive, RefusedError, Scope, Send, refuse
+from ors_gym.http.answers import Message, Receive, RefusedError, Scope, Send, refuse, send_session_id
 from ors_gym.http.asyncio_transport import AsyncioTransport
 
 __all__ = ["Backends", "StickyProxy"]
 
 CONNECT_SECONDS = 5.0
 """For a connection to a server: they are on this machine, or in this cluster."""
+
+MAX_KEYS = 1000
+"""API keys remembered as accepted, by their digests."""
 
 HOP_BY_HOP = frozenset(
     (b"host", b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"te", b"upgrade", b"expect")
@@ -73,6 +78,7 @@ class StickyProxy:
     def __init__(self, backends: Backends, *, max_request_bytes: int = 16 * 2**20) -> None:
         self.backends = backends
         self._max_request_bytes = max_request_bytes
+        self._let_in: set[bytes] = set()
         self._transport = AsyncioTransport(connect_seconds=CONNECT_SECONDS, decompress=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,14 +114,18 @@ class StickyProxy:
         for name, value in scope["headers"]:
             if name not in HOP_BY_HOP:
                 headers[name.decode("latin-1")] = value.decode("latin-1")
+        method = scope["method"]
+        if method == "HEAD":
+            method = "GET"  # whoever runs the proxy leaves the body out
+        if path != "/health" or method != "GET":
+            await self._authenticate(headers)
         body = await self._body(receive)
         session_id = headers.get("x-session-id", "").strip()
-        if not session_id and path == "/create_session" and scope["method"] == "POST":
-            # Also where nobody is let in without a key: an id is worth nothing, and /create asks for the key.
-            await _name_session(send, await self.backends.place())
+        if not session_id and path == "/create_session" and method == "POST":
+            await send_session_id(scope, send, await self.backends.place())
             return
         url = await self.backends.find(session_id) if session_id else await self.backends.any()
-        sent = body if body or scope["method"] in ("POST", "PUT", "PATCH") else None
+        sent = body if body or method in ("POST", "PUT", "PATCH") else None
         gone = asyncio.ensure_future(receive())
         while_here = asyncio.timeout(None)  # ends when the client leaves
 
@@ -127,7 +137,7 @@ class StickyProxy:
         try:
             async with while_here:
                 gone.add_done_callback(leave)
-                async with self._transport.send(scope["method"], f"{url}{path}", headers, sent) as answer:
+                async with self._transport.send(method, f"{url}{path}", headers, sent) as answer:
                     begun = True
                     passed = [
                         (name.encode("latin-1"), value.encode("latin-1"))
@@ -153,6 +163,31 @@ class StickyProxy:
             gone.remove_done_callback(leave)
             gone.cancel()
 
+    async def _authenticate(self, headers: Mapping[str, str]) -> None:
+        """Ask a server whether it lets the client in, before anything is read or done for it.
+
+        Raises:
+            RefusedError: 401 or 403, it does not.
+        """
+        key = {name: headers[name] for name in ("x-api-key", "authorization") if name in headers}
+        digest = hashlib.sha256(repr(key).encode()).digest()
+        if digest in self._let_in:
+            return
+        url = await self.backends.any()
+        try:
+            async with self._transport.send("GET", f"{url}/list_environments", key, None) as answer:
+                async for _ in answer.chunks():
+                    pass
+        except ConnectError:
+            raise await self.backends.unreachable(url) from None
+        except (TransportError, ProtocolError) as error:
+            raise RefusedError(502, f"a server did not answer: {error.message}") from None
+        if answer.status in (401, 403):
+            raise RefusedError(answer.status, "the API key is missing or wrong; send it as X-API-Key")
+        if len(self._let_in) >= MAX_KEYS:
+            self._let_in.clear()
+        self._let_in.add(digest)
+
     async def _body(self, receive: Receive) -> bytes:
         pieces: list[bytes] = []
         size = 0
@@ -176,10 +211,3 @@ def _path(scope: Scope) -> str:
         path = path.removeprefix(root)
     query: bytes = scope.get("query_string", b"")
     return (path or "/") + (f"?{query.decode('latin-1')}" if query else "")
-
-
-async def _name_session(send: Send, session_id: str) -> None:
-    """Answer ``/create_session`` as the reference server does."""
-    events = f"event: task_id\r\ndata: {session_id}\r\n\r\nevent: end\r\ndata: \r\n\r\n".encode()
-    await send(EVENT_STREAM)
-    await send({"type": "http.response.body", "body": events})

@@ -167,10 +167,9 @@ from ors_gym_server import create_app
 from ors_gym_server.run.workers import Prefork, _loopback_socket
 from tests.support.worker_server import Mill
 
-class LateWord(Prefork):
+class Checked(Prefork):
     def _stop(self):
         super()._stop()
-        os.kill(os.getpid(), signal.SIGUSR1)  # from a child that answered just before it was told to stop
         assert not multiprocessing.active_children()
 
 def run(app, listener, ready, tick):
@@ -180,7 +179,7 @@ def run(app, listener, ready, tick):
         tick()
 
 {fault}
-LateWord(create_app([Mill]), _loopback_socket(), run, 2).run(print)
+Checked(create_app([Mill]), _loopback_socket(), run, 2).run(print)
 """
     path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
     ended = subprocess.run(

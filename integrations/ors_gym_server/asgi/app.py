@@ -14,7 +14,17 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from ors_gym.http.answers import EVENT_STREAM, Message, Receive, RefusedError, Scope, Send, refuse, send_json
+from ors_gym.http.answers import (
+    EVENT_STREAM,
+    Message,
+    Receive,
+    RefusedError,
+    Scope,
+    Send,
+    refuse,
+    send_json,
+    send_session_id,
+)
 from ors_gym_server.asgi import requests
 from ors_gym_server.asgi.endpoints import Service, answer, methods_of
 from ors_gym_server.asgi.processes import warn_of_several_processes
@@ -153,9 +163,7 @@ class ORSApp:
             self._service.environment(prefix)
             await self._score_group(request, receive, send)
         elif endpoint == "create_session" and is_post and not prefix:
-            await send(EVENT_STREAM)
-            events = task_id_event(str(uuid.uuid4())) + b"event: end\r\ndata: \r\n\r\n"
-            await send({"type": "http.response.body", "body": events})
+            await send_session_id(scope, send, str(uuid.uuid4()))
         elif method == "OPTIONS" and (allowed := methods_of(prefix, endpoint)):
             await send_json(send, b"{}", headers=[(b"allow", allowed.encode())])
         else:

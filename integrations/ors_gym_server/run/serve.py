@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import ipaddress
+import multiprocessing
 import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import uvicorn
 
+from ors_gym.http.asgi import ASGIApp
 from ors_gym_server.asgi.app import create_app
+from ors_gym_server.run.children import become_init, end_children, not_inherited
+from ors_gym_server.run.entrance import Entrance, is_loopback
+from ors_gym_server.run.protocol import limited_protocol, sweep
 from ors_gym_server.runtime.limits import Limits
 
 __all__ = ["default_port", "serve"]
@@ -39,12 +42,15 @@ def serve(
     toolsets: Mapping[str, type] | None = None,
     workers: int = 1,
     drain_seconds: float = 30.0,
+    root_path: str = "",
+    allowed_hosts: Sequence[str] = (),
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve environments until SIGTERM or Ctrl-C.
 
     Then no connection is accepted any more, running calls get ``drain_seconds`` to end, and each session's
-    ``teardown`` runs.
+    ``teardown`` runs, within three times ``Limits.teardown_seconds``. Processes that environments have started are
+    ended after that. As the first process of a container it also reaps processes that lost their parent.
 
     Args:
         environments: as for :func:`~ors_gym_server.create_app`, like ``limits`` and ``toolsets``.
@@ -57,6 +63,9 @@ def serve(
         workers: processes that hold the sessions, each session in one; a process more stands in front of them. One that
             crashes loses its own sessions and is replaced. ``limits`` hold for each. Needs ``os.fork``.
         drain_seconds: the time running calls get at the end; what then still runs is ended with its session.
+        root_path: the prefix that a proxy in front leaves before the paths.
+        allowed_hosts: host names under which clients reach a server without a key that listens on loopback only, where
+            it is not ``localhost``: requests for other names come from a web page that was made to point here.
         started: called with the server's URL when it answers.
 
     Raises:
@@ -65,20 +74,25 @@ def serve(
             other machines and there is neither a key nor ``open_to_all``.
         OSError: the address is taken.
     """
-    if api_key is None and not open_to_all and not _is_loopback(host):
+    if api_key is None and not open_to_all and not is_loopback(host):
         raise ValueError(
             f"{host} can be reached from other machines, and without a key whoever reaches it can run tools: "
             "pass api_key, or open_to_all=True if that is meant"
         )
     if workers < 1:
         raise ValueError(f"there must be at least one worker, not {workers}")
+    if workers > 1 and not hasattr(os, "fork"):
+        raise ValueError(f"workers={workers} needs os.fork, which {sys.platform} has not: serve with one process")
     if not 0 <= port < 2**16:  # getaddrinfo would take the lower 16 bits of it
         raise ValueError(f"the port must be from 0 to 65535, not {port}")
     app = create_app(environments, api_key=api_key, limits=limits, toolsets=toolsets)
+    hosts = allowed_hosts if api_key is None and is_loopback(host) else None
+    entrance = partial(Entrance, root_path=root_path, hosts=hosts)
+    entrance(app)  # what is wrong with its arguments is said now
     listener = _listen(host, port)
     address, bound = listener.getsockname()[:2]
     url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-    run = partial(_run, drain_seconds=drain_seconds)
+    run = partial(_run, limits=app.limits, drain_seconds=drain_seconds)
     switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
 
     def announce() -> None:
@@ -89,12 +103,14 @@ def serve(
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.set_threshold(*GC_THRESHOLDS)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped
+            if os.getpid() == 1:
+                become_init()
             if workers == 1:
-                run(app, listener, announce)
+                run(entrance(app), listener, announce)
             else:
                 from ors_gym_server.run.workers import Prefork  # where there is no fork, it cannot even be imported
 
-                Prefork(app, listener, run, workers).run(announce)
+                Prefork(app, listener, run, workers, entrance=entrance, drain_seconds=drain_seconds).run(announce)
     finally:
         sys.setswitchinterval(switch)
         gc.set_threshold(*thresholds)
@@ -114,17 +130,18 @@ def default_port() -> int:
 
 
 def _run(
-    app: Any,
+    app: ASGIApp,
     listener: socket.socket,
     ready: Callable[[], None],
     tick: Callable[[], None] | None = None,
     *,
+    limits: Limits,
     drain_seconds: float,
 ) -> None:
     """Serve an application until SIGTERM or Ctrl-C."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=limited_protocol(limits),
         ws="none",
         access_log=False,
         log_level="warning",
@@ -133,7 +150,8 @@ def _run(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    _Server(config, ready, tick).run([listener])
+    with not_inherited(listener):
+        _Server(config, ready, tick).run([listener])
 
 
 class _Server(uvicorn.Server):
@@ -141,6 +159,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._tick = tick
+        self._children_before = multiprocessing.active_children()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -152,8 +171,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:  # a second Ctrl-C, which calls do not survive, and sessions not without a teardown
             await self.lifespan.shutdown()
+        end_children(self._children_before)  # here: the signal that stopped the server may end the process after this
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # a second has gone by
+            sweep(self.server_state.connections, asyncio.get_running_loop().time())
         if self._tick is not None:
             self._tick()
         return await super().on_tick(counter)
@@ -165,18 +187,12 @@ def _listen(host: str, port: int) -> socket.socket:
     )[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "win32":  # there SO_REUSEADDR lets two servers have one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError:
         listener.close()
         raise
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

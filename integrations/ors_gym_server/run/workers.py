@@ -13,6 +13,7 @@ a new child at any time, with the environment classes as they are: nothing has t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -22,13 +23,15 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any, Protocol
 
 from ors_gym.http.answers import RefusedError
+from ors_gym.http.asgi import ASGIApp
 from ors_gym.http.proxy import StickyProxy
 from ors_gym_server.asgi.app import ORSApp
 
@@ -36,8 +39,19 @@ __all__ = ["Prefork", "Run", "WorkerBackends"]
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1)
-"""What the parent waits for. A child sends SIGUSR1 when it answers."""
+TO_STOP = (signal.SIGTERM, signal.SIGINT)
+
+SIGNALS = (*TO_STOP, signal.SIGCHLD)
+"""What the parent waits for."""
+
+STARTING, ANSWERING, STOPPED = range(3)
+"""States of a child; one that has stopped has torn its sessions down, and only has to end."""
+
+LOOK_SECONDS = 0.5
+"""How often the parent looks at its children though nothing was reported."""
+
+EXIT_SECONDS = 5.0
+"""How long a child that has stopped may take to end; Python waits there for threads and processes of environments."""
 
 FRESH_SECONDS = 1.0
 """So long a session that was placed counts beside those its worker has counted itself: it may not have come yet."""
@@ -46,7 +60,9 @@ FRESH_SECONDS = 1.0
 class Run(Protocol):
     """Serves an ASGI application on a socket until SIGTERM."""
 
-    def __call__(self, app: Any, listener: socket.socket, ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    def __call__(
+        self, app: ASGIApp, listener: socket.socket, ready: Callable[[], None], tick: Callable[[], None]
+    ) -> None:
         """Call ``ready`` when it answers, and ``tick`` several times a second."""
         ...
 
@@ -91,22 +107,37 @@ class Prefork:
     """Runs the processes until SIGTERM or Ctrl-C.
 
     Args:
-        app: what each worker serves; made already, so that what is wrong with it is known, and its memory is shared.
-        listener: where clients connect.
-        run: serves an application in a child.
-        num_workers: how many workers.
+        app: What each worker serves; made already, so that what is wrong with it is known, and its memory is shared.
+        listener: Where clients connect.
+        run: Serves an application in a child.
+        num_workers: How many workers.
+        entrance: What stands before the process in front.
+        drain_seconds: How long ``run`` lets requests end when it is told to stop.
     """
 
-    def __init__(self, app: ORSApp, listener: socket.socket, run: Run, num_workers: int) -> None:
+    def __init__(
+        self,
+        app: ORSApp,
+        listener: socket.socket,
+        run: Run,
+        num_workers: int,
+        *,
+        entrance: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+        drain_seconds: float = 30.0,
+    ) -> None:
         self._app = app
         self._listener = listener
         self._run = run
+        self._entrance = entrance
+        self._drain_seconds = drain_seconds
         self._sockets = [_loopback_socket() for _ in range(num_workers)]
         self._num_sessions: Any = RawArray("i", num_workers)
-        self._answering: Any = RawArray("b", num_workers + 1)
-        """Which children answer: the workers, then the process in front."""
+        self._states: Any = RawArray("b", num_workers + 1)
+        """The states of the children: the workers, then the process in front."""
         self._children: list[ForkProcess] = []
         self._parent = os.getpid()
+        self._woken, self._waking = socket.socketpair()
+        """A byte for each signal that came, and for each child that answers."""
 
     def run(self, started: Callable[[], None]) -> None:
         """Start all processes, call ``started`` when they answer, and replace those that die.
@@ -114,33 +145,59 @@ class Prefork:
         Raises:
             RuntimeError: a process ended before it answered.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         received = None
-        try:
-            for index in range(len(self._answering)):
-                self._children.append(self._start(index))
-            announced = False
-            while received is None:
-                signum = signal.sigwait(SIGNALS)
-                if signum == signal.SIGCHLD:
-                    self._replace_the_dead()
-                elif signum != signal.SIGUSR1:
-                    received = signum
-                elif all(self._answering) and not announced:
-                    announced = True
-                    started()
-        finally:
-            self._stop()
-            while late := signal.sigpending() & set(SIGNALS):  # a child's SIGUSR1 would end this process
-                signal.sigwait(late)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with self._signals_noted():
+            try:
+                for index in range(len(self._states)):
+                    self._children.append(self._start(index))
+                announced = False
+                while received is None:
+                    received = self._wait(LOOK_SECONDS)
+                    if received is None:
+                        self._replace_the_dead()
+                        if not announced and all(state == ANSWERING for state in self._states):
+                            announced = True
+                            started()
+            finally:
+                self._stop()
         signal.raise_signal(received)  # as a server of one process does that was told to stop, once it has drained
+
+    # ---------------------------------------------------------------- signals
+
+    @contextlib.contextmanager
+    def _signals_noted(self) -> Iterator[None]:
+        """Turn signals into bytes on a socket.
+
+        Not ``sigwait``: macOS never delivers to it a SIGCHLD that has its default action, nor has it a deadline there.
+        """
+        self._waking.setblocking(False)
+        before = {signum: signal.signal(signum, _noted) for signum in SIGNALS}
+        descriptor = signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+            self._woken.close()
+            self._waking.close()
+
+    def _wait(self, seconds: float) -> int | None:
+        """Wait until something happens; returns the signal that tells the server to stop, if one came."""
+        sentinels = [child.sentinel for child in self._children if child.exitcode is None]
+        if self._woken not in connection.wait([self._woken, *sentinels], seconds):
+            return None
+        return next((signum for signum in self._woken.recv(4096) if signum in TO_STOP), None)
 
     # ---------------------------------------------------------------- children
 
     def _start(self, index: int) -> ForkProcess:
         child = multiprocessing.get_context("fork").Process(target=self._live, args=(index,), name=self._name(index))
-        child.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has handlers of its own
+        try:
+            child.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
 
     def _live(self, index: int) -> None:
@@ -151,13 +208,17 @@ class Prefork:
             nonlocal told_to_stop
             told_to_stop = True
 
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, remember)  # the server replaces it, and puts it back when it has stopped
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         is_front = index == len(self._sockets)
 
         def ready() -> None:
-            self._answering[index] = 1
-            os.kill(self._parent, signal.SIGUSR1)
+            self._states[index] = ANSWERING
+            with contextlib.suppress(OSError):
+                self._waking.send(b"\0")
 
         def tick() -> None:
             if not is_front:
@@ -165,23 +226,27 @@ class Prefork:
             if told_to_stop or os.getppid() != self._parent:  # before the server listened, or without a word
                 signal.raise_signal(signal.SIGTERM)
 
-        if is_front:
-            urls = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._sockets]
-            backends = WorkerBackends(urls, self._num_sessions)
-            proxy = StickyProxy(backends, max_request_bytes=self._app.limits.max_request_bytes)
-            self._run(proxy, self._listener, ready, tick)
-        else:
-            self._listener.close()
-            self._run(self._app, self._sockets[index], ready, tick)
+        try:
+            if is_front:
+                urls = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._sockets]
+                backends = WorkerBackends(urls, self._num_sessions)
+                proxy = StickyProxy(backends, max_request_bytes=self._app.limits.max_request_bytes)
+                self._run(self._entrance(proxy), self._listener, ready, tick)
+            else:
+                self._listener.close()
+                self._run(self._app, self._sockets[index], ready, tick)
+        finally:
+            self._states[index] = STOPPED
 
     def _replace_the_dead(self) -> None:
         for index, child in enumerate(self._children):
             if child.exitcode is None:
                 continue
-            if not self._answering[index]:
+            if self._states[index] == STARTING:
                 raise RuntimeError(f"the {self._name(index)} ended before it answered, with status {child.exitcode}")
             logger.error("the %s died with status %s and is replaced", self._name(index), child.exitcode)
-            self._answering[index] = 0
+            _kill_group(child)  # what its environments have started
+            self._states[index] = STARTING
             if index < len(self._sockets):
                 self._num_sessions[index] = 0
             self._children[index] = self._start(index)
@@ -189,19 +254,49 @@ class Prefork:
     def _name(self, index: int) -> str:
         return f"worker {index}" if index < len(self._sockets) else "process in front"
 
+    # ---------------------------------------------------------------- stopping
+
     def _stop(self) -> None:
         """Drain the process in front, then the workers: while calls run, the way to their clients is open."""
         self._listener.close()
-        workers, front = self._children[: len(self._sockets)], self._children[len(self._sockets) :]
-        for group in (front, workers):
-            for child in group:
-                child.terminate()
-            while any(child.exitcode is None for child in group):
-                if signal.sigwait(SIGNALS) in (signal.SIGTERM, signal.SIGINT):  # a second time: at once
-                    for child in self._children:
-                        child.kill()
+        num_workers = len(self._sockets)
+        self._end(range(num_workers, len(self._children)), self._drain_seconds)
+        teardown_seconds = 3 * self._app.limits.teardown_seconds  # of calls, of what runs on threads, of environments
+        self._end(range(min(num_workers, len(self._children))), self._drain_seconds + teardown_seconds)
         for each in self._sockets:
             each.close()
+
+    def _end(self, indices: Sequence[int], seconds: float) -> None:
+        """Stop children, and kill those that have not stopped in time, or do not end when they have."""
+        children = {index: self._children[index] for index in indices}
+        for child in children.values():
+            child.terminate()
+        deadline = time.monotonic() + seconds + EXIT_SECONDS
+        stopped: dict[int, float] = {}
+        while any(child.exitcode is None for child in children.values()):
+            now = time.monotonic()
+            for index, child in children.items():
+                if self._states[index] == STOPPED:
+                    stopped.setdefault(index, now)
+                if child.exitcode is None and (now > deadline or now > stopped.get(index, now) + EXIT_SECONDS):
+                    logger.error("the %s did not end in time and is killed", self._name(index))
+                    child.kill()
+            if self._wait(LOOK_SECONDS) is not None:  # a second time: at once
+                for child in self._children:
+                    child.kill()
+        for child in children.values():
+            _kill_group(child)
+
+
+def _noted(signum: int, frame: FrameType | None) -> None:
+    """The signal is a byte on the socket by now."""
+
+
+def _kill_group(child: ForkProcess) -> None:
+    """Kill what a child that has ended left behind in its process group."""
+    assert child.pid is not None
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _loopback_socket() -> socket.socket:

@@ -12,7 +12,9 @@ import pytest
 
 from ors_gym.http.answers import RefusedError
 from ors_gym.http.proxy import StickyProxy
+from ors_gym_server import create_app
 from tests.support.ors_servers import free_port, serve_app
+from tests.support.server_environments import Forge
 
 
 class Fixed:
@@ -49,7 +51,10 @@ def relayed(
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                await handler(head, reader, writer)
+                if head.startswith(b"GET /list_environments "):  # whether the client is let in
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
+                else:
+                    await handler(head, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -164,12 +169,13 @@ def test_what_is_too_large_goes_no_further(run: Callable):
 
 
 def test_refusals_say_whether_to_come_again(run: Callable):
-    async def conversation(url: str, backends: Fixed) -> None:
+    async def conversation(url: str, backends: Fixed, server: str) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=20) as http:
             starting = await http.get("/tools")
             assert starting.status_code == 503
             assert starting.headers["x-backend-state"] == "starting"
             assert starting.headers["retry-after"] == "1"
+            backends.url = server
             full = await http.post("/create_session")
             assert (full.status_code, full.headers["retry-after"]) == (429, "7")
             assert full.json() == {"detail": "all are full"}
@@ -177,5 +183,5 @@ def test_refusals_say_whether_to_come_again(run: Callable):
             assert (await http.get("/tools")).status_code == 404
 
     backends = Fixed(None)
-    with serve_app(StickyProxy(backends)) as running:
-        run(conversation(running.url, backends))
+    with serve_app(StickyProxy(backends)) as running, serve_app(create_app([Forge])) as server:
+        run(conversation(running.url, backends, server.url))
