@@ -138,6 +138,10 @@ class Reply:
     ``RolloutLimits.max_tokens``."""
     num_prompt_tokens: int | None = None
     """Tokens that the model read for it, where they are known."""
+    num_cached_tokens: int | None = None
+    """Of those read, tokens that the endpoint had kept from an earlier request."""
+    num_reasoning_tokens: int | None = None
+    """Of ``num_tokens``, those that the model thought with."""
 
     def __post_init__(self) -> None:
         if self.error is not None and self.tool_calls:

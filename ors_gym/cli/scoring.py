@@ -39,7 +39,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     verdict.add_argument("--margin", metavar="D", type=float, help="call models equal within this difference if shown")
     verdict.add_argument("--max-failed", metavar="SHARE", type=float, default=0.05, help="(default: %(default)s)")
     verdict.add_argument("--fail-below", metavar="X", type=float, help="exit 1 unless the lower end reaches this")
-    verdict.add_argument("--prices", metavar="FILE", help='JSON: {"MODEL": {"output_tokens": USD per million}}')
+    verdict.add_argument("--prices", metavar="FILE", help='JSON: {"MODEL": {"input_tokens": USD per million, …}}')
 
 
 def rules_of(arguments: argparse.Namespace) -> Rules:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ors_gym.evaluation.comparison import Comparison, Verdict
 from ors_gym.evaluation.files import FilePath, outcomes_by_model, run_file
-from ors_gym.evaluation.outcomes import Outcomes, Prices
+from ors_gym.evaluation.outcomes import TOKENS, Outcomes, Prices
 from ors_gym.evaluation.pairing import compare_pairs
 from ors_gym.evaluation.results import ModelResult
 from ors_gym.evaluation.rules import Rules
@@ -116,10 +116,14 @@ def _about(result: ModelResult) -> list[str]:
         for name, value in result.usage.items()
         if value is not None and name.startswith("mean_")
     ]
-    tokens, cost = result.usage.get("total_output_tokens"), result.usage.get("cost")
+    totals = [
+        f"{total:,.0f} {kind.replace('_', ' ')}" for kind in TOKENS if (total := result.usage.get(f"total_{kind}"))
+    ]
+    cost = result.usage.get("cost")
     if used:
-        totals = (f"; {tokens:,.0f} output tokens in all" if tokens else "") + (f", ${cost:.2f}" if cost else "")
-        lines.append(f"  an episode: {', '.join(used)}{totals}")
+        lines.append(f"  an episode: {', '.join(used)}")
+    if totals:
+        lines.append(f"  in all: {', '.join(totals)}" + (f", ${cost:.4g}" if cost else ""))
     return lines
 
 

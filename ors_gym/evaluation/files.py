@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from ors_gym.evaluation.outcomes import Outcomes, outcome_of
+from ors_gym.evaluation.outcomes import Outcomes, outcome_of, tokens_of
 from ors_gym.evaluation.rules import Rules
 from ors_gym.evaluation.task_plan import TaskIdentity
 from ors_gym.reporting.records import TrajectoryRecord, read_records
@@ -38,16 +38,23 @@ def read_scored(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TaskIdentity
     An episode of the same model, task and epoch as an earlier one takes its place: it was played again by
     ``retry_failed``.
     """
+    return (episode for episode in _episodes(path) if not _is_superseded(episode[0]))
+
+
+def _is_superseded(record: TrajectoryRecord) -> bool:
+    """Whether it is a failed attempt that was played again at once."""
+    return bool(record.note.get("superseded"))
+
+
+def _episodes(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TaskIdentity, int]]:
     played: dict[tuple[str, str], int] = defaultdict(int)
     for record in read_records(path):
         note, task = record.note, record.trajectory.task
-        if note.get("superseded"):
-            continue
         label = str(note.get("task") or (f"{task.split}[{task.index}]" if task.task is None else task))
         key = model_of(record), label
         epoch = note.get("epoch")
         epoch = played[key] if not isinstance(epoch, int) else epoch
-        played[key] += 1
+        played[key] += not _is_superseded(record)
         fields = cast("dict[str, Any]", note.get("fields") or {})
         identity = TaskIdentity(label, note.get("task_sha256"), {name: str(value) for name, value in fields.items()})
         yield record, identity, epoch
@@ -65,10 +72,13 @@ def outcomes_by_model(path: FilePath, rules: Rules) -> dict[str, Outcomes]:
         OSError, ValueError: the file cannot be read, or holds something else.
     """
     found: dict[str, Outcomes] = {}
-    for record, identity, epoch in read_scored(path):
+    for record, identity, epoch in _episodes(path):
         model = model_of(record)
         if model not in found:
             found[model] = Outcomes(model, rules, dict(record.run))
+        if _is_superseded(record):
+            found[model].count_tokens(tokens_of(record.trajectory))
+            continue
         failed = len(record.failures) if record.group_size == 1 else record.trajectory.attempt
         failed = max(failed, int(record.trajectory.failed))
         found[model].add(outcome_of(record.trajectory, identity, epoch, rules, failed_attempts=failed))

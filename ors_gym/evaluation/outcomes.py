@@ -17,9 +17,11 @@ from ors_gym.evaluation.task_plan import TaskIdentity
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Trajectory
 
-__all__ = ["Outcome", "Outcomes", "Prices", "outcome_of", "place_of"]
+__all__ = ["Outcome", "Outcomes", "Prices", "outcome_of", "place_of", "tokens_of"]
 
-USAGE = ("turns", "calls", "refused_calls", "tool_errors", "output_tokens", "seconds")
+TOKENS = ("input_tokens", "cached_tokens", "reasoning_tokens", "output_tokens")
+"""Kinds of tokens: what the model read, of that what was kept from before; of what it wrote its thoughts, and all."""
+USAGE = ("turns", "calls", "refused_calls", "tool_errors", *TOKENS, "seconds")
 """What is measured of each episode, in the order it is shown."""
 
 
@@ -43,6 +45,9 @@ class Outcome:
     calls: int
     refused_calls: int
     tool_errors: int
+    input_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
     output_tokens: int | None
     seconds: float
     prompt_sha256: str | None = None
@@ -72,10 +77,26 @@ def outcome_of(episode: Trajectory, task: TaskIdentity, epoch: int, rules: Rules
         len(outputs),
         len(refused),
         sum(output.reason in ("tool_error", "tool_failed") for output in refused),
-        episode.num_tokens,
+        *tokens_of(episode),
         episode.seconds,
         _prompt_sha256(episode),
     )
+
+
+def tokens_of(episode: Trajectory) -> tuple[int | None, int | None, int | None, int | None]:
+    """Tokens of an episode by kind, in the order of ``TOKENS``; None where no turn said how many."""
+    replies = [exchange.reply for exchange in episode.exchanges]
+    return (
+        _total(reply.num_prompt_tokens for reply in replies),
+        _total(reply.num_cached_tokens for reply in replies),
+        _total(reply.num_reasoning_tokens for reply in replies),
+        _total(reply.num_tokens for reply in replies),
+    )
+
+
+def _total(numbers: Iterable[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _prompt_sha256(episode: Trajectory) -> str | None:
@@ -88,7 +109,8 @@ def _prompt_sha256(episode: Trajectory) -> str | None:
 
 
 Prices = Mapping[str, Mapping[str, float]]
-"""US dollars per million tokens, by model and kind of token: ``{"gpt-5-mini": {"output_tokens": 2.0}}``."""
+"""US dollars per million tokens by model: ``{"gpt-5-mini": {"input_tokens": 0.25, "output_tokens": 2.0}}``, and
+``cached_tokens`` where those read again cost less. What a model thinks with is part of ``output_tokens``."""
 
 
 class Outcomes:
@@ -99,8 +121,8 @@ class Outcomes:
         self.rules = rules
         self.about = about
         self._by_episode: dict[tuple[str, int], Outcome] = {}
-        self.total_output_tokens: int | None = None
-        """Tokens that the model wrote, failed episodes included; None where it did not say."""
+        self.tokens: Counter[str] = Counter()
+        """Tokens by kind, those of every failed attempt included; a kind that no reply said is not in it."""
 
     def __len__(self) -> int:
         return len(self._by_episode)
@@ -112,8 +134,13 @@ class Outcomes:
         if before is not None:
             outcome = replace(outcome, failed_attempts=outcome.failed_attempts + before.failed_attempts)
         self._by_episode[key] = outcome
-        if outcome.output_tokens is not None:
-            self.total_output_tokens = (self.total_output_tokens or 0) + outcome.output_tokens
+        self.count_tokens([getattr(outcome, kind) for kind in TOKENS])
+
+    def count_tokens(self, numbers: Iterable[int | None]) -> None:
+        """Count the tokens of an attempt, in the order of ``TOKENS``."""
+        for kind, number in zip(TOKENS, numbers, strict=True):
+            if number is not None:
+                self.tokens[kind] += number
 
     @property
     def all(self) -> Iterable[Outcome]:
@@ -157,14 +184,17 @@ class Outcomes:
         for name in USAGE:
             values = [value for outcome in played if (value := getattr(outcome, name)) is not None]
             usage[f"mean_{name}"] = math.fsum(values) / len(values) if values else None
-        usage["total_output_tokens"] = self.total_output_tokens
+        usage |= {f"total_{kind}": self.tokens.get(kind) for kind in TOKENS}
         if self.model in (prices or {}):
             usage["cost"] = self.cost(prices or {})
         return usage
 
     def cost(self, prices: Prices) -> float:
         """The cost of the tokens in US dollars; 0 for a model without a price."""
-        return prices.get(self.model, {}).get("output_tokens", 0.0) * (self.total_output_tokens or 0) / 1e6
+        price, read, kept = prices.get(self.model, {}), self.tokens["input_tokens"], self.tokens["cached_tokens"]
+        per_input = price.get("input_tokens", 0.0)
+        dollars = per_input * (read - kept) + price.get("cached_tokens", per_input) * kept
+        return (dollars + price.get("output_tokens", 0.0) * self.tokens["output_tokens"]) / 1e6
 
     def stop_reasons(self) -> Counter[str]:
         """Outcomes by how their episode ended."""

@@ -21,7 +21,7 @@ from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
 from ors_gym.evaluation.evaluation import FINISHED, Evaluation, make_evaluation
 from ors_gym.evaluation.files import FilePath, outcomes_by_model
-from ors_gym.evaluation.outcomes import Outcome, Outcomes, Prices, outcome_of
+from ors_gym.evaluation.outcomes import Outcome, Outcomes, Prices, outcome_of, tokens_of
 from ors_gym.evaluation.rules import Rules
 from ors_gym.evaluation.task_plan import PlannedTask, TaskPlan, choose_test_split, plan_tasks
 from ors_gym.policies.policy import Policy
@@ -114,7 +114,7 @@ class EvaluationRun:
 
     def check_budget(self) -> None:
         """Stop the run where a budget is spent."""
-        tokens = sum(outcomes.total_output_tokens or 0 for outcomes in self.outcomes.values())
+        tokens = sum(outcomes.tokens["output_tokens"] for outcomes in self.outcomes.values())
         cost = sum(outcomes.cost(self.prices) for outcomes in self.outcomes.values())
         if self.budget.output_tokens is not None and tokens >= self.budget.output_tokens:
             raise _BudgetSpentError(f"the budget of {self.budget.output_tokens:,} output tokens is spent")
@@ -164,7 +164,7 @@ class _Player:
     async def play(self) -> None:
         run = self.run
         groups = run_groups(
-            _Attempts(run.host, self.writer, run.failures.retries),
+            _Attempts(run.host, self.writer, self.outcomes, run.failures.retries),
             (task.ref for task in run.remaining(self.model)),
             1,
             policy=run.models[self.model],
@@ -198,20 +198,23 @@ class _Player:
 
 
 class _Attempts:
-    """A host that also writes down the attempts that failed and are played again."""
+    """A host that also writes down, and counts the tokens of, attempts that failed and are played again."""
 
-    def __init__(self, host: EpisodeHost, writer: TrajectoryWriter | None, retries: int) -> None:
+    def __init__(self, host: EpisodeHost, writer: TrajectoryWriter | None, outcomes: Outcomes, retries: int) -> None:
         self._host = host
         self._writer = writer
+        self._outcomes = outcomes
         self._retries = retries
 
     async def run_episode(
         self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
     ) -> Trajectory:
         episode = await self._host.run_episode(task, policy=policy, attempt=attempt, seed=seed)
-        if episode.failed and attempt < self._retries and self._writer is not None:
-            again = TrajectoryGroup(task, (episode,), dropped=True, attempts=1)
-            self._writer.write_group(again, {"superseded": True})
+        if episode.failed and attempt < self._retries:
+            self._outcomes.count_tokens(tokens_of(episode))
+            if self._writer is not None:
+                again = TrajectoryGroup(task, (episode,), dropped=True, attempts=1)
+                self._writer.write_group(again, {"superseded": True})
         return episode
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
@@ -296,6 +299,7 @@ async def prepare(
             for outcome in known[name].all:
                 if outcome.task.label in wanted and outcome.epoch < epochs:
                     outcomes[name].add(outcome)
+            outcomes[name].tokens = known[name].tokens.copy()
     if host is None:
         host = EpisodeRunner(client, limits=limits, secrets=secrets, toolset=toolset)
     return EvaluationRun(

@@ -167,6 +167,8 @@ class Completion:
         self._places: dict[object, _CallInTheMaking] = {}
         self._num_tokens: int | None = None
         self._num_prompt_tokens: int | None = None
+        self._num_cached_tokens: int | None = None
+        self._num_reasoning_tokens: int | None = None
 
     def feed(self, answer: Any) -> None:
         """Take one chunk of a stream, or a whole answer.
@@ -180,6 +182,11 @@ class Completion:
             usage = _object(usage, "a completion's usage")
             self._num_tokens = _count(usage.get("completion_tokens"), self._num_tokens)
             self._num_prompt_tokens = _count(usage.get("prompt_tokens"), self._num_prompt_tokens)
+            kept = _detail(usage, "prompt_tokens_details", "cached_tokens")
+            kept = usage.get("prompt_cache_hit_tokens") if kept is None else kept  # DeepSeek's word for it
+            self._num_cached_tokens = _count(kept, self._num_cached_tokens)
+            thought = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+            self._num_reasoning_tokens = _count(thought, self._num_reasoning_tokens)
         for choice in _array(answer.get("choices"), "a completion's choices")[:1]:
             choice = _object(choice, "a choice")
             whole = choice.get("message")
@@ -237,6 +244,8 @@ class Completion:
             truncated=self.finish_reason == "length",
             num_tokens=self._num_tokens,
             num_prompt_tokens=self._num_prompt_tokens,
+            num_cached_tokens=self._num_cached_tokens,
+            num_reasoning_tokens=self._num_reasoning_tokens,
         )
         if not self._calls or parsed.error is not None:
             return counted
@@ -248,6 +257,12 @@ class Completion:
             reason = getattr(unreadable, "reason", "invalid_call")
             return replace(counted, text=text, tool_calls=(), error=error, reason=reason)
         return replace(counted, tool_calls=(*own, *(replace(call, name=names.own(call.name)) for call in made)))
+
+
+def _detail(usage: JSONObject, group: str, name: str) -> Any:
+    """A number inside a group of a completion's usage; None where there is none."""
+    details = usage.get(group)
+    return cast("JSONObject", details).get(name) if isinstance(details, Mapping) else None
 
 
 def _count(value: Any, known: int | None) -> int | None:

@@ -109,6 +109,8 @@ class RecordEncoder:
             "truncated": reply.truncated,
             "num_tokens": reply.num_tokens,
             "num_prompt_tokens": reply.num_prompt_tokens,
+            "num_cached_tokens": reply.num_cached_tokens,
+            "num_reasoning_tokens": reply.num_reasoning_tokens,
             "calls": calls + of_terminal_tool,
             "notices": [self._block(block) for block in exchange.notices],
             "finished": exchange.finished,
@@ -190,6 +192,8 @@ def _read_exchange(wire: JSONObject) -> Exchange:
         wire["truncated"],
         wire["num_tokens"],
         wire["num_prompt_tokens"],
+        wire.get("num_cached_tokens"),
+        wire.get("num_reasoning_tokens"),
     )
     return Exchange(reply, transitions, blocks_from_wire(wire["notices"], "notices"), wire["finished"])
 

@@ -16,7 +16,8 @@ The file needs no header and no package of its writer's: any JSON reader takes i
      "num_turns": 4, "num_tokens": null, "seconds": 2.5, "attempt": 0,
      "prompt": [{"role": "user", "blocks": [{"type": "text", "text": "…"}]}, …],     as on the wire
      "exchanges": [{"text": "…", "reasoning": "", "error": null, "reason": null, "truncated": false,
-                    "num_tokens": null, "num_prompt_tokens": null,
+                    "num_tokens": null, "num_prompt_tokens": null, "num_cached_tokens": null,
+                    "num_reasoning_tokens": null,
                     "calls": [{"id": "call_0_0", "name": "guess", "input": {"word": "crane"}, "seconds": 0.1,
                                "output": {"ok": true, "reward": null, "finished": false, "metadata": null,
                                           "error": null, "reason": null, "blocks": [{"type": "text", "text": "…"}]}}],

@@ -80,7 +80,7 @@ function comparisonSection() {
 }
 
 function outcomeSection() {
-  const used = [["mean_turns", "turns"], ["mean_calls", "calls"], ["mean_refused_calls", "refused"], ["mean_tool_errors", "tool errors"], ["mean_output_tokens", "output tokens"], ["mean_seconds", "seconds"], ["total_output_tokens", "tokens in all"], ["cost", "cost, $"]]
+  const used = [["mean_turns", "turns"], ["mean_calls", "calls"], ["mean_refused_calls", "refused"], ["mean_tool_errors", "tool errors"], ["mean_input_tokens", "tokens read"], ["mean_cached_tokens", "cached"], ["mean_output_tokens", "written"], ["mean_reasoning_tokens", "reasoning"], ["mean_seconds", "seconds"], ["cost", "cost, $"]]
     .filter(([name]) => run.models.some(model => known(model.usage[name])));
   const columns = ["model", "scored", "unrewarded", "failed", "first attempts failed", ...used.map(([, title]) => title)];
   return section("Outcomes", "Unrewarded episodes are scored, as worth what the rules say; failed ones have no return. Use is the mean of an episode.", el("div", { class: "scroll" }, el("table", { class: "kinds" },
@@ -143,6 +143,15 @@ function matrixSection() {
         return square;
       }), el("span", { class: "small muted number" }, cell.length > 1 ? shownValue(means[i][model]) : ""))))));
   }
+  // While the flips of a comparison are shown, the episode of the other model is shown below the chosen one.
+  function counterpart(row) {
+    const [at, side] = show.value.split(":"), names = side && [run.comparisons[at].base, run.comparisons[at].other];
+    const models = names ? names.map(name => run.models.findIndex(model => model.name === name)) : [];
+    const other = models.find(model => model !== row[MODEL]);
+    if (!models.includes(row[MODEL]) || other === undefined) return null;
+    const cell = cells[row[TASK]][other];
+    return cell.find(each => each[EPOCH] === row[EPOCH]) ?? cell[0];
+  }
   let asked = 0;
   async function select(row, reveal) {
     selected = row;
@@ -154,10 +163,11 @@ function matrixSection() {
     const mine = ++asked;
     if (!row) return detail.replaceChildren(el("p", { class: "muted" }, "No task matches."));
     if (row[BLOCK] < 0) return detail.replaceChildren(el("p", {}, squareTitle(row)), el("p", { class: "muted" }, "This page does not hold the episode; the run's file does."));
-    const sample = await unpack(row[BLOCK]);
+    const shown = [row, counterpart(row)].filter(other => other && other[BLOCK] >= 0);
+    const samples = await Promise.all(shown.map(other => unpack(other[BLOCK])));
     if (mine !== asked) return;
-    sample.return = row[VALUE];
-    detail.replaceChildren(...episodeNode(sample));
+    samples.forEach((sample, i) => { sample.return = shown[i][VALUE]; });
+    detail.replaceChildren(...samples.flatMap((sample, i) => [i ? el("hr") : null, ...episodeNode(sample)]).filter(Boolean));
     detail.scrollTop = 0;
   }
   function filter() {
@@ -170,9 +180,9 @@ function matrixSection() {
     if (key) visible.sort((a, b) => key(a) - key(b) || a - b);
     count.textContent = visible.length === run.tasks.length ? `${plural(run.tasks.length, "task")}, a square for each episode` : `${whole(visible.length)} of ${plural(run.tasks.length, "task")}`;
     list.scrollTop = 0;
-    const keep = selected && visible.includes(selected[TASK]);
-    const first = visible.map(i => cells[i].flat()[0]).find(Boolean);
-    if (keep) draw(); else select(first ?? null);
+    const of = side && run.models.findIndex(model => model.name === run.comparisons[at].other);
+    const first = visible.map(i => (side ? cells[i][of] : cells[i].flat())[0]).find(Boolean);
+    select(selected && visible.includes(selected[TASK]) && !side ? selected : first ?? null);
   }
   list.addEventListener("scroll", draw);
   list.addEventListener("click", event => event.target.row && select(event.target.row));

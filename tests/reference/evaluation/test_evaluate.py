@@ -220,13 +220,25 @@ def test_a_budget_of_tokens_ends_the_run_without_a_verdict(server):
     assert (evaluation.complete, evaluation.status()) == (False, 3)
 
 
-def test_prices_give_the_cost(server):
+def test_prices_give_the_cost_of_every_attempt(server, tmp_path):
+    server.sums.broken_once = {4}
+
     class Wordy(Adder):
         async def act(self, turn: Turn) -> Reply:
-            return Reply(tool_calls=(ToolCall("answer", {"number": 1}),), num_tokens=100)
+            return Reply(
+                tool_calls=(ToolCall("answer", {"number": 1}),),
+                num_tokens=100,
+                num_prompt_tokens=1000,
+                num_cached_tokens=400,
+                num_reasoning_tokens=60,
+            )
 
-    evaluation = played(server, {"m": Wordy(9)}, prices={"m": {"output_tokens": 2.0}})
-    assert evaluation.results[0].usage["cost"] == pytest.approx(1200 * 2 / 1e6)
+    prices = {"m": {"input_tokens": 1.0, "cached_tokens": 0.5, "output_tokens": 2.0}}
+    evaluation = played(server, {"m": Wordy(9)}, prices=prices, retries=1, out=tmp_path / "run.jsonl")
+    usage = evaluation.results[0].usage
+    assert usage["cost"] == pytest.approx(13 * (600 * 1.0 + 400 * 0.5 + 100 * 2.0) / 1e6)
+    assert (usage["total_input_tokens"], usage["mean_reasoning_tokens"]) == (13_000, 60.0)
+    assert score_file(tmp_path / "run.jsonl", prices=prices).results[0].usage == usage
 
 
 def test_a_sample_is_drawn_by_the_seed_and_stratified_by_a_field(server):

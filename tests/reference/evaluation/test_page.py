@@ -84,6 +84,7 @@ def test_tasks_are_filtered_and_episodes_read_with_the_keyboard_alone(evaluation
         await look();
         for (const name of ["ArrowRight", "ArrowRight", "ArrowDown", "End"]) await key(name);
         $("[data-side=worse]").click(); await look(); rows();
+        seen.push([...document.querySelectorAll(".episode h3")].map(title => title.textContent.split(" · ")[0]));
         await set("Show", "none"); rows();
         await set("Show", ""); await set("Search tasks", "[11]"); rows();
         document.body.dataset.seen = JSON.stringify(seen);
@@ -99,8 +100,9 @@ def test_tasks_are_filtered_and_episodes_read_with_the_keyboard_alone(evaluation
         "two, epoch 1 · exam:exam[0]",
         "two, epoch 1 · exam:exam[1]",
         "two, epoch 1 · exam:exam[11]",
-        "one, epoch 1 · exam:exam[0]",
+        "two, epoch 1 · exam:exam[0]",
         6,
+        ["two, epoch 1", "one, epoch 1"],
         "No task matches.",
         0,
         "one, epoch 1 · exam:exam[0]",
