@@ -1,5 +1,6 @@
 # make demo         set up, then train a small model with GRPO on an ORS server and write a page about it
 # make test         set up, then run the tests, with the versions of constraints/locked.txt
+# make test-nightly what takes minutes: ranks that are killed, …
 # make test-lowest  … with the lowest versions that are declared
 # make test-latest  … with the newest versions there are
 # make test-vllm    … with those that install beside vLLM
@@ -23,17 +24,20 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test test-lowest test-latest test-vllm check wheel-test lock format system clean help
+.PHONY: demo test test-nightly test-lowest test-latest test-vllm check wheel-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
 
 test: $(VENV)/.dev system
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+test-nightly: $(VENV)/.dev system
+	$(BIN)/python -m pytest tests/nightly $(ARGS)
 
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt EXTRAS=all,test
