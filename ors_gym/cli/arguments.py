@@ -10,10 +10,12 @@ from ors_gym.client.client import ORSClient
 from ors_gym.rollouts.options import SessionOptions
 
 __all__ = [
-    "BAD_INPUT",
     "FAILURE",
     "INTERRUPTED",
+    "NO_VERDICT",
+    "CommandError",
     "InputError",
+    "NoVerdictError",
     "add_secret_option",
     "add_server_options",
     "add_task_options",
@@ -26,12 +28,26 @@ __all__ = [
     "session_options",
 ]
 
-FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILURE, BAD_INPUT, NO_VERDICT, INTERRUPTED = 1, 2, 3, 130
 """Exit statuses."""
 
 
-class InputError(Exception):
+class CommandError(Exception):
+    """Ends a command with a message and an exit status."""
+
+    status = FAILURE
+
+
+class InputError(CommandError):
     """What was asked for does not make sense here: exit status 2."""
+
+    status = BAD_INPUT
+
+
+class NoVerdictError(CommandError):
+    """The server or the endpoint failed, so nothing can be said of a model: exit status 3, not that of a bad model."""
+
+    status = NO_VERDICT
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:

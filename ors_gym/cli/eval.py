@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ors_gym.cli.arguments import (
     InputError,
+    NoVerdictError,
     add_server_options,
     add_task_options,
     api_key,
@@ -29,12 +30,13 @@ from ors_gym.cli.play import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
 from ors_gym.cli.scoring import add_scoring_options, print_evaluation, read_prices, rules_of, write_results
 from ors_gym.client.client import ORSClient
+from ors_gym.errors import ORSError
 from ors_gym.evaluation import Budget, Evaluation, EvaluationRun, prepare
 from ors_gym.evaluation.files import RECORDS, outcomes_by_model, run_file
 from ors_gym.evaluation.outcomes import Outcome
 from ors_gym.evaluation.task_plan import choose_test_split
 from ors_gym.evaluation.words import Scale
-from ors_gym.policies.endpoint import ChatPolicy
+from ors_gym.policies.endpoint import ChatPolicy, EndpointRefusedError
 from ors_gym.policies.policy import Policy
 from ors_gym.reporting.progress import RunProgress
 from ors_gym.rollouts.episode import RolloutLimits
@@ -54,8 +56,8 @@ The split is by default the one of type test, else of type validation. The folde
 episode, summary.json, and report.html to read. The task is the unit of every error: more tasks tell more than more
 epochs. An episode that failed has no return; it is left out, counted, and bounded.
 
-exit status: 0 done, gates met; 1 the lower end of an interval is under --fail-below; 2 bad input; 3 no verdict: too
-many episodes failed, the runs cannot be compared, or a budget was spent; 130 Ctrl-C
+exit status: 0 done, gates met; 1 the lower end of an interval is under --fail-below; 2 bad input; 3 no verdict: the
+server or endpoint failed, too many episodes did, runs cannot be compared, or a budget was spent; 130 Ctrl-C
 """
 
 SHOWN_EVERY_SECONDS = 0.5
@@ -99,7 +101,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def eval_command(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    return asyncio.run(_Eval(arguments, console).run())
+    try:
+        return asyncio.run(_Eval(arguments, console).run())
+    except (ORSError, EndpointRefusedError) as error:
+        raise NoVerdictError(str(error)) from None
 
 
 class _Eval:

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from ors_gym.cli import rollout as rollout_command
 from ors_gym.cli.arguments import (
-    BAD_INPUT,
     FAILURE,
     INTERRUPTED,
+    CommandError,
     InputError,
     add_server_options,
     add_task_options,
@@ -79,17 +79,17 @@ Type a tool's name and its input as JSON, for example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit status: 0, or one of those in :mod:`ors_gym.cli.arguments`."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = _parser(given[0] if given else None).parse_args(given)
-    except InputError as error:
-        return _complain(str(error), BAD_INPUT)
+    except CommandError as error:
+        return _complain(str(error), error.status)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         return cast("int", arguments.command(arguments, console))
-    except InputError as error:
-        return _complain(str(error), BAD_INPUT)
+    except CommandError as error:
+        return _complain(str(error), error.status)
     except (ORSError, EndpointRefusedError) as error:
         return _complain(str(error), FAILURE)
     except KeyboardInterrupt:

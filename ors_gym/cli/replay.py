@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import FAILURE, InputError, add_secret_option, at_least, make_client, secrets
+from ors_gym.cli.arguments import FAILURE, NO_VERDICT, InputError, add_secret_option, at_least, make_client, secrets
 from ors_gym.cli.play import say
 from ors_gym.evaluation.files import read_scored, run_file
 from ors_gym.evaluation.replay import replay
@@ -17,7 +17,6 @@ from ors_gym.trajectory import Trajectory
 
 __all__ = ["HELP", "add_options", "replay_command"]
 
-NO_VERDICT = 3
 SHOWN_DIFFERENCES = 10
 
 HELP = """\

@@ -114,8 +114,10 @@ class Comparison:
             margin = self._within_margin()
             return Verdict.WITHIN_MARGIN if margin and self.difference.tasks >= FEWEST_TASKS else Verdict.TOO_FEW
         p = self.adjusted_p
+        if p is None:  # too few groups for an interval
+            return Verdict.TOO_FEW
         excludes_zero = interval is None or interval[0] > 0.0 or interval[1] < 0.0
-        if p is not None and p <= ALPHA and excludes_zero:
+        if p <= ALPHA and excludes_zero:
             return Verdict.BETTER if value > 0.0 else Verdict.WORSE
         return Verdict.WITHIN_MARGIN if self._within_margin() else Verdict.NOT_DISTINGUISHABLE
 
@@ -148,6 +150,8 @@ class Comparison:
                     else f"no task of {self.difference.tasks:,} differs"
                 )
                 parts.append(f"Too few to tell: {what}; at least {FEWEST_DIFFERENT} are needed. Seen: {seen}.")
+            case Verdict.TOO_FEW if self.adjusted_p is None:
+                parts.append(f"Too few to tell: {within}. Seen: {seen}.")
             case Verdict.TOO_FEW:
                 tasks = counted(self.difference.tasks, "task")
                 parts.append(f"Too few to tell: {tasks}; at least {FEWEST_TASKS} are needed. Seen: {seen} ({within}).")

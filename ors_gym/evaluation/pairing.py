@@ -76,7 +76,8 @@ def _compare(base: ModelResult, other: ModelResult) -> Comparison:
         if difference
     ]
     flips.sort(key=lambda flip: (-abs(flip.difference), flip.task))
-    p = None if estimate.value is None else t_test_p(estimate.value, estimate.se, estimate.df)
+    testable = estimate.value is not None and (estimate.interval is not None or estimate.se == 0.0)
+    p = t_test_p(estimate.value or 0.0, estimate.se, estimate.df) if testable else None
     tests = _tests([(left[task], right[task]) for task in scored], exact if is_rate else values, is_rate=is_rate)
     if p is None and estimate.se == 0.0:
         p = tests[-1].p  # every task differs by the same amount

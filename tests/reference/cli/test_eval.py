@@ -7,7 +7,7 @@ import pytest
 from ors_gym.cli.main import main
 from ors_gym.policies.policy import ScriptedPolicy
 from ors_gym.types import ToolCall
-from tests.support.chat_server import calls, serve_chat
+from tests.support.chat_server import calls, refuses, serve_chat
 from tests.support.environments import Counter
 
 add_one = ScriptedPolicy([ToolCall("add", {"amount": 1})] * 99)
@@ -72,6 +72,16 @@ def test_a_broken_server_is_no_bad_model(cli, start_server, tmp_path):
     status, out, _ = cli("eval", start_server(Broken).url, "--model", ADD_ONE, *options)
     assert status == 3
     assert "no scored episode (3 episodes failed)" in out
+
+
+def test_a_server_or_an_endpoint_that_does_not_answer_is_no_bad_model(cli, exam, tmp_path):
+    status, _, err = cli("eval", "http://127.0.0.1:1", "--model", ADD_ONE, "--out", tmp_path / "a")
+    assert (status, "Is the server running" in err) == (3, True)
+    with serve_chat() as chat:
+        chat.answers = [refuses(401, "bad key")]
+        status, out, err = cli("eval", exam.url, "--model", f"openai:tiny@{chat.url}", "--out", tmp_path / "b")
+    assert (status, "bad key" in err) == (3, True)
+    assert "there is no verdict" in out
 
 
 def test_the_summary_as_json_is_all_that_is_printed(cli, exam, tmp_path):

@@ -138,6 +138,17 @@ def test_an_interval_without_zero_is_no_verdict_if_the_adjusted_p_is_over_the_li
     assert comparison.sentence().startswith("Not distinguishable once 3 comparisons are allowed for:")
 
 
+def test_too_few_groups_of_tasks_give_no_verdict_however_far_apart_the_models_are() -> None:
+    def grouped(name: str, value: float) -> ModelResult:
+        tasks = (TaskScores(f"t{place}", (value,), cluster=f"g{place % 4}") for place in range(40))
+        return ModelResult(name, (*tasks, TaskScores("t40", (1.0,), cluster="g0")))
+
+    (comparison,) = compare_results(grouped("A", 0.0), [grouped("B", 1.0)])
+    assert comparison.verdict is Verdict.TOO_FEW
+    assert comparison.p is None
+    assert comparison.sentence().startswith("Too few to tell: 4 groups: no interval. Seen: +97.6 points.")
+
+
 class TestNotComparable:
     BASE = tuple([float(place % 2)] for place in range(100))
     OTHER = tuple([1.0] for _ in range(100))
