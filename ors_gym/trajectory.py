@@ -70,9 +70,12 @@ class StopReason(StrEnum):
         return self is StopReason.FAILED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TaskRef:
-    """Which task an episode plays: ``index`` of ``split``, or a ``task`` object of its own."""
+    """Which task an episode plays: ``index`` of ``split``, or a ``task`` object of its own.
+
+    Beside an index, ``task`` is what the server says the task is, where that is known; it is not compared.
+    """
 
     env_name: str
     split: str | None = None
@@ -80,18 +83,27 @@ class TaskRef:
     task: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        by_index = self.split is not None and self.index is not None
-        if by_index == (self.task is not None):
+        if (self.split is None) != (self.index is None) or not (self.by_index or self.task is not None):
             raise ValueError("a TaskRef needs either split and index, or a task object")
 
+    @property
+    def by_index(self) -> bool:
+        """Whether it names a task of a split."""
+        return self.index is not None
+
+    def _key(self) -> tuple[object, ...]:
+        task = None if self.by_index or self.task is None else json.dumps(dict(self.task), sort_keys=True, default=str)
+        return self.env_name, self.split, self.index, task
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, TaskRef) else NotImplemented
+
     def __hash__(self) -> int:
-        task = None if self.task is None else json.dumps(dict(self.task), sort_keys=True, default=str)
-        return hash((self.env_name, self.split, self.index, task))
+        return hash(self._key())
 
     def __str__(self) -> str:
-        return (
-            f"{self.env_name}:{self.split}[{self.index}]" if self.task is None else f"{self.env_name}:{dict(self.task)}"
-        )
+        named = f"{self.split}[{self.index}]" if self.by_index else dict(self.task or {})
+        return f"{self.env_name}:{named}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ors_gym.trajectory import Trajectory, TrajectoryGroup
 
@@ -25,6 +25,9 @@ class RolloutBatch:
     """Tokens the model wrote in all episodes."""
     replaced_groups: tuple[TrajectoryGroup, ...] = ()
     """Dropped groups whose place another task's group took; none of their episodes is among the trained ones."""
+
+    run: object = field(default=None, compare=False, repr=False)
+    """Tells trainings apart: the trainer's ``state``, which its callbacks are given too."""
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:

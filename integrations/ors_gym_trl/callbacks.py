@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from math import ceil, nan
+from math import nan
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,13 +18,46 @@ from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.records import TrajectoryWriter
 from ors_gym.rollouts.returns import group_advantages
 from ors_gym.trajectory import TrajectoryGroup
+from ors_gym_trl import compat
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.rollouts import ORSRollouts
 
 __all__ = ["ReportCallback", "TrajectoryCallback"]
 
 
-class ReportCallback(TrainerCallback):
+class _BatchListener(TrainerCallback):
+    """Hears the batches of one training: of the trainer it was given to, from its beginning to its end."""
+
+    def __init__(self, rollouts: ORSRollouts) -> None:
+        self._rollouts = rollouts
+        self._training: object = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to listen."""
+        self._training = state
+        if self._hear_batch not in self._rollouts.listeners:
+            self._rollouts.listeners.append(self._hear_batch)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Listen no more."""
+        self._training = None
+        if self._hear_batch in self._rollouts.listeners:
+            self._rollouts.listeners.remove(self._hear_batch)
+
+    def _hear_batch(self, batch: RolloutBatch) -> None:
+        if batch.run is self._training:
+            self._hear(batch)
+
+    @abstractmethod
+    def _hear(self, batch: RolloutBatch) -> None:
+        """A batch was played."""
+
+
+class ReportCallback(_BatchListener):
     """Keeps a :class:`~ors_gym.reporting.page.RunRecord` of the training and writes it as one self-contained page.
 
     Args:
@@ -47,6 +81,7 @@ class ReportCallback(TrainerCallback):
         on_step: Callable[[StepRecord], None] | None = None,
         secrets: Iterable[str] = (),
     ) -> None:
+        super().__init__(rollouts)
         self.record = record
         self._path = path
         self._write_every_steps = write_every_steps
@@ -56,16 +91,15 @@ class ReportCallback(TrainerCallback):
         self._next_sample = 0
         self._batches: list[RolloutBatch] = []
         self._step_began = self._began = time.monotonic()
-        rollouts.listeners.append(self._batches.append)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock."""
+        """Begin to listen, and start the clock."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self._batches.clear()
         self._step_began = self._began = time.monotonic()
-        settings = cast("Any", args)
-        updates_per_batch = settings.num_iterations * settings.steps_per_generation / args.gradient_accumulation_steps
-        self.record.total_steps = ceil(state.max_steps / max(1.0, updates_per_batch))
+        self.record.total_steps = compat.batches_per_run(args, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""
@@ -87,9 +121,13 @@ class ReportCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the page a last time."""
+        """Listen no more, and write the page a last time."""
+        super().on_train_end(args, state, control, **kwargs)
         self.record.ended = self.record.ended or "finished"
         self.write()
+
+    def _hear(self, batch: RolloutBatch) -> None:
+        self._batches.append(batch)
 
     def _record_step(self, number: int, batches: list[RolloutBatch], now: float) -> StepRecord:
         returns = {
@@ -135,8 +173,8 @@ class ReportCallback(TrainerCallback):
         )
 
 
-class TrajectoryCallback(TrainerCallback):
-    """Writes every episode that is trained or evaluated on, groups that were replaced included.
+class TrajectoryCallback(_BatchListener):
+    """Writes every episode that is trained or evaluated on during a training, groups that were replaced included.
 
     ``ors_gym.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes a file of
     its own: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
@@ -156,21 +194,22 @@ class TrajectoryCallback(TrainerCallback):
         run: Mapping[str, Any] | None = None,
         secrets: Iterable[str] = (),
     ) -> None:
+        super().__init__(rollouts)
         self._path = Path(path)
         self._run = dict(run or {})
         self._secrets = tuple(secrets)
         self._writer: TrajectoryWriter | None = None
-        rollouts.listeners.append(self._write)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the file."""
+        """Listen no more, and close the file."""
+        super().on_train_end(args, state, control, **kwargs)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def _write(self, batch: RolloutBatch) -> None:
+    def _hear(self, batch: RolloutBatch) -> None:
         if self._writer is None:
             process = PartialState()
             number = f".{process.process_index}" if process.num_processes > 1 else ""

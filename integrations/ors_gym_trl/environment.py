@@ -13,10 +13,10 @@ from ors_gym.dialects import Dialect, UnknownDialectError, dialect
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.options import SESSION_OPTIONS, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
-from ors_gym.rollouts.tasks import TaskSampler, load_tasks
+from ors_gym.rollouts.tasks import TaskSampler, describe_tasks, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
-from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.policy import TokenPolicy, UnseenImages
 from ors_gym_trl.tokens.conversation import ChatTokenizer
 
 __all__ = ["OpenSource", "Source"]
@@ -67,6 +67,9 @@ class Source:
     """Further variables of the chat template, such as ``enable_thinking``."""
     system: str | None = None
     """A system message before the environment's prompt. One in a dataset row's prompt takes its place."""
+    unseen_images: UnseenImages = "stop"
+    """What happens where a model of text is shown an image: ``"stop"`` ends the run, ``"skip"`` leaves the task's group
+    out, ``"describe"`` says in words that there was one."""
     secrets: Mapping[str, str] | None = field(default=None, repr=False)
     """Passed to each session; never logged, never in a trajectory."""
     toolset: str | None = None
@@ -82,6 +85,8 @@ class Source:
         given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False)]
         if self.host is not None and given:
             raise ValueError(f"{', '.join(given)} belong to the host that plays the episodes: give them to it")
+        if self.unseen_images not in ("stop", "skip", "describe"):
+            raise ValueError(f"unseen_images must be 'stop', 'skip' or 'describe', not {self.unseen_images!r}")
         object.__setattr__(self, "name", self.name or self.env_name)
         if self.tasks is not None:
             object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -139,10 +144,12 @@ class OpenSource:
         if source.tasks is None:
             tasks = self._load(source.split)
         else:
-            tasks = [
-                task if isinstance(task, TaskRef) else TaskRef(source.env_name, source.split, task)
-                for task in source.tasks
-            ][: source.max_tasks]
+            tasks = self._describe(
+                [
+                    task if isinstance(task, TaskRef) else TaskRef(source.env_name, source.split, task)
+                    for task in source.tasks
+                ][: source.max_tasks]
+            )
         if not tasks:
             raise ValueError("there are no tasks to train on: the split is empty, or tasks=[] or max_tasks=0 was given")
         return tasks
@@ -178,7 +185,9 @@ class OpenSource:
     def _spare_tasks(self) -> TaskSampler:
         return TaskSampler(self.train_tasks, seed=1)
 
-    async def play(self, task: TaskRef, size: int, policy: TokenPolicy, *, training: bool) -> list[TrajectoryGroup]:
+    async def play(
+        self, task: TaskRef, size: int, policy: TokenPolicy, *, seed: int, training: bool
+    ) -> list[TrajectoryGroup]:
         """Play a group; the last one returned counts, and any before it were dropped and replaced by it.
 
         Only training replaces: an evaluation is of the tasks it names.
@@ -200,9 +209,15 @@ class OpenSource:
                 policy=policy,
                 failures=failures,
                 score_group=self.source.score_group,
+                seed=seed,
             )
         ]
 
     def _load(self, split: str) -> Sequence[TaskRef]:
         source = self.source
-        return self._portal.run(load_tasks(self._client, source.env_name, split, limit=source.max_tasks))
+        return self._describe(
+            self._portal.run(load_tasks(self._client, source.env_name, split, limit=source.max_tasks))
+        )
+
+    def _describe(self, tasks: Sequence[TaskRef]) -> Sequence[TaskRef]:
+        return self._portal.run(describe_tasks(self._client, tasks))

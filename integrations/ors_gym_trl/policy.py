@@ -7,15 +7,19 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ors_gym.dialects import Dialect
 from ors_gym.policies.policy import Reply, Turn
+from ors_gym.types import ImageBlock, Message, TextBlock, ToolResultBlock
 from ors_gym_trl.sampling.sampler import SampledTurn
 from ors_gym_trl.tokens.conversation import ChatTokenizer
+from ors_gym_trl.tokens.images import ImagesNotSupportedError
 from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 
-__all__ = ["TokenPolicy"]
+__all__ = ["TokenPolicy", "UnseenImages"]
+
+UnseenImages: TypeAlias = Literal["stop", "skip", "describe"]
 
 END_OF_PROMPT = 32
 """Tokens of a prompt that are enough to see whether it opens the model's thinking."""
@@ -25,7 +29,7 @@ class Submit(Protocol):
     """What a policy asks of a :class:`~ors_gym_trl.sampling.sampler.Sampler`."""
 
     def __call__(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs]
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs], seed: int | None
     ) -> Future[SampledTurn]:
         """Start sampling a turn."""
         ...
@@ -41,6 +45,9 @@ class TokenPolicy:
         max_completion_tokens: An episode's tokens after the prompt, the environment's included.
         max_context_tokens: An episode's tokens in all, which is what the model has positions for.
         max_turn_tokens: Tokens of one turn; None leaves only the episode's limit.
+        system: A system message before the environment's prompt.
+        unseen_images: What becomes of an episode that shows an image to a model of text: ``"stop"`` raises,
+            ``"skip"`` ends it and notes it in ``skipped``, ``"describe"`` says in words that there was one.
     """
 
     def __init__(
@@ -52,6 +59,8 @@ class TokenPolicy:
         max_completion_tokens: int,
         max_context_tokens: int = sys.maxsize,
         max_turn_tokens: int | None = None,
+        system: str | None = None,
+        unseen_images: UnseenImages = "stop",
     ) -> None:
         self._tokenizer = tokenizer
         self._dialect = dialect
@@ -59,12 +68,22 @@ class TokenPolicy:
         self._max_completion_tokens = max_completion_tokens
         self._max_context_tokens = max_context_tokens
         self._max_turn_tokens = max_turn_tokens or max_completion_tokens
+        self._system = system
+        self._unseen_images: UnseenImages = unseen_images
+        self.skipped: set[str] = set()
+        """Episodes that ended because the model cannot see their images."""
         self.records: dict[str, TokenRecord] = {}
         """The tokens of every episode that was asked for a turn, by episode id."""
 
     async def act(self, turn: Turn) -> Reply:
         """Sample the model's next turn; ``truncated`` when the episode's token budget is spent."""
-        record = self._continue_record(turn)
+        try:
+            record = self._continue_record(turn)
+        except ImagesNotSupportedError:
+            if self._unseen_images != "skip":
+                raise
+            self.skipped.add(turn.episode_id)
+            return Reply(truncated=True, num_tokens=0)
         budget = min(
             self._max_turn_tokens,
             self._max_completion_tokens - len(record.completion_ids),
@@ -75,7 +94,8 @@ class TokenPolicy:
             return Reply(truncated=True, num_tokens=0)
         num_prompt_tokens = len(record.ids)
         thinking_open = self._dialect.opens_thinking(self._tokenizer.decode_turn(record.ids[-END_OF_PROMPT:]))
-        sampled = await asyncio.wrap_future(self._submit(record.ids, budget, tuple(record.pictures.values())))
+        pictures = tuple(record.pictures.values())
+        sampled = await asyncio.wrap_future(self._submit(record.ids, budget, pictures, turn.seed))
         image_token = self._tokenizer.image_token_id
         if image_token is not None and image_token in sampled.ids:
             sampled = sampled.before(image_token)  # of an image that there is not: vLLM does not rule it out
@@ -91,11 +111,38 @@ class TokenPolicy:
         record = self.records.get(turn.episode_id)
         if record is None:
             record = self.records[turn.episode_id] = TokenRecord.beginning(
-                self._tokenizer.prompt(turn.messages, turn.tools)
+                self._tokenizer.prompt(self._shown(with_system(self._system, turn.messages)), turn.tools)
             )
             return record
         last_reply = max(i for i, message in enumerate(turn.messages) if message.role == "assistant")
         reply, following = turn.messages[last_reply], turn.messages[last_reply + 1 :]
-        between = self._tokenizer.between(reply, following, turn.tools)
+        between = self._tokenizer.between(reply, self._shown(following), turn.tools)
         record.add_environment(between.ids, between.pictures)
         return record
+
+    def _shown(self, messages: Sequence[Message]) -> Sequence[Message]:
+        described = self._unseen_images == "describe" and self._tokenizer.image_token_id is None
+        return images_in_words(messages) if described else messages
+
+
+def with_system(system: str | None, messages: Sequence[Message]) -> Sequence[Message]:
+    """``messages`` after a system message; before one of the environment's own it is said in the same message."""
+    if system is None:
+        return messages
+    if messages and messages[0].role == "system":
+        own = messages[0]
+        return (replace(own, blocks=(TextBlock(f"{system}\n\n"), *own.blocks)), *messages[1:])
+    return (Message("system", (TextBlock(system),)), *messages)
+
+
+def images_in_words(messages: Sequence[Message]) -> list[Message]:
+    """``messages`` with a sentence in the place of each image."""
+    return [replace(message, blocks=tuple(map(_in_words, message.blocks))) for message in messages]
+
+
+def _in_words(block: Any) -> Any:
+    if isinstance(block, ToolResultBlock):
+        return replace(block, blocks=tuple(map(_in_words, block.blocks)))
+    return (
+        TextBlock(f"[an image ({block.mime_type}), which cannot be shown]") if isinstance(block, ImageBlock) else block
+    )

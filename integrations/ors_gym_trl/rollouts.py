@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
+import sys
+import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
-import torch
 from datasets import Dataset
 from transformers import ProcessorMixin
-from trl import GRPOTrainer
 
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect
-from ors_gym.rollouts.exchange import run_all
-from ors_gym.trajectory import TaskRef, TrajectoryGroup
+from ors_gym.rollouts.seeds import derive_seed
+from ors_gym_trl import compat
 from ors_gym_trl.batch import RolloutBatch
-from ors_gym_trl.checks import check_sampling, check_trainer, check_whole_groups
-from ors_gym_trl.dataset import dataset_of, read_task
+from ors_gym_trl.checks import BatchJudge, check_sampling
+from ors_gym_trl.compat import Trainer
+from ors_gym_trl.dataset import dataset_of, is_of_tasks, read_prompt
 from ors_gym_trl.environment import OpenSource, Source
 from ors_gym_trl.metrics import episode_table, rollout_metrics
+from ors_gym_trl.play import PlannedGroup, play_batch
 from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.rewards import ScoredRows, own_reward
 from ors_gym_trl.sampling.backends import make_sampler
-from ors_gym_trl.sampling.in_process import context_tokens, stop_tokens
 from ors_gym_trl.sampling.sampler import Sampler
 from ors_gym_trl.tokens.conversation import ChatTokenizer
 from ors_gym_trl.tokens.images import ImageFeed, VisionProcessor
-from ors_gym_trl.tokens.record import TokenRecord
 
 __all__ = ["ORSRollouts"]
 
@@ -70,10 +70,11 @@ class ORSRollouts:
 
     Args:
         sources: One URL, with the fields of :class:`~ors_gym_trl.environment.Source` as ``options``; or sources.
+        max_failed_batches: So many batches in a row in which every episode failed, in every process, end the run.
         options: ``env_name``, ``split``, ``limits``, …: the fields of the only source.
     """
 
-    def __init__(self, *sources: Source | str, **options: Any) -> None:
+    def __init__(self, *sources: Source | str, max_failed_batches: int = 3, **options: Any) -> None:
         if len(sources) == 1 and isinstance(sources[0], str):
             given = [Source(sources[0], **options)]
         else:
@@ -84,14 +85,18 @@ class ORSRollouts:
             names = ", ".join(repr(source.name) for source in given)
             raise ValueError(f"several environments need names of their own, got {names}: give name=…")
         self._sources = given
+        self._max_failed_batches = max_failed_batches
         self.listeners: list[Callable[[RolloutBatch], None]] = []
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
-        self._prepared_for: weakref.ref[GRPOTrainer] | None = None
+        self._prepared_for: weakref.ref[Trainer] | None = None
         self._tokenizers: dict[str, ChatTokenizer] = {}
         self._dialects: dict[str, Dialect] = {}
         self._vision: VisionProcessor | None = None
         self._feed: ImageFeed | None = None
+        self._judge = BatchJudge(max_failed_batches)
+        self._rows = ScoredRows()
         self._num_batches = 0
+        self._batches_of_step = (-1, True, 0)
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
@@ -116,6 +121,7 @@ class ORSRollouts:
 
         Raises the client's errors when a server cannot be reached or has no such environment or split.
         """
+        compat.watch_task_counts(is_of_tasks)
         return dataset_of((name, task) for name, opened in self.sources.items() for task in opened.train_tasks)
 
     @cached_property
@@ -128,14 +134,15 @@ class ORSRollouts:
     def reward_funcs(self) -> list[Any]:
         """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like.
 
-        Those are given ``ors_trajectory``, a list of :class:`~ors_gym.trajectory.Trajectory`, beside what TRL gives
-        every reward function. With ``score_group=True`` the environment's comparative scores are a second one; weigh
-        them with the trainer's ``reward_weights``.
+        Those are called for the episodes that count, with ``prompts`` and ``completions`` as conversations (assistant
+        turns, tool results with their role), ``env_mask`` beside ``completion_ids``, the tasks' fields, and
+        ``ors_trajectory``, a list of :class:`~ors_gym.trajectory.Trajectory`. With ``score_group=True`` the
+        environment's comparative scores are a second one; weigh them with the trainer's ``reward_weights``.
         """
         scores = [self.ors_score] if any(source.score_group for source in self._sources) else []
         return [self.ors_return, *scores]
 
-    def rollout_func(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, list[Any]]:
+    def rollout_func(self, prompts: list[Any], trainer: Trainer) -> dict[str, list[Any]]:
         """Play one episode per prompt, as ``GRPOTrainer(rollout_func=…)`` calls it.
 
         Prompts come repeated ``num_generations`` times; those of one such group are played as a group.
@@ -143,69 +150,54 @@ class ORSRollouts:
         started = time.monotonic()
         if self._prepared_for is None or self._prepared_for() is not trainer:
             self._prepare(trainer)
-        training = cast("torch.nn.Module", trainer.model).training
-        plan = self._plan(prompts, trainer, training)
+        training = compat.is_training(trainer)
         sampler = make_sampler(trainer, self._vision)
-        policies = self._policies(trainer, sampler)
-        with sampler.open():
-            played = self._play(plan, policies, sampler, training)
-        groups = [attempts[-1] for attempts in played]
-        self._raise_if_all_failed(groups)
-        returns = [
-            planned.source.source.worth(group, member)
-            for planned, group in zip(plan, groups, strict=True)
-            for member in group.members
-        ]
-        scores = [score for group in groups for score in (group.scores or (None,) * len(group.members))]
-        records = {episode: record for policy in policies.values() for episode, record in policy.records.items()}
-        members = [member for group in groups for member in group.members]
-        rows = [
-            self._row(records.get(member.episode_id), scored=value is not None or score is not None)
-            for member, value, score in zip(members, returns, scores, strict=True)
-        ]
+        played = play_batch(self.portal, self._plan(prompts, trainer, sampler, training), sampler, training=training)
+        rows = played.rows(next(iter(self._tokenizers.values())).eos_token_id)
         if self._feed is not None:
             self._feed.hold(rows, training=training)
         self._num_batches += 1
         if self._num_batches & (self._num_batches - 1) == 0:
             # The first batch, and ever more rarely later: weights can stop reaching a server at any time.
-            check_sampling(trainer, rows)
+            check_sampling(trainer, rows, sampler.settings)
+        self._judge.look(trainer, played.groups, played.returns, training=training)
         batch = RolloutBatch(
-            step=trainer.state.global_step,
+            step=compat.step(trainer),
             training=training,
-            groups=tuple(groups),
-            returns=tuple(returns),
+            groups=played.groups,
+            returns=played.returns,
             seconds=time.monotonic() - started,
             sampling_seconds=sampler.seconds,
-            sampled_tokens=sum(sum(row.mask) for row in rows),
-            replaced_groups=tuple(group for attempts in played for group in attempts[:-1]),
+            sampled_tokens=played.sampled_tokens,
+            replaced_groups=played.replaced_groups,
+            run=compat.run_state(trainer),
         )
         self._metrics = rollout_metrics(batch)
         self._table = episode_table(batch)
-        for listener in self.listeners:
+        self._rows.scored = played.scored
+        for listener in tuple(self.listeners):
             listener(batch)
-        return {
-            "prompt_ids": [row.prompt_ids for row in rows],
-            "completion_ids": [row.completion_ids for row in rows],
-            "logprobs": [row.logprobs for row in rows],
-            "env_mask": [row.mask for row in rows],
-            "ors_return": returns,
-            "ors_score": scores,
-            "ors_trajectory": members,
-        }
+        return compat.rollout_columns(
+            rows,
+            ors_return=list(played.returns),
+            ors_score=list(played.scores),
+            ors_scored=played.scored,
+            ors_mask=[row.mask for row in rows],
+            ors_trajectory=played.members,
+        )
 
-    def ors_return(self, ors_return: list[float | None], **columns: Any) -> list[float | None]:
+    def ors_return(self, ors_return: list[float | None] | None = None, **columns: Any) -> list[float | None]:
         """The reward function: the returns that :meth:`rollout_func` handed on, None where there is none to score.
 
         It also hands the rollout's numbers to the trainer's logs, and to its table of completions what each episode
         did (``GRPOConfig(log_completions=True)``).
         """
-        log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
-        if log_metric is not None:
-            for name, value in self._metrics.items():
-                log_metric(name, value)
-        if log_extra is not None:
-            for name, values in self._table.items():
-                log_extra(name, values)
+        if ors_return is None:
+            raise RuntimeError(
+                "the trainer sampled without calling rollout_func: no episode was played, and there are no returns. "
+                "Pass rollout_func=rollouts.rollout_func to a GRPOTrainer that honours it (unsloth's has ignored it)"
+            )
+        compat.log_rollout(columns, self._metrics, self._table)
         return ors_return
 
     def ors_score(self, ors_score: list[float | None], **columns: Any) -> list[float | None]:
@@ -214,8 +206,24 @@ class ORSRollouts:
 
     def close(self) -> None:
         """Close the clients and the event-loop thread. A host that was passed in stays open."""
-        if "portal" in self.__dict__ and self.portal.usable:
-            self.portal.close()
+        self._rows.close()
+        if self._feed is not None:
+            self._feed.close()
+        portal: Portal | None = self.__dict__.get("portal")
+        if portal is not None and portal.usable:
+            portal.close()
+
+    def __del__(self) -> None:
+        portal: Portal | None = self.__dict__.get("portal")
+        if portal is None or not portal.usable or sys.is_finalizing():
+            return
+        # From a thread of its own: objects are collected on any thread, the portal's included, and that cannot wait.
+        threading.Thread(target=portal.close, name="ors-gym closing", daemon=True).start()
+        words = f"unclosed {self!r}: call close(), or use it as a context manager"
+        warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<ORSRollouts of {', '.join(source.name for source in self._sources)}>"
 
     def __enter__(self) -> Self:
         return self
@@ -225,35 +233,48 @@ class ORSRollouts:
     ) -> None:
         self.close()
 
-    def _prepare(self, trainer: GRPOTrainer) -> None:
+    def _prepare(self, trainer: Trainer) -> None:
         """Check the trainer, and learn how its model reads conversations."""
-        check_trainer(trainer)
+        compat.check_trainer(trainer)
+        compat.check_backend(trainer)
         if self._feed is not None:
             self._feed.close()
+        self._rows.close()
         self._vision = self._feed = None
         self._num_batches = 0
-        tokenizer: Any = trainer.processing_class
+        self._batches_of_step = (-1, True, 0)
+        self._judge = BatchJudge(self._max_failed_batches)
+        tokenizer: Any = compat.processing_class(trainer)
         if isinstance(tokenizer, ProcessorMixin):
             self._vision = VisionProcessor(tokenizer)
             self._feed = ImageFeed(self._vision, trainer)
             tokenizer = self._vision.processor.tokenizer
         self._tokenizers = {
-            source.name: ChatTokenizer(tokenizer, source.template_options, stop_tokens(trainer), self._vision)
+            source.name: ChatTokenizer(tokenizer, source.template_options, compat.stop_tokens(trainer), self._vision)
             for source in self._sources
         }
         self._dialects = {name: opened.dialect(self._tokenizers[name]) for name, opened in self.sources.items()}
+        compat.replace_reward_functions(trainer, self._beside_returns)
         self._prepared_for = weakref.ref(trainer)
 
-    def _plan(self, prompts: Sequence[Any], trainer: GRPOTrainer, training: bool) -> list[_PlannedGroup]:
+    def _beside_returns(self, function: Any) -> Any:
+        """A reward function as the trainer calls it: our own as they are, the user's for scored rows only."""
+        ours = getattr(function, "__self__", None) is self or hasattr(function, "ors_rows")
+        if ours:
+            return function
+        return own_reward(function, self._rows)
+
+    def _plan(self, prompts: Sequence[Any], trainer: Trainer, sampler: Sampler, training: bool) -> list[PlannedGroup]:
         """The groups, or parts of groups, among the prompts. Their borders are counted over all processes."""
-        num_generations = (
-            cast("Any", trainer).num_generations if training else cast("Any", trainer).num_generations_eval
-        )
-        first = trainer.accelerator.process_index * len(prompts)
-        tasks = [read_task(prompt) for prompt in prompts]
-        plan: list[_PlannedGroup] = []
-        for (_, name, task), places in itertools.groupby(
-            range(len(tasks)), key=lambda i: ((first + i) // num_generations, *tasks[i])
+        size = compat.group_size(trainer, training=training)
+        for source in self._sources:
+            compat.check_whole_groups(source.needs_whole_groups, trainer, len(prompts), size)
+        first = compat.rank(trainer) * len(prompts)
+        seed = derive_seed(compat.seed(trainer), *self._place_of_batch(compat.step(trainer), training))
+        tasks = [read_prompt(prompt) for prompt in prompts]
+        plan: list[PlannedGroup] = []
+        for (_, name, task, system), members in itertools.groupby(
+            range(len(tasks)), key=lambda i: ((first + i) // size, *tasks[i])
         ):
             opened = self.sources.get(name)
             if opened is None:
@@ -261,76 +282,26 @@ class ORSRollouts:
                     f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self.sources))}: "
                     "pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer"
                 )
-            plan.append(_PlannedGroup(opened, task, len(list(places))))
-        for source in self._sources:
-            check_whole_groups(source, trainer, len(prompts), num_generations)
+            places = list(members)
+            policy = self._policy(opened.source, trainer, sampler, system)
+            plan.append(PlannedGroup(opened, task, len(places), policy, derive_seed(seed, first + places[0])))
         return plan
 
-    def _policies(self, trainer: GRPOTrainer, sampler: Sampler) -> dict[str, TokenPolicy]:
-        return {
-            source.name: TokenPolicy(
-                self._tokenizers[source.name],
-                self._dialects[source.name],
-                sampler.submit,
-                max_completion_tokens=cast("Any", trainer.args).max_completion_length,
-                max_context_tokens=context_tokens(trainer),
-                max_turn_tokens=source.max_turn_tokens,
-            )
-            for source in self._sources
-        }
+    def _place_of_batch(self, step: int, training: bool) -> tuple[int, str, int]:
+        """The step of a batch, and its number among those of that step: a resumed run counts as the whole one does."""
+        same = self._batches_of_step[:2] == (step, training)
+        number = self._batches_of_step[2] + 1 if same else 0
+        self._batches_of_step = (step, training, number)
+        return step, "train" if training else "eval", number
 
-    def _play(
-        self, plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
-    ) -> list[list[TrajectoryGroup]]:
-        """Play on the event loop while this thread, the trainer's, samples."""
-        playing = self.portal.run(_start(plan, policies, sampler, training))
-        try:
-            sampler.serve()
-            return playing.result()
-        finally:
-            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
-            self.portal.run(_cancel(playing))
-
-    def _row(self, record: TokenRecord | None, *, scored: bool) -> TokenRecord:
-        """The record as the trainer takes it: never empty, ending with a sampled token; masked where not scored."""
-        end_of_sequence = next(iter(self._tokenizers.values())).eos_token_id
-        record = record or TokenRecord([end_of_sequence])
-        if not any(record.mask) or not scored:
-            record = TokenRecord.beginning(record.prompt)
-            record.add_environment([end_of_sequence])
-            return record
-        record.drop_trailing_environment()
-        return record
-
-    def _raise_if_all_failed(self, groups: Sequence[TrajectoryGroup]) -> None:
-        failures = [failure for group in groups for failure in group.failures]
-        if failures and all(member.failed for group in groups for member in group.members):
-            raise RuntimeError(
-                f"every episode of this batch failed, {len(failures)} attempts in all; nothing was trained on. "
-                f"The last one: {failures[-1].kind}: {failures[-1].message}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _PlannedGroup:
-    source: OpenSource
-    task: TaskRef
-    size: int
-
-
-async def _start(
-    plan: Sequence[_PlannedGroup], policies: Mapping[str, TokenPolicy], sampler: Sampler, training: bool
-) -> asyncio.Task[list[list[TrajectoryGroup]]]:
-    playing = asyncio.create_task(
-        run_all(
-            one.source.play(one.task, one.size, policies[one.source.source.name], training=training) for one in plan
+    def _policy(self, source: Source, trainer: Trainer, sampler: Sampler, system: str | None) -> TokenPolicy:
+        return TokenPolicy(
+            self._tokenizers[source.name],
+            self._dialects[source.name],
+            sampler.submit,
+            max_completion_tokens=compat.max_completion_tokens(trainer),
+            max_context_tokens=compat.context_tokens(trainer),
+            max_turn_tokens=source.max_turn_tokens,
+            system=source.system if system is None else system,
+            unseen_images=source.unseen_images,
         )
-    )
-    playing.add_done_callback(lambda _: sampler.stop())
-    return playing
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, unless it is over, and wait until it has cleaned up."""
-    if task.cancel():
-        await asyncio.wait([task])

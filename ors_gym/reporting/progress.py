@@ -81,9 +81,9 @@ class _Steps:
         now = time.monotonic()
         self.failures = Counter(self.failures) + Counter(failures)
         self.episodes += episodes
-        if reward is not None and math.isfinite(reward):
-            self.reward = reward
-            self._rewards.append(reward)
+        self.reward = reward if reward is not None and math.isfinite(reward) else None
+        if self.reward is not None:
+            self._rewards.append(self.reward)
             self.sparkline = sparkline(self._rewards)
         self._recent.append((now, step, self.episodes))
         then, step_then, episodes_then = self._recent[0]
@@ -108,7 +108,8 @@ class _Steps:
         """The numbers in words, by name."""
         facts = dict(self.estimates)
         if not facts:
-            facts["reward"] = "none given yet" if self.reward is None else f"{self.reward:.3f}"
+            none = "none in the last batch" if self._rewards else "none given yet"
+            facts["reward"] = none if self.reward is None else f"{self.reward:.3f}"
         speed = "" if self.episodes_per_second is None else f", {self.episodes_per_second:,.1f}/s"
         facts["episodes"] = f"{self.episodes:,}{speed}"
         kinds = (f"{kind} {count:,}" for kind, count in sorted(self.failures.items(), key=lambda item: -item[1]))

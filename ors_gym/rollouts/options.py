@@ -59,7 +59,7 @@ def open_session(client: ORSClient, task: TaskRef, options: SessionOptions) -> S
         task.env_name,
         split=task.split,
         index=task.index,
-        task=task.task,
+        task=None if task.by_index else task.task,
         secrets=reveal(options.get("secrets")),
         toolset=options.get("toolset"),
     )

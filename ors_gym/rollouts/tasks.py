@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ors_gym.errors import StatusError
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import Split
 
-__all__ = ["TaskSampler", "load_tasks", "remaining_tasks"]
+__all__ = ["TaskSampler", "describe_tasks", "load_tasks", "remaining_tasks"]
 
 
 class TaskSampler(Iterator[TaskRef]):
@@ -103,6 +106,20 @@ class KnowsTasks(Protocol):
         ...
 
 
+class DescribesTasks(Protocol):
+    """What :func:`describe_tasks` asks of an :class:`~ors_gym.ORSClient`."""
+
+    async def get_task(self, env_name: str, split: str, index: int) -> Mapping[str, Any]:
+        """The task at ``index`` of a split."""
+        ...
+
+    async def get_tasks(
+        self, env_name: str, split: str, start: int | None = None, stop: int | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """The tasks ``[start:stop]`` of a split."""
+        ...
+
+
 async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int | None = None) -> tuple[TaskRef, ...]:
     """The tasks of a split by index, at most ``limit``. Two requests, however many there are.
 
@@ -113,6 +130,35 @@ async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int |
         raise ValueError(f"{env_name!r} has no split {split!r}; it has {', '.join(map(repr, splits)) or 'none'}")
     count = await client.num_tasks(env_name, split)
     return tuple(TaskRef(env_name, split, index) for index in range(count if limit is None else min(limit, count)))
+
+
+async def describe_tasks(client: DescribesTasks, tasks: Sequence[TaskRef]) -> tuple[TaskRef, ...]:
+    """``tasks`` of one split with what the server says each is; as they are where it says nothing."""
+    indices = [task.index for task in tasks if task.index is not None]
+    if not indices or len(indices) < len(tasks):
+        return tuple(tasks)
+    env_name, split, first = tasks[0].env_name, tasks[0].split or "", indices[0]
+    described: list[Mapping[str, Any]] = []
+    try:
+        if indices == list(range(first, first + len(indices))):
+            for start in range(first, first + len(indices), PAGE):
+                stop = min(start + PAGE, first + len(indices))
+                described += await client.get_tasks(env_name, split, start, stop)
+        else:
+            for start in range(0, len(indices), CONCURRENT_REQUESTS):
+                asked = indices[start : start + CONCURRENT_REQUESTS]
+                described += await asyncio.gather(*(client.get_task(env_name, split, index) for index in asked))
+    except StatusError:
+        return tuple(tasks)
+    if len(described) < len(tasks):
+        return tuple(tasks)
+    return tuple(replace(task, task=each) for task, each in zip(tasks, described, strict=False))
+
+
+PAGE = 1000
+"""Tasks asked for in one request."""
+
+CONCURRENT_REQUESTS = 32
 
 
 def remaining_tasks(tasks: Iterable[TaskRef], finished: Mapping[TaskRef, int]) -> Iterator[TaskRef]:

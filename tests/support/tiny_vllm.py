@@ -39,9 +39,14 @@ def sample_turn(
     temperature: float,
     max_tokens: int,
     seed: int | None = None,
+    top_p: float = 1.0,
+    processed: bool = True,
     see: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {},
 ) -> tuple[list[int], list[float]]:
-    """Sample until the end-of-sequence token, which is the last of the ids, or the limit; never an image token."""
+    """Sample until the end-of-sequence token, which is the last of the ids, or the limit; never an image token.
+
+    The log-probabilities are of the distribution that was sampled from, or, unless ``processed``, of the model's own.
+    """
     never = getattr(model.config, "image_token_id", None)
     draw = torch.Generator()
     draw.seed() if seed is None else draw.manual_seed(seed)
@@ -49,9 +54,14 @@ def sample_turn(
     with _one_at_a_time:
         for _ in range(max_tokens):
             inputs = torch.tensor([ids])
-            logits = model(input_ids=inputs, **see(inputs)).logits[0, -1].float() / temperature
-            distribution = logits.log_softmax(dim=-1)
+            logits = model(input_ids=inputs, **see(inputs)).logits[0, -1].float()
+            distribution = (logits / temperature).log_softmax(dim=-1)
+            if top_p < 1.0:
+                likely, tokens = distribution.exp().sort(descending=True)
+                distribution[tokens[likely.cumsum(dim=-1) - likely >= top_p]] = -torch.inf
+                distribution = distribution.log_softmax(dim=-1)
             chances = distribution.exp()
+            distribution = distribution if processed else logits.log_softmax(dim=-1)
             if never is not None:
                 chances[never] = 0.0
             token = int(torch.multinomial(chances, 1, generator=draw))
@@ -80,6 +90,8 @@ class CompletionsServer:
     """Statuses of the next answers, before it begins to sample."""
     max_model_len: int = 4096
     """What prompt and continuation may have together; a longer request is refused."""
+    processed: bool = True
+    """Whether it runs with ``--logprobs-mode processed_logprobs``."""
     cut: bool = False
     """Break every connection in the middle of the answer."""
     vision: VisionProcessor | None = None
@@ -163,6 +175,8 @@ class CompletionsServer:
                 temperature=body["temperature"],
                 max_tokens=body["max_tokens"],
                 seed=body["seed"],
+                top_p=body["top_p"],
+                processed=self.processed,
             )
         finally:
             self.under_way -= 1

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ors_gym import FailurePolicy, RolloutLimits, ToolCall
+from ors_gym import FailurePolicy, RolloutLimits, StopReason, TaskRef, ToolCall, Trajectory
+from ors_gym.trajectory import Failure
 from ors_gym_trl import ORSRollouts, RolloutBatch
 from tests.support.tiny_vllm import in_server_mode
 from tests.support.trl_runs import make_trainer, token_sum, weights
@@ -22,7 +23,18 @@ from tests.support.trl_says import Says
 ORS_URL, VLLM_URL, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
 
-def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = None, **settings: Any) -> dict[str, Any]:
+class Broken:
+    """A host whose every episode fails."""
+
+    async def run_episode(
+        self, task: TaskRef, *, policy: Any = None, attempt: int = 0, seed: int | None = None
+    ) -> Trajectory:
+        return Trajectory(str(seed), task, StopReason.FAILED, failure=Failure("lost", "it broke"))
+
+
+def train(
+    rank: int, *, vllm: bool = False, failures: FailurePolicy | None = None, broken: bool = False, **settings: Any
+) -> dict[str, Any]:
     """Train, with episodes of other lengths in each process, and say what was played here."""
     with ORSRollouts(
         ORS_URL,
@@ -32,8 +44,9 @@ def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = Non
         parser=Says(ToolCall("look")),
         truncated_reward=0.0,
         stopped_reward=0.0,
-        limits=RolloutLimits(max_turns=1 + 3 * rank),
-        failures=failures,
+        limits=None if broken else RolloutLimits(max_turns=1 + 3 * rank),
+        host=Broken() if broken else None,
+        failures=failures or FailurePolicy(),
     ) as rollouts:
         batches: list[RolloutBatch] = []
         rollouts.listeners.append(batches.append)
@@ -44,7 +57,7 @@ def train(rank: int, *, vllm: bool = False, failures: FailurePolicy | None = Non
             in_server_mode(trainer, VLLM_URL)
         try:
             trainer.train()
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             return {"refused": str(error)}
         return {
             "groups": [[(g.task.index, len(g.members)) for g in batch.groups] for batch in batches],
@@ -64,6 +77,8 @@ def main() -> None:
         "parts of groups": train(rank, **parts),
         "parts refused": train(rank, failures=FailurePolicy(incomplete="drop"), **parts),
         "accumulation": train(rank, **parts, gradient_accumulation_steps=2, num_iterations=2, max_steps=4),
+        "one process fails": train(rank, broken=rank == 0, failures=FailurePolicy(retries=0), max_steps=4, **whole),
+        "all processes fail": train(rank, broken=True, failures=FailurePolicy(retries=0), max_steps=4, **whole),
         "vllm server": train(rank, vllm=True, learning_rate=0.0, **whole),
     }
     (FOLDER / f"rank{rank}.json").write_text(json.dumps(results))

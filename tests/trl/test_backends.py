@@ -11,10 +11,10 @@ import torch
 from trl import GRPOTrainer
 
 from ors_gym import RolloutLimits, StopReason, ToolCall
-from ors_gym_trl import RolloutBatch, SamplingError, SamplingMismatchError
+from ors_gym_trl import RolloutBatch, SamplingError, SamplingMismatchError, compat
 from ors_gym_trl.sampling.backends import make_sampler
 from ors_gym_trl.sampling.in_process import ContinuousSampler, PaddedSampler
-from ors_gym_trl.sampling.vllm import ColocatedSampler, ServerSampler, server_url
+from ors_gym_trl.sampling.vllm import ColocatedSampler, ServerSampler
 from tests.support.ors_servers import free_port, serve_app
 from tests.support.tiny import make_model
 from tests.support.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
@@ -204,6 +204,51 @@ def test_a_server_of_other_weights_stops_the_run(
         rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
 
 
+@pytest.mark.parametrize("settings", [{"top_p": 0.5}, {"top_p": 0.8, "temperature": 0.7}])
+def test_a_shaped_distribution_is_compared_with_itself(
+    make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer, settings: dict
+):
+    rollouts = make_rollouts(max_turn_tokens=32)
+    trainer = trainer_with("server", rollouts, **settings)
+    rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+
+    completions.processed = False
+    with pytest.raises(SamplingMismatchError, match="processed_logprobs"):
+        make_and_play(make_rollouts, trainer)
+
+
+def make_and_play(make_rollouts: Callable, trainer: GRPOTrainer) -> None:
+    rollouts = make_rollouts(max_turn_tokens=32)
+    rollouts.rollout_func(prompts_of(rollouts, [0] * 8), trainer)
+
+
+@pytest.mark.parametrize("backend", ["padded", "continuous"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"repetition_penalty": 1.5}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.05, "temperature": 0.7}],
+    ids=["penalty", "top_k", "top_p"],
+)
+def test_what_shapes_the_distribution_in_process_is_allowed_for(
+    make_rollouts: Callable, trainer_with: Callable, backend: str, settings: dict
+):
+    make_and_play(make_rollouts, trainer_with(backend, make_rollouts(), **settings))
+
+
+def test_a_server_draws_each_turn_with_a_seed_that_is_the_same_in_every_run(
+    make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
+):
+    trainer = trainer_with("server", make_rollouts())
+    make_and_play(make_rollouts, trainer)
+    first, completions.requests = completions.requests, []
+    make_and_play(make_rollouts, trainer)
+
+    def seeds(requests: list[dict]) -> list[tuple[str, int]]:
+        return sorted((str(request["prompt"]), request["seed"]) for request in requests)
+
+    assert seeds(first) == seeds(completions.requests)
+    assert len({seed for _, seed in seeds(first)}) == len(first)
+
+
 def test_weights_that_stop_reaching_the_server_are_noticed_later_too(
     make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
 ):
@@ -231,7 +276,7 @@ def test_every_process_finds_the_server_from_the_arguments(
 ):
     trainer = make_trainer(make_rollouts(), tmp_path, **settings)
 
-    assert server_url(trainer.args) == url
+    assert compat.server_url(trainer) == url
 
 
 def test_a_colocated_engine_samples_what_is_waiting_and_keeps_within_each_turns_limit(

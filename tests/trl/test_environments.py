@@ -173,6 +173,21 @@ def test_an_image_is_refused_rather_than_left_out(of: Callable, play: Callable):
         play(of("counter", LOOK), 4 - 1)
 
 
+def test_a_task_whose_image_the_model_cannot_see_can_be_skipped(of: Callable, play: Callable):
+    columns, batch = play(of("counter", LOOK, unseen_images="skip"), 3)
+
+    assert columns["ors_return"] == [None] * 4
+    assert [sum(mask) for mask in columns["env_mask"]] == [0] * 4
+    assert batch.groups[0].dropped
+    assert [failure.kind for failure in batch.groups[0].failures] == ["unseen_image"] * 4
+
+
+def test_an_image_can_be_described_in_words(of: Callable, play: Callable):
+    columns, _ = play(of("counter", LOOK, unseen_images="describe"), 3)
+
+    assert all("[an image (image/png), which cannot be shown]" in text for text in columns["completion_text"])
+
+
 def test_a_dropped_groups_place_is_taken_by_another_task(of: Callable, play: Callable, server: RunningServer):
     host = FailingHost(server, tasks={0})
     failures = FailurePolicy(retries=0, incomplete="refill", refills=3)

@@ -33,7 +33,7 @@ class Samples:
         self.asked: list[tuple[list[int], int]] = []
 
     def submit(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs]
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs], seed: int | None
     ) -> Future[SampledTurn]:
         self.asked.append((list(prompt), max_new_tokens))
         ids = self.turns[len(self.asked) - 1]

@@ -66,6 +66,11 @@ def test_what_needs_a_group_whole_is_refused_with_the_numbers_to_change(ranks: l
         assert "num_generations = 4" in refusal
 
 
+def test_failures_end_the_run_only_where_all_processes_agree_and_in_all_of_them(ranks: list[dict[str, Any]]):
+    assert [rank["one process fails"]["steps"] for rank in ranks] == [4, 4]
+    assert all("every episode of 3 batches in a row failed" in rank["all processes fail"]["refused"] for rank in ranks)
+
+
 def test_accumulated_and_repeated_steps_use_each_batch_as_often_as_configured(ranks: list[dict[str, Any]]):
     for rank in ranks:
         assert rank["accumulation"]["steps"] == 4

@@ -126,16 +126,20 @@ def test_a_failed_episode_is_played_again_and_counted(make_rollouts: Callable, s
     rollouts.portal.run(host.client.aclose())
 
 
-def test_a_batch_of_nothing_but_failures_stops_the_training_and_says_why(
-    make_rollouts: Callable, server: RunningServer, tmp_path: Path
+def test_several_batches_of_nothing_but_failures_stop_the_training_and_say_why(
+    make_rollouts: Callable, server: RunningServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     host = FailingHost(server, tasks=set(range(16)))
-    rollouts = make_rollouts(host=host, failures=AT_ONCE)
+    rollouts = make_rollouts(host=host, failures=AT_ONCE, max_failed_batches=2)
+    batches: list[RolloutBatch] = []
+    rollouts.listeners.append(batches.append)
     trainer = make_trainer(rollouts, tmp_path)
     before = weights(trainer)
 
-    with pytest.raises(RuntimeError, match=r"every episode .* failed.*connection_lost: the world broke it"):
+    with pytest.raises(RuntimeError, match=r"every episode of 2 batches in a row failed.*connection_lost: the world"):
         trainer.train()
+    assert len(batches) == 1
+    assert "every episode of 1 batches" in caplog.text
     assert torch.equal(before, weights(trainer))
     rollouts.portal.run(host.client.aclose())
 

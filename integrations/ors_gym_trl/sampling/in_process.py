@@ -5,80 +5,40 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
-from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
+from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from ors_gym.client.portal import Portal
+from ors_gym_trl import compat
+from ors_gym_trl.compat import Trainer
+from ors_gym_trl.sampling.distribution import SHAPING, SeededDraw, shaping
 from ors_gym_trl.sampling.sampler import BatchSampler, BusyClock, SampledTurn, SamplingError, SamplingRequest
 from ors_gym_trl.tokens.images import VisionProcessor, generation
 from ors_gym_trl.tokens.record import ImageInputs
 
-__all__ = ["ContinuousSampler", "PaddedSampler", "context_tokens", "model_for_generation", "stop_tokens"]
-
-
-@contextmanager
-def model_for_generation(trainer: GRPOTrainer) -> Iterator[Any]:
-    """The model, unwrapped once for a whole rollout.
-
-    Gradient checkpointing is off (with it generation silently samples garbage), and DeepSpeed's ZeRO-3 has gathered
-    the weights: processes whose episodes differ in length need no common calls until the rollout is over.
-    """
-    args = cast("GRPOConfig", trainer.args)
-    with (
-        unwrap_model_for_generation(
-            trainer.model_wrapped,
-            trainer.accelerator,
-            gather_deepspeed3_params=args.ds3_gather_for_generation,
-            generation_kwargs=getattr(trainer, "generation_kwargs", None),
-            gradient_checkpointing_kwargs=cast("dict[str, Any] | None", args.gradient_checkpointing_kwargs),
-        ) as model,
-        torch.no_grad(),
-    ):
-        yield model
-
-
-def stop_tokens(trainer: GRPOTrainer) -> frozenset[int]:
-    """The tokens that end a turn."""
-    config = getattr(trainer, "generation_config", None)
-    stops: Any = trainer.eos_token_ids if config is None else config.eos_token_id
-    return frozenset(stops if isinstance(stops, list) else [stops])
-
-
-def context_tokens(trainer: GRPOTrainer) -> int:
-    """How many tokens the model, and a colocated engine, has positions for."""
-    config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
-    engine = cast("Any", trainer.args).vllm_max_model_length
-    return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, engine or sys.maxsize)
+__all__ = ["ContinuousSampler", "PaddedSampler"]
 
 
 class _SampledLogprobs(LogitsProcessor):
     """Keeps the log-probability of each sampled token, one step's logits in memory at a time.
 
-    They are taken at the sampling temperature but before top-k, top-p and penalties, as the trainer computes them, and
-    before what must never be sampled is left out: a model's image tokens.
+    They are taken at the sampling temperature but before top-k, top-p and penalties, as the trainer computes them.
     """
 
-    def __init__(self, temperature: float, never: Sequence[int] = ()) -> None:
+    def __init__(self, temperature: float) -> None:
         self._temperature = temperature
-        self._never = list(never)
         self._last: torch.Tensor | None = None
         self._columns: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self._take(input_ids)
         self._last = scores.float() / self._temperature
-        if self._never:
-            scores = scores.clone()
-            scores[:, self._never] = -torch.inf
         return scores
 
     def _take(self, input_ids: torch.Tensor) -> None:
@@ -93,22 +53,37 @@ class _SampledLogprobs(LogitsProcessor):
         return torch.stack(self._columns, dim=1)
 
 
-class PaddedSampler(BatchSampler):
-    """Samples with the model's ``generate``, a padded batch of whatever is ready at a time."""
+GREEDY = {"top_k": 50, "min_p": None}
+"""Values beside the neutral ones, which transformers takes for a setting of sampling and warns of."""
 
-    def __init__(self, trainer: GRPOTrainer, vision: VisionProcessor | None = None) -> None:
+
+class PaddedSampler(BatchSampler):
+    """Samples with the model's ``generate``, a padded batch of whatever is ready at a time.
+
+    Each turn is drawn with random numbers of its own, so what is sampled does not depend on which turns were waiting.
+    """
+
+    def __init__(self, trainer: Trainer, vision: VisionProcessor | None = None) -> None:
         super().__init__()
         self._trainer = trainer
         self._vision = vision
         self._model: Any = None
-        self._config: Any = trainer.generation_config
-        self._stops = stop_tokens(trainer)
-        self._pad_token_id: int = self._config.pad_token_id
+        self._stops = compat.stop_tokens(trainer)
+        configured: Any = compat.generation_config(trainer)
+        self._settings = {name: getattr(configured, name, None) for name in SHAPING}
+        self._pad_token_id: int = configured.pad_token_id
+        # All that shapes logits is left to our own processors, and so is the draw: generate takes the likeliest token.
+        self._never: list[int] = configured.suppress_tokens or []
+        self._config = copy.copy(configured)
+        self._config.suppress_tokens = None
+        self._config.do_sample = False
+        for name, (neutral, _) in SHAPING.items():
+            setattr(self._config, name, GREEDY.get(name, neutral))
 
     @contextmanager
     def open(self) -> Iterator[PaddedSampler]:
         """Hold the model ready for generation."""
-        with model_for_generation(self._trainer) as self._model:
+        with compat.model_for_generation(self._trainer) as self._model:
             try:
                 yield self
             finally:
@@ -124,14 +99,15 @@ class PaddedSampler(BatchSampler):
         pictures = [each for one in asked for each in one.pictures]
         config = copy.copy(self._config)
         config.max_new_tokens = max(one.max_new_tokens for one in asked)
-        config.suppress_tokens = None
-        logprobs = _SampledLogprobs(self._config.temperature, self._config.suppress_tokens or ())
+        logprobs = _SampledLogprobs(self._settings["temperature"] or 1.0)
+        never = [SuppressTokensLogitsProcessor(self._never, device)] if self._never else []
+        draw = SeededDraw([one.seed for one in asked], config.max_new_tokens, device)
         with generation():
             sequences = self._model.generate(
                 input_ids=ids,
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=config,
-                logits_processor=LogitsProcessorList([logprobs]),
+                logits_processor=LogitsProcessorList([logprobs, *never, *shaping(self._settings), draw]),
                 **(self._vision.inputs(ids, pictures) if self._vision is not None else {}),
             )
         rows = zip(sequences[:, width:].tolist(), logprobs.finish(sequences).tolist(), asked, strict=True)
@@ -151,12 +127,13 @@ class ContinuousSampler:
 
     Chosen by ``GRPOConfig(use_transformers_continuous_batching=True)``. Starting and stopping it costs about half a
     second a rollout, so it pays where turns are long and differ in length. Its log-probabilities are those of the
-    distribution that was sampled from, top-k and top-p included.
+    distribution that was sampled from, top-k and top-p included. It takes no seeds.
     """
 
-    def __init__(self, trainer: GRPOTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._stops = stop_tokens(trainer)
+        self._stops = compat.stop_tokens(trainer)
+        self.settings = {name: getattr(compat.generation_config(trainer), name, None) for name in SHAPING}
         self._clock = BusyClock()
         self._numbers = itertools.count()
         self._stopped = threading.Event()
@@ -172,16 +149,15 @@ class ContinuousSampler:
     def open(self) -> Iterator[ContinuousSampler]:
         """Start the manager's thread, and stop it."""
         trainer = self._trainer
-        settings: Any = copy.copy(trainer.continuous_batching_config)
+        settings, chosen, on_cpu = compat.continuous_batching_settings(trainer)
         settings.return_logprobs = True
-        if cast("Any", trainer.accelerator).device.type == "cpu":
-            chosen: Any = cast("Any", trainer.args).transformers_continuous_batching_config or {}
-            if not {"num_blocks", "max_memory_percent"} & set(chosen):
+        if on_cpu:
+            if not {"num_blocks", "max_memory_percent"} & chosen:
                 settings.num_blocks = CPU_CACHE_BLOCKS
             settings.max_batch_tokens = settings.max_batch_tokens or CPU_BATCH_TOKENS
-        config = trainer.generation_config
-        training = cast("torch.nn.Module", trainer.model).training
-        with Portal() as self._loop, model_for_generation(trainer) as model:
+        config = compat.generation_config(trainer)
+        training = compat.is_training(trainer)
+        with Portal() as self._loop, compat.model_for_generation(trainer) as model:
             try:
                 with model.continuous_batching_context_manager(
                     generation_config=config, continuous_batching_config=settings, warmup=False
@@ -193,7 +169,7 @@ class ContinuousSampler:
                 model.train(training)
 
     def submit(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = ()
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = (), seed: int | None = None
     ) -> Future[SampledTurn]:
         """Add a request; the manager's thread answers it. TRL refuses vision-language models here."""
         assert self._loop is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from ors_gym_trl.tokens.record import ImageInputs
 
-__all__ = ["BatchSampler", "BusyClock", "SampledTurn", "Sampler", "SamplingError", "SamplingRequest"]
+__all__ = ["BatchSampler", "BusyClock", "SampledTurn", "Sampler", "SamplingError", "SamplingRequest", "random_seed"]
 
 
 class SamplingError(RuntimeError):
@@ -55,14 +56,22 @@ class Sampler(Protocol):
         """Wall time in which something was being sampled."""
         ...
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What shaped the distribution whose log-probabilities it gives (:mod:`ors_gym_trl.sampling.distribution`).
+
+        Empty where they are taken before that, at the temperature.
+        """
+        ...
+
     def open(self) -> AbstractContextManager[Any]:
         """Hold the model, or the way to it, ready for one rollout."""
         ...
 
     def submit(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = ()
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = (), seed: int | None = None
     ) -> Future[SampledTurn]:
-        """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
+        """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens drawn with ``seed``.
 
         Cancel the future to give the turn up.
         """
@@ -107,6 +116,11 @@ class BusyClock:
                 self._seconds += time.monotonic() - self._since
 
 
+def random_seed() -> int:
+    """A seed that is no other turn's: without one, engines that draw alike would repeat an episode."""
+    return random.getrandbits(31)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
     """A turn that is asked for."""
@@ -114,6 +128,7 @@ class SamplingRequest:
     prompt: Sequence[int]
     max_new_tokens: int
     pictures: Sequence[ImageInputs] = ()
+    seed: int = field(default_factory=random_seed)
     answer: Future[SampledTurn] = field(default_factory=Future[SampledTurn])
 
 
@@ -127,6 +142,8 @@ class BatchSampler(ABC):
         self._waiting: queue.SimpleQueue[SamplingRequest | None] = queue.SimpleQueue()
         self.seconds = 0.0
         """Wall time spent sampling so far."""
+        self.settings: Mapping[str, Any] = {}
+        """What shaped the distribution whose log-probabilities it gives."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Any]:
@@ -137,10 +154,10 @@ class BatchSampler(ABC):
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
 
     def submit(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = ()
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = (), seed: int | None = None
     ) -> Future[SampledTurn]:
         """Put a turn into the next batch."""
-        request = SamplingRequest(prompt, max_new_tokens, pictures)
+        request = SamplingRequest(prompt, max_new_tokens, pictures, random_seed() if seed is None else seed)
         self._waiting.put(request)
         return request.answer
 

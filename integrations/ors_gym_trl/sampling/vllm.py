@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import math
-import random
 import sys
 import threading
 import time
@@ -19,45 +18,31 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, cast
-
-from trl import GRPOConfig, GRPOTrainer
+from typing import Any
 
 from ors_gym.client.portal import Portal
 from ors_gym.errors import ConnectError, ORSError
 from ors_gym.http.asyncio_transport import AsyncioTransport
-from ors_gym_trl.sampling.in_process import stop_tokens
-from ors_gym_trl.sampling.sampler import BatchSampler, BusyClock, SampledTurn, SamplingError, SamplingRequest
+from ors_gym_trl import compat
+from ors_gym_trl.compat import Trainer
+from ors_gym_trl.sampling.sampler import (
+    BatchSampler,
+    BusyClock,
+    SampledTurn,
+    SamplingError,
+    SamplingRequest,
+    random_seed,
+)
 from ors_gym_trl.tokens.images import VisionProcessor
 from ors_gym_trl.tokens.record import ImageInputs
 
-__all__ = ["ColocatedSampler", "ServerSampler", "sampling_parameters", "server_url"]
+__all__ = ["ColocatedSampler", "ServerSampler"]
 
 FINAL_ONLY = 2
 """What vLLM calls an answer at the end, of whatever was sampled."""
 
 BUSY = frozenset({429, 503})
 """What a server answers that has produced nothing yet and can be asked again."""
-
-
-def server_url(args: GRPOConfig) -> str:
-    """Where the vLLM server is, on every process: only the main one has TRL's ``vllm_client``."""
-    url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def sampling_parameters(args: Any) -> dict[str, Any]:
-    """What a trainer's arguments say about sampling, in vLLM's words."""
-    parameters: dict[str, Any] = {
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "top_k": args.top_k,
-        "min_p": 0.0 if args.min_p is None else args.min_p,
-        "repetition_penalty": args.repetition_penalty,
-    }
-    if getattr(args, "vllm_structured_outputs_regex", None) is not None:
-        parameters["structured_outputs"] = {"regex": args.vllm_structured_outputs_regex}
-    return parameters | dict(getattr(args, "generation_kwargs", None) or {})
 
 
 class ServerSampler:
@@ -94,7 +79,7 @@ class ServerSampler:
         self.url = url
         self._image_token_id = image_token_id
         self._features: dict[tuple[ImageInputs, ...], Any] = {}
-        self._parameters = dict(parameters)
+        self.settings = dict(parameters)
         self._stops = stops
         self.model = model
         """The name that the next requests ask for."""
@@ -109,14 +94,13 @@ class ServerSampler:
         self._wire: AsyncioTransport | None = None
 
     @classmethod
-    def of_trainer(cls, trainer: GRPOTrainer, vision: VisionProcessor | None = None) -> ServerSampler:
+    def of_trainer(cls, trainer: Trainer, vision: VisionProcessor | None = None) -> ServerSampler:
         """The server that the trainer's arguments name."""
-        args = cast("GRPOConfig", trainer.args)
         return cls(
-            server_url(args),
-            sampling_parameters(args),
-            stop_tokens(trainer),
-            timeout_seconds=args.vllm_server_timeout,
+            compat.server_url(trainer),
+            compat.sampling_parameters(trainer),
+            compat.stop_tokens(trainer),
+            timeout_seconds=compat.server_timeout(trainer),
             image_token_id=None if vision is None else vision.image_token_id,
         )
 
@@ -139,11 +123,11 @@ class ServerSampler:
                 self._wire = None
 
     def submit(
-        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = ()
+        self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs] = (), seed: int | None = None
     ) -> Future[SampledTurn]:
         """Send the turn's request."""
         assert self._portal is not None
-        return self._portal.submit(self.sample(list(prompt), max_new_tokens, tuple(pictures)))
+        return self._portal.submit(self.sample(list(prompt), max_new_tokens, tuple(pictures), seed))
 
     def serve(self) -> None:
         """Wait: the requests are sent from a thread of their own."""
@@ -154,7 +138,11 @@ class ServerSampler:
         self._stopped.set()
 
     async def sample(
-        self, prompt: list[int], max_new_tokens: int, pictures: tuple[ImageInputs, ...] = ()
+        self,
+        prompt: list[int],
+        max_new_tokens: int,
+        pictures: tuple[ImageInputs, ...] = (),
+        seed: int | None = None,
     ) -> SampledTurn:
         """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
 
@@ -166,11 +154,11 @@ class ServerSampler:
         max_new_tokens = min(max_new_tokens, self._max_context_tokens - len(prompt))
         if max_new_tokens <= 0:
             return SampledTurn([], [], ended=False)
-        parameters = self._parameters | {
+        parameters = self.settings | {
             "max_tokens": max_new_tokens,
             "n": 1,
             "logprobs": 0,
-            "seed": random.getrandbits(31),  # engines of one server draw alike: one seed would repeat an episode
+            "seed": random_seed() if seed is None else seed,
         }
         self._clock.begin()
         try:
@@ -300,44 +288,27 @@ class ColocatedSampler(BatchSampler):
     """Samples with the vLLM engine that shares the trainer's devices, in batches of whatever is waiting.
 
     The engine belongs to this process alone (``vllm_tensor_parallel_size=1``), so processes need no common calls.
-    With ``vllm_enable_sleep_mode`` TRL would put the engine to sleep after every turn and push all weights again
-    before the next: here it stays awake for the rollout.
+    It draws a whole batch with random numbers of its own: TRL hands it no seeds.
     """
 
-    def __init__(self, trainer: GRPOTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         super().__init__()
-        self._generation = cast("Any", trainer.vllm_generation)
-        self._stops = stop_tokens(trainer)
+        self._engine = compat.ColocatedEngine(trainer)
+        self._stops = compat.stop_tokens(trainer)
+        self.settings = compat.sampling_parameters(trainer)
 
     @contextmanager
     def open(self) -> Iterator[ColocatedSampler]:
         """Keep the engine awake for one rollout."""
-        generation = self._generation
-        if not generation.enable_sleep_mode:
+        with self._engine.awake():
             yield self
-            return
-        generation.sync_weights()  # wakes the weights, and fills them: sleeping discarded them
-        generation.llm.wake_up(tags=["kv_cache"])
-        generation.enable_sleep_mode = False
-        try:
-            yield self
-        finally:
-            generation.enable_sleep_mode = True
-            generation.llm.sleep(level=2)
-            generation._llm_weights_sleeping = True
 
     def sample(self, asked: Sequence[SamplingRequest]) -> list[SampledTurn]:
         """Continue each prompt by at most its ``max_new_tokens`` tokens."""
         images = [[image for each in one.pictures for image in each.images] or None for one in asked]
-        generation = self._generation
-        configured = generation.max_completion_length
-        generation.max_completion_length = max(one.max_new_tokens for one in asked)
-        try:
-            _, completions, logprobs, _ = generation.generate(
-                [list(one.prompt) for one in asked], images if any(images) else None, 1
-            )
-        finally:
-            generation.max_completion_length = configured
+        prompts = [list(one.prompt) for one in asked]
+        longest = max(one.max_new_tokens for one in asked)
+        completions, logprobs = self._engine.generate(prompts, images if any(images) else None, longest)
         if logprobs is None:
             raise SamplingError("the colocated vLLM engine returned no log-probabilities")
         return [

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
-from trl import get_training_chat_template
 
 from ors_gym.dialects import Dialect, dialect_of
 from ors_gym.types import (
@@ -25,6 +24,7 @@ from ors_gym.types import (
     ToolResultBlock,
     text_of,
 )
+from ors_gym_trl.compat import training_chat_template
 from ors_gym_trl.tokens.images import ImagesNotSupportedError, VisionProcessor
 from ors_gym_trl.tokens.record import Span
 
@@ -299,9 +299,8 @@ CANNOT_RENDER = (jinja2.TemplateError, TypeError)
 
 def _training_template(speaker: Any) -> dict[str, str]:
     """TRL's training template in place of a tokenizer's or processor's own, as an option; none where TRL has none."""
-    try:
-        template = get_training_chat_template(speaker)
-    except ValueError:
+    template = training_chat_template(speaker)
+    if template is None:
         return {}
     log.info("the chat template rewrites finished turns: TRL's training template is used in its place")
-    return {} if template is None else {"chat_template": template}
+    return {"chat_template": template}

@@ -13,14 +13,15 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from trl import GRPOTrainer
 
 from ors_gym.types import ImageBlock
+from ors_gym_trl import compat
+from ors_gym_trl.compat import Trainer
 from ors_gym_trl.tokens.record import ImageInputs, TokenRecord
 
 __all__ = ["ImageFeed", "ImagesNotSupportedError", "VisionProcessor", "generation", "read_image"]
@@ -129,18 +130,14 @@ class ImageFeed:
         trainer: Its model and its reference model are fed.
     """
 
-    def __init__(self, vision: VisionProcessor, trainer: GRPOTrainer) -> None:
+    def __init__(self, vision: VisionProcessor, trainer: Trainer) -> None:
         self._vision = vision
-        self._pad_token_id: int = cast("Any", trainer)._tokenizer.pad_token_id
+        self._pad_token_id: int = compat.pad_token_id(trainer)
         self._latest: _Rows = {}
         self._trained: _Rows = {}
         """Not the latest where one is evaluated before a batch of training is used up."""
-        models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
         self._hooks = [
-            cast("torch.nn.Module", trainer.accelerator.unwrap_model(model)).register_forward_pre_hook(
-                self._add, with_kwargs=True
-            )
-            for model in models
+            model.register_forward_pre_hook(self._add, with_kwargs=True) for model in compat.trained_models(trainer)
         ]
 
     def close(self) -> None:

@@ -177,7 +177,7 @@ def test_no_reward_is_not_reward_zero(clock):
         clock.now += 20
         progress.update(3, reward=float("nan"), episodes=1)
     rewards = [line.split("  ")[1] for line in file.getvalue().splitlines() if line.startswith("step ")]
-    assert rewards == ["reward: none given yet", "reward: 0.000", "reward: 0.000"]
+    assert rewards == ["reward: none given yet", "reward: 0.000", "reward: none in the last batch"]
 
 
 def test_steps_must_be_announced():

@@ -1,0 +1,123 @@
+"""A batch of groups, played with the trained model: what every door to a trainer shares."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ors_gym.client.portal import Portal
+from ors_gym.rollouts.exchange import run_all
+from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
+from ors_gym_trl.environment import OpenSource
+from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.sampling.sampler import Sampler
+from ors_gym_trl.tokens.record import TokenRecord
+
+__all__ = ["PlannedGroup", "PlayedBatch", "play_batch"]
+
+UNSEEN_IMAGE = "unseen_image"
+"""The kind of failure of an episode that ended because the model cannot see its images."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGroup:
+    """A group to play, or the part of one that this process plays."""
+
+    opened: OpenSource
+    task: TaskRef
+    size: int
+    policy: TokenPolicy
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedBatch:
+    """The groups that were played, and a list of each thing with one entry an episode."""
+
+    groups: tuple[TrajectoryGroup, ...]
+    replaced_groups: tuple[TrajectoryGroup, ...]
+    returns: tuple[float | None, ...]
+    scores: tuple[float | None, ...]
+    records: tuple[TokenRecord | None, ...]
+    """The tokens of each episode; None for one that the model was never asked in."""
+
+    @property
+    def members(self) -> list[Trajectory]:
+        """The episodes."""
+        return [member for group in self.groups for member in group.members]
+
+    @property
+    def scored(self) -> list[bool]:
+        """Whether an episode counts: it has a return, or a score."""
+        return [value is not None or score is not None for value, score in zip(self.returns, self.scores, strict=True)]
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the model wrote."""
+        return sum(sum(record.mask) for record in self.records if record is not None)
+
+    def rows(self, end_of_sequence: int) -> list[TokenRecord]:
+        """What a trainer takes of each episode: never empty, ending with a sampled token.
+
+        An episode that was broken, and every one of a dropped group, is its prompt and one masked token.
+        """
+        left_out = [member.failed or group.dropped for group in self.groups for member in group.members]
+        return [_row(record, out, end_of_sequence) for record, out in zip(self.records, left_out, strict=True)]
+
+
+def _row(record: TokenRecord | None, left_out: bool, end_of_sequence: int) -> TokenRecord:
+    record = record or TokenRecord([end_of_sequence])
+    if left_out or not any(record.mask):
+        record = TokenRecord.beginning(record.prompt)
+        record.add_environment([end_of_sequence])
+        return record
+    record.drop_trailing_environment()
+    return record
+
+
+def play_batch(portal: Portal, plan: Sequence[PlannedGroup], sampler: Sampler, *, training: bool) -> PlayedBatch:
+    """Play on the portal's event loop while the calling thread, the trainer's, samples."""
+    with sampler.open():
+        playing = portal.run(_start(plan, sampler, training))
+        try:
+            sampler.serve()
+            played = playing.result()
+        finally:
+            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
+            portal.run(_cancel(playing))
+    groups = [_without_unseen(planned, attempts[-1]) for planned, attempts in zip(plan, played, strict=True)]
+    each = [(planned, group, member) for planned, group in zip(plan, groups, strict=True) for member in group.members]
+    return PlayedBatch(
+        groups=tuple(groups),
+        replaced_groups=tuple(group for attempts in played for group in attempts[:-1]),
+        returns=tuple(planned.opened.source.worth(group, member) for planned, group, member in each),
+        scores=tuple(itertools.chain.from_iterable(group.scores or (None,) * len(group.members) for group in groups)),
+        records=tuple(planned.policy.records.get(member.episode_id) for planned, _, member in each),
+    )
+
+
+async def _start(
+    plan: Sequence[PlannedGroup], sampler: Sampler, training: bool
+) -> asyncio.Task[list[list[TrajectoryGroup]]]:
+    work = (one.opened.play(one.task, one.size, one.policy, seed=one.seed, training=training) for one in plan)
+    playing = asyncio.create_task(run_all(work))
+    playing.add_done_callback(lambda _: sampler.stop())
+    return playing
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, unless it is over, and wait until it has cleaned up."""
+    if task.cancel():
+        await asyncio.wait([task])
+
+
+def _without_unseen(planned: PlannedGroup, group: TrajectoryGroup) -> TrajectoryGroup:
+    """The group, dropped where its episodes ended because the model cannot see their images."""
+    unseen = [member for member in group.members if member.episode_id in planned.policy.skipped]
+    if not unseen:
+        return group
+    failure = Failure(UNSEEN_IMAGE, f"{group.task} shows an image, and the model is trained on text")
+    return replace(group, dropped=True, failures=(*group.failures, *[failure] * len(unseen)))
