@@ -198,25 +198,15 @@ class TrajectoryCallback(_BatchListener):
         self._path = Path(path)
         self._run = dict(run or {})
         self._secrets = tuple(secrets)
-        self._writer: TrajectoryWriter | None = None
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen no more, and close the file."""
-        super().on_train_end(args, state, control, **kwargs)
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     def _hear(self, batch: RolloutBatch) -> None:
-        if self._writer is None:
-            process = PartialState()
-            number = f".{process.process_index}" if process.num_processes > 1 else ""
-            path = self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
-            self._writer = TrajectoryWriter(path, run=self._run, secrets=self._secrets)
-        for group in batch.replaced_groups:
-            self._writer.write_group(group)
-        returns = iter(batch.returns)
-        for group in batch.groups:
-            self._writer.write_group(group, returns=[next(returns) for _ in group.members])
+        process = PartialState()
+        number = f".{process.process_index}" if process.num_processes > 1 else ""
+        path = self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
+        # Opened for each batch: a training that is interrupted tells no callback that it is over.
+        with TrajectoryWriter(path, run=self._run, secrets=self._secrets) as writer:
+            for group in batch.replaced_groups:
+                writer.write_group(group)
+            returns = iter(batch.returns)
+            for group in batch.groups:
+                writer.write_group(group, returns=[next(returns) for _ in group.members])

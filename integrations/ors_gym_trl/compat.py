@@ -23,8 +23,6 @@ from accelerate import DistributedType  # type: ignore[import-untyped]
 from trl import GRPOTrainer, get_training_chat_template
 from trl.models import unwrap_model_for_generation
 
-from ors_gym_trl.tokens.record import TokenRecord
-
 log = logging.getLogger(__name__)
 
 Trainer: TypeAlias = GRPOTrainer
@@ -373,8 +371,8 @@ RESERVED_COLUMNS = frozenset(
 """Names of a dataset's columns, or of a reward function's arguments, that mean something to TRL."""
 
 
-def rollout_columns(rows: Sequence[TokenRecord], **further: list[Any]) -> dict[str, list[Any]]:
-    """What a rollout function returns; ``further`` columns reach the reward functions."""
+def rollout_columns(rows: Sequence[Any], **further: list[Any]) -> dict[str, list[Any]]:
+    """What a rollout function returns of token records; ``further`` columns reach the reward functions."""
     return {
         "prompt_ids": [row.prompt_ids for row in rows],
         "completion_ids": [row.completion_ids for row in rows],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
+from ors_gym.rollouts.options import open_session
 from ors_gym.trajectory import Trajectory
 from ors_gym.types import Message, ToolOutput
 
@@ -65,10 +66,7 @@ async def replay_episode(
     client: ORSClient, episode: Trajectory, *, secrets: Mapping[str, str] | None = None, toolset: str | None = None
 ) -> Replayed:
     """Make the calls of an episode again, in order, up to the first answer that differs."""
-    task = episode.task
-    session = client.session(
-        task.env_name, split=task.split, index=task.index, task=task.task, secrets=secrets, toolset=toolset
-    )
+    session = open_session(client, episode.task, {"secrets": secrets, "toolset": toolset})
     calls = 0
     try:
         async with session:

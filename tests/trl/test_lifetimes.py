@@ -19,11 +19,9 @@ from ors_gym.reporting.page import RunRecord
 from ors_gym.reporting.records import read_records
 from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, TrajectoryCallback
 from tests.support.ors_servers import RunningServer
-from tests.support.trl_runs import brevity, make_rollouts, make_trainer, one_thread, server, weights
+from tests.support.trl_runs import make_rollouts, make_trainer, one_thread, server, weights
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
-
-pytestmark = pytest.mark.slow
 
 FOLDER = Path(ors_gym_trl.__file__).parent
 
@@ -87,6 +85,10 @@ def test_rollouts_that_did_nothing_have_nothing_to_close():
     before = portals()
     ORSRollouts("http://127.0.0.1:1", env_name="buttons")
     assert portals() == before
+
+
+def brevity(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    return [-float(len(ids)) for ids in completion_ids]
 
 
 def trained(make_rollouts: Callable, tmp_path: Path, **settings: Any) -> tuple[torch.Tensor, list[list[str]]]:

@@ -21,8 +21,6 @@ from tests.support.trl_says import Says
 
 __all__ = ["make_rollouts", "one_thread", "server"]  # fixtures
 
-pytestmark = pytest.mark.slow
-
 
 class Ends:
     """Plays each member of a group, once, to the end that stands at its place; the model is asked for one turn."""
@@ -39,12 +37,10 @@ class Ends:
         episode_id = f"episode {self.begun}"
         prompt = (Message("user", (TextBlock("find the button ."),)),)
         await policy.act(Turn(episode_id, task, prompt, ToolList(), seed=seed))
-        step = Transition(ToolCall("press", id="call_0"), ToolOutput(reward=reward), 0, 0.0)
-        exchange = Exchange(0, Reply(tool_calls=(step.action,)), (step,))
+        step = Transition(ToolCall("press", id="call_0"), ToolOutput(reward=reward), 0.0)
+        exchange = Exchange(Reply(tool_calls=(step.action,)), (step,))
         failure = Failure("lost", "lost") if reason.failed else None
-        return Trajectory(
-            episode_id, task, reason, prompt, (exchange,), failure=failure, attempt=attempt
-        )
+        return Trajectory(episode_id, task, reason, prompt, (exchange,), failure=failure, attempt=attempt)
 
 
 SOLVED, GAVE_UP = (StopReason.FINISHED, 1.0), (StopReason.POLICY_STOPPED, None)
