@@ -48,7 +48,7 @@ class Scale:
 def percent(share: float) -> str:
     """A share in percent, whole from 1 to 99 and with a decimal outside."""
     value = 100.0 * share
-    return f"{value:.0f}" if value in (0.0, 100.0) or 1.0 <= value <= 99.0 else f"{value:.1f}"
+    return f"{value:.0f}" if 1.0 <= value <= 99.0 else f"{value:.1f}".removesuffix(".0")
 
 
 def p_value(p: float) -> str:
