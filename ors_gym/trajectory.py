@@ -1,8 +1,8 @@
 """What happened in an episode: data only, picklable, without a producer's packages.
 
 An episode has exactly one end, of one of three kinds that are never mixed: *terminated* (the environment said
-``finished``, or the policy chose to stop), *truncated* (one of our limits), *failed* (the world broke it). A failed
-episode has no return. Member i of a group stays at index i.
+``finished``, or the policy chose to stop), *truncated* (a limit of ours or of the environment), *failed* (the world
+broke it). A failed episode has no return. Member i of a group stays at index i.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class StopReason(StrEnum):
     """The environment answered ``finished``. Terminated."""
     POLICY_STOPPED = "policy_stopped"
     """The policy sent a plain message where the environment has no terminal tool. Terminated."""
+    ENVIRONMENT_LIMIT = "environment_limit"
+    """The environment answered ``finished`` for a limit of its own, such as a time limit. Truncated."""
     MAX_TURNS = "max_turns"
     """The policy had its last turn. Truncated."""
     MAX_SECONDS = "max_episode_seconds"
@@ -61,8 +63,8 @@ class StopReason(StrEnum):
 
     @property
     def truncated(self) -> bool:
-        """A limit of ours cut the episode short."""
-        return self in (StopReason.MAX_TURNS, StopReason.MAX_SECONDS, StopReason.MAX_TOKENS)
+        """A limit cut the episode short: one of ours, or the environment's own."""
+        return not (self.terminated or self.failed)
 
     @property
     def failed(self) -> bool:

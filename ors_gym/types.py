@@ -387,6 +387,12 @@ class ToolOutput:
     reason: str | None = None
 
     @property
+    def cut_short(self) -> bool:
+        """Whether a limit of the environment's own ended the episode: truncated and not terminated, by the metadata."""
+        metadata = self.metadata or {}
+        return self.finished and metadata.get("truncated") is True and metadata.get("terminated") is False
+
+    @property
     def text(self) -> str:
         """The text blocks joined by newlines, or the error of a refused call."""
         return text_of(self.blocks) if self.ok else (self.error or "")

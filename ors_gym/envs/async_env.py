@@ -238,13 +238,11 @@ class AsyncORSEnv:
                 self._leave()
                 raise
         self.turn += 1
-        stop_reason: StopReason | None = None
-        if conversation.finished:
-            stop_reason = StopReason.FINISHED
-        elif self._time_is_over():
+        stop_reason = conversation.end
+        if stop_reason is None and self._time_is_over():
             stop_reason = StopReason.MAX_SECONDS
             conversation.notify(TIME_IS_OVER)
-        elif self.turn == self.recipe.max_turns:
+        elif stop_reason is None and self.turn == self.recipe.max_turns:
             stop_reason = StopReason.MAX_TURNS
         if stop_reason is not None:
             self._leave()

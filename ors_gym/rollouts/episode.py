@@ -190,8 +190,8 @@ class _Episode:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            ended = self.conversation is not None and self.conversation.finished
-            self.stop_reason = self.stop_reason or (StopReason.FINISHED if ended else StopReason.MAX_SECONDS)
+            end = self.conversation and self.conversation.end
+            self.stop_reason = self.stop_reason or end or StopReason.MAX_SECONDS
         self.seconds = time.monotonic() - started
 
     async def _turn(self, conversation: Conversation, tools: ToolList) -> None:
@@ -203,7 +203,7 @@ class _Episode:
         reply = await self.policy.act(turn)
         exchange = await conversation.play(reply)
         if exchange.finished:
-            self.stop_reason = StopReason.FINISHED
+            self.stop_reason = conversation.end
         elif reply.truncated:
             self.stop_reason = StopReason.MAX_TOKENS
         elif not (reply.tool_calls or exchange.outputs):

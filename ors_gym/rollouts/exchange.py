@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from ors_gym.errors import ORSError
 from ors_gym.rollouts.options import SessionOptions
-from ors_gym.trajectory import Exchange, Reply, Transition
+from ors_gym.trajectory import Exchange, Reply, StopReason, Transition
 from ors_gym.types import Block, JSONObject, Message, TerminalTool, ToolCall, ToolOutput
 
 __all__ = ["Conversation", "ToolSession", "run_all"]
@@ -60,6 +60,18 @@ class Conversation:
     def finished(self) -> bool:
         """Whether the environment ended the episode."""
         return bool(self.exchanges) and self.exchanges[-1].finished
+
+    @property
+    def end(self) -> StopReason | None:
+        """How the environment ended the episode, None while it goes on.
+
+        ORS has one word for both ends; an environment that was served from Gymnasium says in the metadata which it is.
+        """
+        if not self.finished:
+            return None
+        ends = [step.output for step in self.exchanges[-1].transitions if step.output.finished]
+        cut = bool(ends) and all(output.cut_short for output in ends)
+        return StopReason.ENVIRONMENT_LIMIT if cut else StopReason.FINISHED
 
     async def play(self, reply: Reply) -> Exchange:
         """Take the agent's next message, call its tools, and return what came of it.

@@ -2,6 +2,7 @@
 const run = JSON.parse(document.getElementById("run").textContent);
 const STOP_REASONS = [
   ["finished", "finished", "--c2"], ["policy_stopped", "policy stopped", "--c0"], ["max_turns", "turn limit", "--c1"],
+  ["environment_limit", "the environment's limit", "--c6"],
   ["max_tokens", "token limit", "--c3"], ["max_episode_seconds", "time limit", "--c5"], ["failed", "failed", "--c4"],
 ];
 

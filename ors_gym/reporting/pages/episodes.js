@@ -40,6 +40,7 @@ function episodeNode(sample) {
   const events = sample.events.map(event => { const node = eventNode(event, turn); turn = Math.max(turn, event.turn); return node; });
   const reasons = {
     finished: "The environment ended the episode.", policy_stopped: "The policy sent a plain message and so ended the episode.", max_turns: "Truncated: the policy had its last turn.",
+    environment_limit: "Truncated: the environment's own limit was reached.",
     max_tokens: "Truncated: the token limit was reached.", max_episode_seconds: "Truncated: the time limit was reached.",
   };
   const end = sample.failure ? [el("p", { class: "bad" }, `Failed (${sample.failure.kind}), so it has no return.`), partNodes([sample.failure.message])] : [el("p", {}, reasons[sample.stopReason] ?? sample.stopReason)];

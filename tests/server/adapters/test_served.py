@@ -79,7 +79,7 @@ def test_gym_make_on_the_served_port_plays_as_the_environment_itself(ported, url
                 call = call_of(environment.tools, action)
                 step = env.step({"name": call.name, "input": dict(call.input)})
                 assert step[:2] == (text, reward)
-                assert step[2] == (terminated or truncated)
+                assert step[2:4] == (terminated, truncated)
     finally:
         env.close()
 
@@ -100,13 +100,36 @@ def test_a_vector_of_served_ports_plays_as_the_environments_themselves(ported, u
                 call = call_of(environment.tools, step[0])
                 actions.append({"name": call.name, "input": dict(call.input)})
                 expected.append(step[1:])
-            texts, rewards, terminations, _, _ = envs.step(actions)
+            texts, rewards, terminations, truncations, _ = envs.step(actions)
             for member in np.flatnonzero(alive):
                 text, reward, terminated, truncated = expected[member]
                 assert (texts[member], rewards[member]) == (text, reward)
-                assert terminations[member] == (terminated or truncated)
+                assert (terminations[member], truncations[member]) == (terminated, truncated)
     finally:
         envs.close()
+
+
+def test_a_time_limit_of_the_environment_cuts_the_episode_short_everywhere(run):
+    lake = as_ors_environment("FrozenLake-v1", name="Lake", max_episode_steps=1)
+
+    async def conversation(url):
+        async with ORSClient(url) as client:
+            tasks = (await load_tasks(client, "lake", "train"))[:2]
+            runner = EpisodeRunner(client, RandomPolicy(0), limits=RolloutLimits(5))
+            return [await runner.run_episode(task) for task in tasks]
+
+    with serve_app(create_app([lake])) as running:
+        episodes = run(conversation(running.url))
+        env = gymnasium.make("ors_gym/ORS-v0", url=running.url, env_name="lake", split="train")
+        try:
+            env.reset()
+            call = call_of(lake.tools, 0)
+            *_, terminated, truncated, info = env.step({"name": call.name, "input": dict(call.input)})
+        finally:
+            env.close()
+    assert [episode.stop_reason for episode in episodes] == [StopReason.ENVIRONMENT_LIMIT] * 2
+    assert [(episode.terminated, episode.truncated) for episode in episodes] == [(False, True)] * 2
+    assert (terminated, truncated, info["stop_reason"]) == (False, True, StopReason.ENVIRONMENT_LIMIT)
 
 
 def test_the_random_policy_plays_every_port_to_an_end(ported, url, run):
