@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import io
 import os
 import sys
 from collections import Counter
@@ -81,6 +82,9 @@ Type a tool's name and its input as JSON, for example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or one of those in :mod:`ors_gym.cli.arguments`."""
     given = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that a terminal's or a pipe's encoding lacks
     try:
         arguments = _parser(given[0] if given else None).parse_args(given)
     except CommandError as error:

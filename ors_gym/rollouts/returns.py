@@ -79,8 +79,8 @@ def trajectory_return(
 
     ``truncated_reward`` is the reward for running into a limit, ours or the environment's: it counts as one more reward
     after the last step of a truncated episode. ``stopped_reward`` likewise where the policy ended the episode by a
-    plain message. Without them such episodes keep what they were given on the way. ``unrewarded_return`` is the return of an episode
-    that ended without any reward; None leaves it out, like one that failed.
+    plain message. Without them such episodes keep what they were given on the way. ``unrewarded_return`` is the return
+    of an episode that ended without any reward; None leaves it out, like one that failed.
     """
     if trajectory.failed:
         return None

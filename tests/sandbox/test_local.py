@@ -162,6 +162,16 @@ def test_data_that_is_not_there_is_named(monkeypatch, tmp_path):
         data_path("train.jsonl")
 
 
+@pytest.mark.parametrize("part", ["../secret", "/etc/passwd", "..", "a/../../secret", "link", "link/below", "a\0b"])
+def test_data_stays_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "data/link").symlink_to(tmp_path / "secret")
+    monkeypatch.setenv("ORWD_DATA", str(tmp_path / "data"))
+    with pytest.raises(ValueError, match=r"not below the folder|holds a NUL"):
+        data_path(part)
+
+
 # --- limits
 
 

@@ -50,6 +50,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     server.add_argument("--port", type=at_least(0), help="0 for a free one (default: the variable PORT, else 8080)")
     server.add_argument("--api-key", metavar="KEY", help="what clients must send (default: the variable ORS_API_KEY)")
+    server.add_argument(
+        "--root-path", metavar="PATH", default="", help="prefix that a proxy in front leaves before the paths"
+    )
+    server.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a host name that clients on this machine use beside localhost, where no key is needed; may be repeated",
+    )
     server.add_argument("--open-to-all", action="store_true", help="let other machines connect without a key")
     server.add_argument(
         "--max-sessions", type=at_least(1), default=Limits().max_sessions, help="(default: %(default)s)"
@@ -99,11 +109,16 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             open_to_all=arguments.open_to_all,
             limits=Limits(max_sessions=arguments.max_sessions),
             workers=arguments.workers,
+            root_path=arguments.root_path,
+            allowed_hosts=arguments.allow_host,
             started=lambda url: _announce(console, environments, url, with_key=api_key is not None),
         )
     except (TypeError, ValueError) as error:
         raise InputError(
-            str(error).replace("api_key", "--api-key").replace("open_to_all=True", "--open-to-all")
+            str(error)
+            .replace("api_key", "--api-key")
+            .replace("open_to_all=True", "--open-to-all")
+            .replace("workers=", "--workers ")
         ) from None
     except OSError as error:
         raise InputError(f"cannot listen at {arguments.host}:{port}: {error.strerror or error}") from None

@@ -55,6 +55,14 @@ class HostedEnvironment:
         self.tools["supports_score_group"] = self.implements("score_group")
         if not self.tools["tools"] and self.tools["terminal_tool"] is None:
             raise ValueError(f"environment {self.name!r} has no tools: mark at least one method with @tool")
+        if sys.flags.optimize > 1:
+            names = [spec["name"] for spec in self.tools["tools"]]
+            logger.warning(
+                "python -OO removes docstrings, so agents read no description of the tools of %r that has its text "
+                "from there (%s), and nothing of what an environment's documentation says",
+                self.name,
+                ", ".join(names),
+            )
         self.splits = [split_wire(split) for split in self.cls.list_splits()]
         if not self.splits:
             raise ValueError(f"environment {self.name!r} has no splits: list_splits() must return at least one")

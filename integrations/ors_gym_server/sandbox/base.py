@@ -200,10 +200,18 @@ def packed(directory: Path) -> bytes:
 def data_path(*parts: str) -> Path:
     """Where the environment's data lies: ``/orwd_data``, or what the variable ``ORWD_DATA`` says, and ``parts`` below.
 
-    Raises :class:`FileNotFoundError` where there is no such thing.
+    Symbolic links are followed, and may not lead out of the folder either: ``parts`` may come from a task or an agent.
+
+    Raises:
+        FileNotFoundError: There is no such thing.
+        ValueError: It is not below the folder, or a part holds a NUL.
     """
     root = Path(os.environ.get("ORWD_DATA") or "/orwd_data")
+    if any("\0" in part for part in parts):
+        raise ValueError(f"a path of environment data holds a NUL: {parts!r}")
     path = root.joinpath(*parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{'/'.join(parts)!r} is not below the folder of the environment's data, {root}")
     if not path.exists():
         raise FileNotFoundError(f"no environment data at {path}: put it there, or set ORWD_DATA to where it lies")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 from ors_gym import ORSClient
 from ors_gym.cli.main import main
 from ors_gym.types import ToolSpec, text_of
+from ors_gym_server import Environment, create_app, tool
+from ors_gym_server.run.serve import default_port
 from tests.support.ors_servers import serve_app
 
 
@@ -176,3 +179,63 @@ def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(caps
     print_tools(Console(width=120), [ToolSpec("step", "", schema)])
     out = capsys.readouterr().out.strip()
     assert out == 'step(move: "UP"|"DOWN", path?: [[object]], other?: object)'
+
+
+@pytest.mark.parametrize("port", ["http", "-1", "999999", "8080x"])
+def test_a_port_of_the_environment_that_is_none_is_refused(capsys, monkeypatch, port):
+    monkeypatch.setenv("PORT", port)
+    assert main(["serve", "gym:FrozenLake-v1"]) == 2
+    assert f"the variable PORT is '{port}'" in capsys.readouterr().err
+
+
+def test_python_without_docstrings_is_warned_of():
+    program = (
+        "from ors_gym_server import as_ors_environment, create_app; create_app([as_ors_environment('FrozenLake-v1')])"
+    )
+    ended = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True, check=True)
+    assert "python -OO removes docstrings" in ended.stderr
+    assert "(step)" in ended.stderr
+
+
+def test_the_port_of_a_platform_is_used(monkeypatch):
+    monkeypatch.setenv("PORT", "9123")
+    assert default_port() == 9123
+    monkeypatch.delenv("PORT")
+    assert default_port() == 8080
+
+
+class Rocket(Environment):
+    """Has a tool that no ASCII describes."""
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+    def get_prompt(self):
+        return "Fly \N{ROCKET}."
+
+    @tool
+    def launch(self) -> str:
+        """Launch the \N{ROCKET}."""
+        return "\N{ROCKET}"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437"])
+@pytest.mark.parametrize("command", [["list"], ["play"], ["serve", "--help"]], ids=" ".join)
+def test_characters_that_the_output_cannot_take_are_replaced(encoding, command):
+    with serve_app(create_app([Rocket])) as running:
+        arguments = command if command[0] == "serve" else [*command, running.url]
+        ended = subprocess.run(
+            [sys.executable, "-c", "import sys; from ors_gym.cli.main import main; sys.exit(main())", *arguments],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            input=b"launch\n",
+            capture_output=True,
+            check=False,
+        )
+    assert b"Traceback" not in ended.stderr
+    assert ended.returncode in (0, 1)  # the input of the game has an end
+    assert b"?" in ended.stdout
