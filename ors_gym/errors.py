@@ -14,10 +14,10 @@
     │   ├── NotFoundError          404: no such environment, route, split or task
     │   ├── CapacityError          429 for longer than the wait allowed
     │   └── StartingError          503 "starting" for longer than the wait allowed
+    ├── ToolFailedError            the tool raised; its session lives on
     ├── SessionError               this episode is over; a new session may well succeed
     │   ├── SessionLostError       the server no longer has the session, or it was given up
     │   ├── SessionClosedError     the session was used before it was opened or after it was closed
-    │   ├── ToolFailedError        the tool raised: the environment's fault
     │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
     │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
     ├── EndpointError              the model's endpoint failed: neither the environment's fault nor the agent's
@@ -214,11 +214,11 @@ class SessionClosedError(SessionError):
     advice = "Use it inside `async with client.session(...) as session:`"
 
 
-class ToolFailedError(SessionError):
-    """The tool raised: the environment's fault, nobody's reward."""
+class ToolFailedError(ORSError):
+    """The tool raised, and its session lives on."""
 
     kind = "tool_failed"
-    advice = "The traceback is in the server's log; start the episode again on a new session"
+    advice = "The traceback is in the server's log"
 
 
 class AmbiguousCallError(SessionError):

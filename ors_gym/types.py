@@ -398,6 +398,11 @@ class ToolOutput:
         return text_of(self.blocks) if self.ok else (self.error or "")
 
     @property
+    def tool_raised(self) -> bool:
+        """Whether the call is refused because its tool raised, and not for the agent's mistake."""
+        return self.reason == "tool_error"
+
+    @property
     def shown(self) -> tuple[Block, ...]:
         """What the agent reads: the blocks, or the error of a refused call."""
         return self.blocks if self.ok else (TextBlock(self.text),)

@@ -11,7 +11,7 @@ from typing import Any
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect, UnknownDialectError, dialect
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
-from ors_gym.rollouts.options import SESSION_OPTIONS, session_options_of
+from ors_gym.rollouts.options import SESSION_OPTIONS, ToolErrors, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
 from ors_gym.rollouts.tasks import TaskSampler, describe_tasks, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
@@ -57,7 +57,7 @@ class Source:
     """Ask the environment to score each group's episodes against each other: a second reward function."""
     host: EpisodeHost | None = None
     """Who plays the episodes, such as an ``ors_gym_ray.RolloutPool``; None plays them in this process. A host has
-    ``limits``, ``secrets``, ``toolset``, ``tools`` and ``parallel_tool_calls`` of its own."""
+    ``limits`` and options of the session (``secrets``, ``tools``, ``tool_errors``, …) of its own."""
     parser: str | Dialect = "auto"
     """How the model writes tool calls: by default as its chat template does. The name of a dialect is checked against
     the template before the first step, one of your own is taken as it is (see :mod:`ors_gym.dialects`)."""
@@ -78,11 +78,13 @@ class Source:
     """The tools, where they are known to be the same for every task: saves one request an episode."""
     parallel_tool_calls: bool | Collection[str] = False
     """Which calls of one message go out at once (see :class:`~ors_gym.EpisodeRunner`)."""
+    tool_errors: ToolErrors = "observe"
+    """What becomes of a tool that raised: the model reads the error, or the episode fails (``"fail"``)."""
     client_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     """Further arguments of the :class:`~ors_gym.ORSClient` (``api_key``, ``timeouts``, …)."""
 
     def __post_init__(self) -> None:
-        given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False)]
+        given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False, "observe")]
         if self.host is not None and given:
             raise ValueError(f"{', '.join(given)} belong to the host that plays the episodes: give them to it")
         if self.unseen_images not in ("stop", "skip", "describe"):

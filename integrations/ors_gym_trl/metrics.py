@@ -27,6 +27,7 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/turns": summary.mean_turns,
         "rollout/tool_calls": summary.mean_calls,
         "rollout/refused_calls": summary.mean_refused_calls,
+        "rollout/tool_errors": summary.tool_errors / max(summary.episodes - summary.failed, 1),
         "rollout/episode_seconds": summary.mean_seconds,
         "rollout/environment_seconds": summary.mean_tool_seconds,
         "rollout/episode_tokens": batch.sampled_tokens / max(summary.episodes - summary.failed, 1),

@@ -81,6 +81,12 @@ def add_secret_option(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="run the calls of one message at once: those of these tools, or all",
     )
+    parser.add_argument(
+        "--tool-errors",
+        choices=["observe", "fail"],
+        default="observe",
+        help="a tool that raises: its error is what the agent reads, or the episode fails (default: %(default)s)",
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -134,6 +140,7 @@ def session_options(arguments: argparse.Namespace) -> SessionOptions:
         "secrets": secrets(arguments) or None,
         "toolset": arguments.toolset,
         "parallel_tool_calls": parallel.split(",") if isinstance(parallel, str) else parallel,
+        "tool_errors": arguments.tool_errors,
     }
 
 

@@ -25,6 +25,7 @@ from ors_gym.cli.arguments import (
     choose_split,
     make_client,
     secrets,
+    session_options,
 )
 from ors_gym.cli.play import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
@@ -174,7 +175,7 @@ class _Eval:
             retries=arguments.retries,
             budget=Budget(arguments.max_run_tokens, arguments.max_run_cost, arguments.max_run_seconds),
             prices=self.prices,
-            secrets=self.secrets or None,
+            **session_options(arguments),
             out=folder / RECORDS,
             resume=arguments.resume,
             retry_failed=arguments.retry_failed,

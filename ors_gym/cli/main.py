@@ -215,11 +215,12 @@ def _play(arguments: argparse.Namespace, console: Console) -> int:
             env_name = portal.run(choose_env(client, arguments.env))
             split = portal.run(choose_split(client, env_name, arguments.split))
             task = TaskRef(env_name, split, arguments.index)
-            session = open_session(client, task, session_options(arguments))
+            options = session_options(arguments)
+            session = open_session(client, task, options)
             try:
                 portal.run(session.open())
                 say(console, f"{env_name}:{split}[{arguments.index}]", "bold")
-                play_episode(portal, session, console)
+                play_episode(portal, session, console, options)
             finally:
                 portal.run(session.close())
         finally:

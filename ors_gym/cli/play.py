@@ -19,20 +19,24 @@ from rich.text import Text
 
 from ors_gym.client.portal import Portal
 from ors_gym.client.session import Session
+from ors_gym.rollouts.exchange import Conversation
+from ors_gym.rollouts.options import SessionOptions
 from ors_gym.rollouts.returns import reduce_rewards
-from ors_gym.types import Block, ImageBlock, TextBlock, ToolOutput, ToolSpec
+from ors_gym.trajectory import Reply
+from ors_gym.types import Block, ImageBlock, TextBlock, ToolCall, ToolOutput, ToolSpec
 
 __all__ = ["play_episode", "print_tools", "say", "visible"]
 
 
-def play_episode(portal: Portal, session: Session, console: Console) -> None:
+def play_episode(portal: Portal, session: Session, console: Console, options: SessionOptions) -> None:
     """Show the prompt and the tools, and play the moves that are read until the episode or the input ends."""
     _print_blocks(console, portal.run(session.get_prompt()))
     tools = portal.run(session.list_tools()).tools
     print_tools(console, tools)
+    conversation = Conversation(session, options=options)
     rewards: list[float | None] = []
     for name, input in _moves(console, tools):
-        output = portal.run(session.call_tool(name, input))
+        (output,) = portal.run(conversation.play(Reply(tool_calls=(ToolCall(name, input),)))).outputs
         rewards.append(output.reward)
         _print_output(console, output)
         if output.finished:

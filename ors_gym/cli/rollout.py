@@ -65,7 +65,7 @@ NOT_SETTINGS = (
     *("report", "out", "resume", "json"),
 )
 """Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
-IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens")
+IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens", "tool_errors")
 """What must be the same for a run to go on in the same file."""
 
 
@@ -262,6 +262,7 @@ class _Rollout:
             "tokens": whole.tokens or 0,
             "stop_reasons": whole.stop_reasons,
             "tool_calls": whole.tool_calls,
+            "tool_errors": whole.tool_errors,
             "failures": whole.failures,
             "seconds": round(seconds, 3),
         }
@@ -290,6 +291,8 @@ def _print_summary(console: Console, whole: Summary, groups: list[TrajectoryGrou
     last = next((group.failures[-1] for group in reversed(groups) if group.failures), None)
     if last is not None:
         table.add_row("last failure", visible(" ".join(last.message.split())))
+    if whole.tool_errors:
+        table.add_row("tool errors", f"{whole.tool_errors:,} calls raised")
     if whole.dropped_groups:
         table.add_row("dropped groups", f"{whole.dropped_groups:,} of {len(groups):,}")
     console.print(table)

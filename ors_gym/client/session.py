@@ -6,10 +6,10 @@ The states of a session::
                      │                   │
                      └─ failed ─▶ LOST ◀─┘ gone, or the end of a call is unknown
 
-Any call that ends in an exception after its tool may have run makes the session LOST, also when the tool itself
-raised: what the environment looks like then is nobody's knowledge. So does a call that the caller gave up waiting
-for. A LOST session is deleted on the server at once and never used again. A call that certainly did not run (a 4xx,
-no connection, a full server) leaves it OPEN.
+A call that ends in an exception after its tool may have run makes the session LOST, and so does a call that the
+caller gave up waiting for. A LOST session is deleted on the server at once and never used again. A call whose tool
+raised, as the server says itself, leaves it OPEN, and so does one that certainly did not run (a 4xx, no connection, a
+full server).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ors_gym.errors import (
     SessionError,
     SessionLostError,
     StatusError,
+    ToolFailedError,
     TransportError,
 )
 from ors_gym.json_text import encode_json
@@ -362,7 +363,7 @@ class Session:
             ``ok=False``: an observation for the agent.
 
         Raises:
-            ToolFailedError: the tool raised.
+            ToolFailedError: the tool raised. The session can be used further.
             SessionLostError: the server no longer has the session.
             AmbiguousCallError: the call was cut off, and whether it ran is unknown.
             CallTimeoutError: it took longer than ``Timeouts.call_seconds``.
@@ -396,7 +397,8 @@ class Session:
             return await call.run(read)
         except ORSError as error:
             error = self._noted(error.at(tool=tool))
-            if call.may_have_run or isinstance(error, SessionError):
+            # A tool that raised has ended its call: the server says so, and the session lives on.
+            if isinstance(error, SessionError) or (call.may_have_run and not isinstance(error, ToolFailedError)):
                 self._give_up(str(error))
             raise error from error.__cause__
         except BaseException:

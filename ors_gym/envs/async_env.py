@@ -169,7 +169,7 @@ class AsyncORSEnv:
     included; a message that could not be read has one output without a call), ``images`` (of all outputs),
     ``reward_given`` (whether the environment gave a reward; without one it is 0.0), ``reason`` (only where an action
     was refused: ``not_found``, ``input_validation``, … of the server, ``no_tool_call``, ``invalid_json``, … of the
-    parser) and ``stop_reason`` (only at the end).
+    parser, ``tool_error`` where the tool raised) and ``stop_reason`` (only at the end).
     """
 
     def __init__(self, recipe: EnvRecipe) -> None:
@@ -252,7 +252,8 @@ class AsyncORSEnv:
         outputs, blocks = exchange.outputs, exchange.blocks
         given = [output.reward for output in outputs if output.reward is not None]
         refused = [output for output in outputs if not output.ok]
-        reward = sum(given, start=0.0) + self.recipe.penalty * len(refused)
+        mistakes = sum(not output.tool_raised for output in refused)
+        reward = sum(given, start=0.0) + self.recipe.penalty * mistakes
         info: dict[str, Any] = {
             "tool_calls": tuple(transition.action for transition in exchange.transitions),
             "outputs": outputs,

@@ -76,7 +76,7 @@ def outcome_of(episode: Trajectory, task: TaskIdentity, epoch: int, rules: Rules
         episode.num_turns,
         len(outputs),
         len(refused),
-        sum(output.reason in ("tool_error", "tool_failed") for output in refused),
+        sum(output.tool_raised for output in refused),
         *tokens_of(episode),
         episode.seconds,
         _prompt_sha256(episode),

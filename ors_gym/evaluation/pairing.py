@@ -27,7 +27,17 @@ __all__ = ["compare_pairs", "compare_results"]
 LARGEST_GAP = 0.05
 """Of the shares of first attempts that failed: retries replace hard episodes by luckier ones, and hide it."""
 ROUNDING = Fraction(1, 10**9)
-SAME = ("env", "split", "max_turns", "max_tokens", "max_episode_seconds", "toolset", "tools_sha256", "score_group")
+SAME = (
+    "env",
+    "split",
+    "max_turns",
+    "max_tokens",
+    "max_episode_seconds",
+    "toolset",
+    "tool_errors",
+    "tools_sha256",
+    "score_group",
+)
 """What two runs must have in common, as far as both say it."""
 
 

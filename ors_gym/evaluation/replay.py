@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
+from ors_gym.rollouts.exchange import observed_error
 from ors_gym.rollouts.options import open_session
 from ors_gym.trajectory import Trajectory
 from ors_gym.types import Message, ToolOutput
@@ -74,7 +75,13 @@ async def replay_episode(
             if prompt and not _same_prompt(prompt, await session.get_messages()):
                 return Replayed(episode, calls, "the prompt")
             for transition in episode.transitions:
-                output = await session.call_tool(transition.action.name, transition.action.input)
+                try:
+                    output = await session.call_tool(transition.action.name, transition.action.input)
+                except ORSError as error:
+                    observed = observed_error(error)
+                    if observed is None:
+                        raise
+                    output = observed
                 calls += 1
                 difference = _difference(transition.output, output)
                 if difference is not None:

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
@@ -29,6 +29,7 @@ from ors_gym.reporting.records import TrajectoryWriter
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.rollouts.exchange import run_all
 from ors_gym.rollouts.groups import FailurePolicy, run_groups
+from ors_gym.rollouts.options import SessionOptions
 from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.rollouts.tasks import TaskSampler
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
@@ -36,7 +37,7 @@ from ors_gym.types import GroupCandidate, GroupScore
 
 __all__ = ["Budget", "EvaluationRun", "evaluate", "prepare"]
 
-IDENTITY = ("env", "split", "seed", "max_turns", "max_tokens", "max_episode_seconds", "toolset")
+IDENTITY = ("env", "split", "seed", "max_turns", "max_tokens", "max_episode_seconds", "toolset", "tool_errors")
 """What must be the same for a run to go on in the same file."""
 
 
@@ -190,7 +191,7 @@ class _Player:
                 "return": outcome.value,
                 "reward": run.rules.reward,
             }
-            self.writer.write_group(group, note)
+            self.writer.write_group(group, note, returns=[outcome.value])
         self.outcomes.add(outcome)
         if run.on_episode is not None:
             run.on_episode(run, self.model, outcome)
@@ -238,8 +239,6 @@ async def prepare(
     retries: int = 2,
     budget: Budget | None = None,
     prices: Prices | None = None,
-    secrets: Mapping[str, str] | None = None,
-    toolset: str | None = None,
     out: FilePath | None = None,
     resume: bool = False,
     retry_failed: bool = False,
@@ -247,6 +246,7 @@ async def prepare(
     hidden: Sequence[str] = (),
     host: EpisodeHost | None = None,
     on_episode: Callable[[EvaluationRun, str, Outcome], None] | None = None,
+    **session: Unpack[SessionOptions],
 ) -> EvaluationRun:
     """An evaluation that is ready to be played. For the arguments see :func:`evaluate`."""
     rules, limits = rules or Rules(), limits or RolloutLimits()
@@ -275,7 +275,8 @@ async def prepare(
         "max_turns": limits.max_turns,
         "max_tokens": limits.max_tokens,
         "max_episode_seconds": limits.max_episode_seconds,
-        "toolset": toolset,
+        "toolset": session.get("toolset"),
+        "tool_errors": session.get("tool_errors", "observe"),
         "episodes": len(plan.tasks) * epochs,
         "epochs": epochs,
         "server_version": await _server_version(client),
@@ -301,7 +302,7 @@ async def prepare(
                     outcomes[name].add(outcome)
             outcomes[name].tokens = known[name].tokens.copy()
     if host is None:
-        host = EpisodeRunner(client, limits=limits, secrets=secrets, toolset=toolset)
+        host = EpisodeRunner(client, limits=limits, **session)
     return EvaluationRun(
         plan,
         models,
@@ -338,7 +339,8 @@ async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **opti
             - ``rules``: what an episode is worth and when there is no verdict (:class:`~ors_gym.evaluation.Rules`).
             - ``limits``, ``retries``, ``budget``: limits of an episode, attempts after a failed one, and limits of the
               whole run (:class:`Budget`); ``prices`` gives the cost of tokens.
-            - ``secrets``, ``toolset``: passed to every session.
+            - ``secrets``, ``toolset``, ``tools``, ``parallel_tool_calls``, ``tool_errors``: of every session (see
+              :class:`~ors_gym.rollouts.options.SessionOptions`).
             - ``out``: the file that every attempt is written to; ``resume`` goes on where that file ends, and
               ``retry_failed`` plays again what failed in it. ``hidden`` are texts to mask in it, and ``about`` is
               what to say of each model in it.

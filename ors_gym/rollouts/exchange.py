@@ -9,14 +9,17 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from ors_gym.errors import ORSError
+from ors_gym.errors import ORSError, StatusError, ToolFailedError
 from ors_gym.rollouts.options import SessionOptions
 from ors_gym.trajectory import Exchange, Reply, StopReason, Transition
 from ors_gym.types import Block, JSONObject, Message, TerminalTool, ToolCall, ToolOutput
 
-__all__ = ["Conversation", "ToolSession", "run_all"]
+__all__ = ["Conversation", "ToolSession", "observed_error", "run_all"]
 
 T = TypeVar("T")
+
+MAX_TOOL_ERRORS = 3
+"""Tool errors in a row, without another call between them, that fail an episode."""
 
 
 class ToolSession(Protocol):
@@ -24,6 +27,10 @@ class ToolSession(Protocol):
 
     async def call_tool(self, name: str, input: JSONObject | None = None) -> ToolOutput:
         """Call a tool, at most once."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask whether the session is still there; raises an ORSError if not."""
         ...
 
 
@@ -49,7 +56,8 @@ class Conversation:
         self._messages = list(self.prompt)
         self._session = session
         self._terminal = terminal_tool
-        self._parallel = (options or {}).get("parallel_tool_calls", False)
+        self._options = options or SessionOptions()
+        self._tool_errors = 0
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -141,7 +149,8 @@ class Conversation:
         return any(step.output.finished or (step.output.ok and step.action.name == terminal) for step in transitions)
 
     def _may_run_at_once(self, call: ToolCall) -> bool:
-        return self._parallel if isinstance(self._parallel, bool) else call.name in self._parallel
+        allowed = self._options.get("parallel_tool_calls", False)
+        return allowed if isinstance(allowed, bool) else call.name in allowed
 
     async def _call_at_once(self, calls: Sequence[ToolCall], transitions: list[Transition]) -> None:
         """Make these calls at once, wait for all, and add what came of them in order.
@@ -152,13 +161,43 @@ class Conversation:
 
         async def call_tool(place: int) -> None:
             call, called = calls[place], time.monotonic()
-            output = await self._session.call_tool(call.name, call.input)
+            output = await self._call_tool(call)
             answers[place] = Transition(call, output, time.monotonic() - called)
 
         try:
             await (call_tool(0) if len(calls) == 1 else run_all(map(call_tool, range(len(calls)))))
         finally:
             transitions += filter(None, answers)
+
+    async def _call_tool(self, call: ToolCall) -> ToolOutput:
+        """Call a tool; an error that is the agent's to read is an output, unless the options or the count say no."""
+        try:
+            output = await self._session.call_tool(call.name, call.input)
+        except ORSError as error:
+            observed = observed_error(error)
+            if observed is None:
+                raise
+            output = observed
+            if output.tool_raised:
+                self._tool_errors += 1
+                if self._options.get("tool_errors") == "fail" or self._tool_errors >= MAX_TOOL_ERRORS:
+                    raise
+            await self._session.ping()  # where the session is gone too, the episode fails
+        if not output.tool_raised:
+            self._tool_errors = 0
+        return output
+
+
+def observed_error(error: ORSError) -> ToolOutput | None:
+    """What the agent reads of a call that ended in an error while its session lives on; None for other errors.
+
+    That is an error that the tool raised, and a call that the server answers with 400.
+    """
+    if isinstance(error, ToolFailedError):
+        return ToolOutput(ok=False, error=f"Error: {error.message}", reason="tool_error")
+    if isinstance(error, StatusError) and error.status == 400 and not error.may_have_run:
+        return ToolOutput(ok=False, error=f"the call was refused: {error.detail}", reason="input_validation")
+    return None
 
 
 async def run_all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from ors_gym.client.client import ORSClient
 from ors_gym.client.session import Session
@@ -11,7 +11,17 @@ from ors_gym.redaction import Secret, reveal
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ToolList
 
-__all__ = ["SESSION_OPTIONS", "SessionOptions", "check_session_options", "open_session", "session_options_of"]
+__all__ = [
+    "SESSION_OPTIONS",
+    "SessionOptions",
+    "ToolErrors",
+    "check_session_options",
+    "open_session",
+    "session_options_of",
+]
+
+ToolErrors: TypeAlias = Literal["observe", "fail"]
+"""What becomes of a tool that raised while its session lives on."""
 
 
 class SessionOptions(TypedDict, total=False):
@@ -27,6 +37,10 @@ class SessionOptions(TypedDict, total=False):
     """Which calls of one message run at once: those of the tools named here, or all (True). None by default. The
     standard does not say whether two tools of a session may run at once; the environment's author knows. Neighbours in
     a message that may run at once do; any other call waits for those before it, and those after it wait for it."""
+    tool_errors: ToolErrors
+    """What becomes of a tool that raised while its session lives on. ``"observe"``, the default: the agent reads
+    ``Error: …`` as the result, with the reason ``tool_error``, and the episode goes on; three in a row without another
+    call between them fail it. ``"fail"``: the episode fails."""
 
 
 SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
@@ -37,13 +51,15 @@ def check_session_options(options: SessionOptions) -> SessionOptions:
     """``options`` as they are.
 
     Raises:
-        TypeError: an option has no meaning, or another name was given.
+        TypeError, ValueError: an option has no meaning, or another name was given.
     """
     unknown = sorted(options.keys() - set(SESSION_OPTIONS))
     if unknown:
         raise TypeError(f"unknown options {', '.join(unknown)}; a session has {', '.join(SESSION_OPTIONS)}")
     if isinstance(options.get("parallel_tool_calls"), str):
         raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
+    if options.get("tool_errors", "observe") not in ("observe", "fail"):
+        raise ValueError(f"tool_errors must be 'observe' or 'fail', not {options.get('tool_errors')!r}")
     return options
 
 

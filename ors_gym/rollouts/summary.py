@@ -46,6 +46,8 @@ class Summary:
     stop_reasons: Mapping[str, int]
     tool_calls: Mapping[str, int]
     """Calls by tool, those of failed episodes included."""
+    tool_errors: int
+    """Calls whose tool raised, in episodes that did not fail."""
     failures: Mapping[str, int]
     """Attempts that failed by kind, those that a later attempt made good included."""
 
@@ -81,6 +83,7 @@ class Summary:
             tokens=sum(tokens) if tokens else None,
             stop_reasons=Counter(str(episode.stop_reason) for episode in episodes),
             tool_calls=Counter(step.action.name for episode in episodes for step in episode.transitions),
+            tool_errors=sum(step.output.tool_raised for episode in played for step in episode.transitions),
             failures=Counter(failure.kind for group in groups for failure in group.failures),
         )
 

@@ -112,7 +112,7 @@ class Campaign:
             async with FaultyProxy(server.url, lambda request: self.world.plan(request, rng)) as proxy:
                 async with ORSClient(proxy.url, timeouts=self.world.timeouts) as client:
                     playing = run_groups(
-                        EpisodeRunner(client, policy),
+                        EpisodeRunner(client, policy, tool_errors="fail"),
                         tasks,
                         GROUP_SIZE,
                         num_groups=self.num_groups,

@@ -275,15 +275,14 @@ def test_a_call_over_its_time_gives_the_session_up(ledger):
     assert Ledger.executions[key] == 1
 
 
-def test_a_tool_that_raises_is_the_environments_fault_and_ends_the_session(ledger):
+def test_a_tool_that_raises_leaves_its_session_open(ledger):
     async def conversation() -> None:
         async with ORSClient(ledger.url) as client, client.session("ledger", split="train", index=0) as session:
             with pytest.raises(ToolFailedError) as caught:
                 await session.call_tool("reveal")
             assert "the secrets are {}" in str(caught.value)
             assert caught.value.tool == "reveal"
-            with pytest.raises(SessionLostError, match="the secrets are"):
-                await session.call_tool("work", {"key": "after"})
+            assert (await session.call_tool("work", {"key": "after"})).text == "done"
 
     asyncio.run(conversation())
 

@@ -177,7 +177,8 @@ def test_two_rollouts_do_not_share_tools_or_tasks(echo: Callable, play: Callable
 
 
 def test_a_crash_is_nobodys_reward_whatever_was_paid_before(echo: Callable, play: Callable):
-    working, crashing = echo(say("hello")), echo(ToolCall("half"), ToolCall("crash"), name="crashing")
+    working = echo(say("hello"))
+    crashing = echo(ToolCall("half"), ToolCall("crash"), name="crashing", tool_errors="fail")
     with ORSRollouts.mix(working, crashing) as mixed:
         columns, batch = play(mixed, 0, 4)
 

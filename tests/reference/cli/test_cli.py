@@ -95,8 +95,15 @@ def test_an_environment_cannot_drive_the_terminal(cli, start_server):
     assert "\ufffd]0;owned\ufffd\ufffd2J [red]not markup[/red] \u2028ü🙂" in out
 
 
-def test_a_tool_that_fails_is_one_clear_line(cli, counter_server):
-    status, _, err = cli("play", counter_server.url, typed="crash\n")
+def test_a_tool_that_raises_is_shown_and_the_episode_goes_on(cli, counter_server):
+    status, out, _ = cli("play", counter_server.url, typed='crash\nadd {"amount": 1}\n')
+    assert status == 0
+    assert "Error: the counter broke" in out
+    assert "The episode is over. Sum of the rewards: 1" in out
+
+
+def test_a_tool_that_fails_the_episode_is_one_clear_line(cli, counter_server):
+    status, _, err = cli("play", counter_server.url, "--tool-errors", "fail", typed="crash\n")
     assert status == 1
     assert err.startswith("ors-gym: ")
     assert "the counter broke" in err
@@ -236,6 +243,7 @@ def test_json_is_all_that_is_printed_where_it_is_asked_for(cli, counter_server):
         "tokens": 0,
         "stop_reasons": {"finished": 4},
         "tool_calls": {"add": 6},
+        "tool_errors": 0,
         "failures": {},
     }
 

@@ -207,7 +207,7 @@ class TestRewardsAndEnds:
             make(**limits)
 
     def test_a_world_fault_is_raised_and_the_environment_can_be_reset(self, make, server):
-        env = make("faulty")
+        env = make("faulty", tool_errors="fail")
         env.reset(options={"task_index": 2})
         env.step(ToolCall("act"))
         with pytest.raises(ToolFailedError, match="something broke"):

@@ -35,6 +35,7 @@ def make_vec(server):
     made = []
 
     def make_vec(num_envs, env_name, **options):
+        options = {"tool_errors": "fail"} | options
         made.append(gym.make_vec("ors_gym/ORS-v0", num_envs=num_envs, url=server.url, env_name=env_name, **options))
         return made[-1]
 

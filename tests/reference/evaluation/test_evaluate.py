@@ -124,7 +124,7 @@ def test_epochs_are_played_one_after_another_over_all_tasks(server):
 def test_a_failed_episode_is_no_zero_and_the_first_attempts_that_failed_are_counted(server, tmp_path):
     server.sums.broken = {0}
     server.sums.broken_once = {1, 2}
-    evaluation = played(server, out=tmp_path / "run.jsonl", retries=1)
+    evaluation = played(server, out=tmp_path / "run.jsonl", retries=1, tool_errors="fail")
     (result,) = evaluation.results
     assert (result.counts["failed"], result.counts["first_attempts_failed"]) == (1, 3)
     assert result.success.value == pytest.approx(8 / 11)
@@ -234,7 +234,9 @@ def test_prices_give_the_cost_of_every_attempt(server, tmp_path):
             )
 
     prices = {"m": {"input_tokens": 1.0, "cached_tokens": 0.5, "output_tokens": 2.0}}
-    evaluation = played(server, {"m": Wordy(9)}, prices=prices, retries=1, out=tmp_path / "run.jsonl")
+    evaluation = played(
+        server, {"m": Wordy(9)}, prices=prices, retries=1, out=tmp_path / "run.jsonl", tool_errors="fail"
+    )
     usage = evaluation.results[0].usage
     assert usage["cost"] == pytest.approx(13 * (600 * 1.0 + 400 * 0.5 + 100 * 2.0) / 1e6)
     assert (usage["total_input_tokens"], usage["mean_reasoning_tokens"]) == (13_000, 60.0)

@@ -65,7 +65,8 @@ def test_a_tool_call_is_put_together_from_its_streamed_pieces(chat: ChatServer, 
 
     reply = run(ask(chat))
 
-    assert reply == Reply("Let me guess.", (ToolCall("guess", {"word": "crane"}),), num_tokens=17)
+    assert reply == Reply("Let me guess.", (ToolCall("guess", {"word": "crane"}),), num_tokens=17, num_prompt_tokens=9)
+    assert [call.id for call in reply.tool_calls] == ["call-0"]
 
 
 def test_calls_that_are_streamed_at_once_keep_their_order_and_their_pieces(chat: ChatServer, run: Callable):

@@ -186,10 +186,8 @@ def test_a_message_that_cannot_be_read_as_a_call_is_told_to_the_policy(counter_s
     assert trajectory.messages[2].text == "No tool was called"
 
 
-def test_a_tool_that_crashes_fails_the_episode_which_then_has_no_end_of_its_own(
-    counter_server: RunningServer, run: Callable
-):
-    trajectory = run(play(counter_server, ScriptedPolicy([LOOK, ToolCall("crash")])))
+def test_a_failed_episode_has_no_end_of_its_own(counter_server: RunningServer, run: Callable):
+    trajectory = run(play(counter_server, ScriptedPolicy([LOOK, *[ToolCall("crash")] * 3])))
 
     assert trajectory.failed
     assert not trajectory.terminated
@@ -229,7 +227,8 @@ class Unlucky:
 
 async def play_group(server: RunningServer, policy: object, size: int, failures: FailurePolicy) -> TrajectoryGroup:
     async with ORSClient(server.url) as client:
-        return await run_group(EpisodeRunner(client, policy), THREE, size, failures=failures)
+        runner = EpisodeRunner(client, policy, tool_errors="fail")
+        return await run_group(runner, THREE, size, failures=failures)
 
 
 def test_a_failed_member_is_played_again_on_a_fresh_session(counter_server: RunningServer, run: Callable):
@@ -469,7 +468,9 @@ def test_a_fault_of_one_call_ends_its_neighbours_too_and_fails_the_episode(
 ):
     async def burst() -> Trajectory:
         async with ORSClient(counter_server.url) as client:
-            runner = EpisodeRunner(client, Says(LOOK, ToolCall("crash"), ADD), parallel_tool_calls=True)
+            runner = EpisodeRunner(
+                client, Says(LOOK, ToolCall("crash"), ADD), parallel_tool_calls=True, tool_errors="fail"
+            )
             return await runner.run_episode(THREE)
 
     trajectory = run(burst())

@@ -46,12 +46,15 @@ async def play_groups(
     server: RunningServer, policy: object, tasks: Iterable[TaskRef] = TASKS, size: int = 2, **options: Any
 ) -> list[TrajectoryGroup]:
     async with ORSClient(server.url) as client:
-        return [group async for group in run_groups(EpisodeRunner(client, policy), tasks, size, **options)]
+        return [
+            group
+            async for group in run_groups(EpisodeRunner(client, policy, tool_errors="fail"), tasks, size, **options)
+        ]
 
 
 async def play_one(server: RunningServer, policy: object, size: int, task: TaskRef = TASKS[2], **options: Any):
     async with ORSClient(server.url) as client:
-        return await run_group(EpisodeRunner(client, policy), task, size, **options)
+        return await run_group(EpisodeRunner(client, policy, tool_errors="fail"), task, size, **options)
 
 
 def failing(**options: Any) -> FailurePolicy:

@@ -19,7 +19,7 @@ def test_the_command_line_takes_every_option_of_a_session_but_tools_known_before
     parser = argparse.ArgumentParser()
     add_task_options(parser)
     given = session_options(parser.parse_args(["--secret", "KEY=v", "--toolset", "files", "--parallel-tool-calls"]))
-    assert given == {"secrets": {"KEY": "v"}, "toolset": "files", "parallel_tool_calls": True}
+    assert given == {"secrets": {"KEY": "v"}, "toolset": "files", "parallel_tool_calls": True, "tool_errors": "observe"}
     assert set(given) == set(SESSION_OPTIONS) - {"tools"}
 
 
