@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ors_gym.client.client import ORSClient
+from ors_gym.client.timeouts import Timeouts
 from ors_gym.rollouts.options import SessionOptions
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "CommandError",
     "InputError",
     "NoVerdictError",
+    "add_connection_options",
     "add_secret_option",
     "add_server_options",
     "add_task_options",
@@ -23,6 +26,8 @@ __all__ = [
     "at_least",
     "choose_env",
     "choose_split",
+    "client_options",
+    "hidden_values",
     "make_client",
     "secrets",
     "session_options",
@@ -54,7 +59,19 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     """The server, and which of its environments."""
     parser.add_argument("url", help="the server, for example http://localhost:8080")
     parser.add_argument("--env", metavar="NAME", help="the environment (default: the server's first)")
+    add_connection_options(parser)
+
+
+def add_connection_options(parser: argparse.ArgumentParser) -> None:
+    """How the server is reached."""
     parser.add_argument("--api-key", metavar="KEY", help="default: the environment variable ORS_API_KEY")
+    parser.add_argument(
+        "--header", metavar="NAME:VALUE", action="append", default=[], help="a header of every request; repeatable"
+    )
+    parser.add_argument("--ca", metavar="FILE", help="the certificates of a private authority, a file or a folder")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="for each request and tool call (default: 120 and 1800)"
+    )
 
 
 def add_task_options(parser: argparse.ArgumentParser, *, split: str = "the split (default: one of type train)") -> None:
@@ -103,9 +120,33 @@ def at_least(least: int) -> Callable[[str], int]:
 def make_client(arguments: argparse.Namespace) -> ORSClient:
     """The client of the server that was named."""
     try:
-        return ORSClient(arguments.url, api_key=api_key(arguments))
+        return ORSClient(arguments.url, **client_options(arguments))
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(str(error).replace("verify=", "--ca ")) from None
+
+
+def client_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the client, as the command line gives them."""
+    headers: dict[str, str] = {}
+    for item in arguments.header:
+        name, colon, value = item.partition(":")
+        if not colon:
+            raise InputError("--header is NAME:VALUE")
+        headers[name.strip()] = value.strip()
+    options: dict[str, Any] = {"api_key": api_key(arguments), "headers": headers}
+    if arguments.ca is not None:
+        options["verify"] = arguments.ca
+    if arguments.timeout is not None:
+        if not arguments.timeout > 0:
+            raise InputError("--timeout is a positive number of seconds")
+        options["timeouts"] = Timeouts(request_seconds=arguments.timeout, call_seconds=arguments.timeout)
+    return options
+
+
+def hidden_values(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What no record and no page may hold."""
+    headers = (item.partition(":")[2].strip() for item in arguments.header)
+    return tuple(filter(None, (*secrets(arguments).values(), api_key(arguments), *headers)))
 
 
 def api_key(arguments: argparse.Namespace) -> str | None:

@@ -19,10 +19,10 @@ from ors_gym.cli.arguments import (
     NoVerdictError,
     add_server_options,
     add_task_options,
-    api_key,
     at_least,
     choose_env,
     choose_split,
+    hidden_values,
     make_client,
     secrets,
     session_options,
@@ -121,7 +121,7 @@ class _Eval:
         for spec in arguments.model:
             policy = make_policy(spec, arguments, "--model")
             self.models[_shown_name(spec, policy)] = policy
-        self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key(arguments))))
+        self.hidden = tuple(filter(None, (*hidden_values(arguments), model_key(arguments))))
         if arguments.retry_failed and not arguments.resume:
             raise InputError("--retry-failed goes on with a run: say --resume and --out")
         if arguments.resume and not arguments.out:

@@ -8,7 +8,6 @@ import importlib
 import io
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import cast
@@ -25,10 +24,10 @@ from ors_gym.cli.arguments import (
     InputError,
     add_server_options,
     add_task_options,
-    api_key,
     at_least,
     choose_env,
     choose_split,
+    client_options,
     make_client,
     secrets,
     session_options,
@@ -39,7 +38,7 @@ from ors_gym.client.portal import Portal
 from ors_gym.errors import ORSError
 from ors_gym.policies.endpoint import EndpointRefusedError
 from ors_gym.rollouts.options import open_session
-from ors_gym.testing import Outcome, check_server
+from ors_gym.testing import CheckReport, Outcome, check_server
 from ors_gym.trajectory import TaskRef
 
 __all__ = ["main"]
@@ -131,6 +130,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     command("list", _list, "list a server's environments, splits and tools")
     check = command("check", _check, "check that a server keeps to the protocol; no tool is run")
+    check.add_argument("--format", choices=("text", "json", "junit"), default="text", help="(default: %(default)s)")
     play = command("play", _play, "play an episode yourself", PLAY)
     rolling = command("rollout", rollout, "play episodes with a policy and sum them up", rollout_command.HELP)
     rollout_command.add_options(rolling)
@@ -182,27 +182,34 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _check(arguments: argparse.Namespace, console: Console) -> int:
-    styles = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.SKIP: "yellow"}
     make_client(arguments)  # says what is wrong with the URL
     work = check_server(
         arguments.url,
         env_name=arguments.env,
         split=arguments.split,
         index=arguments.index,
-        api_key=api_key(arguments),
         secrets=secrets(arguments),
+        client_options=client_options(arguments),
     )
     report = asyncio.run(work)
+    if arguments.format == "text":
+        _print_report(report, console)
+    else:
+        print(report.to_json() if arguments.format == "json" else report.to_junit())
+    return 0 if report.ok else FAILURE
+
+
+def _print_report(report: CheckReport, console: Console) -> None:
+    styles = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.WARN: "yellow", Outcome.SKIP: "dim"}
     table = Table.grid(padding=(0, 2))
     for check in report.checks:
         message = Text(visible(check.message))
-        if check.outcome is Outcome.FAIL:
-            message.append(f"\nExpected: {check.statement}", style="dim")
-        table.add_row(Text(check.outcome, style=styles[check.outcome]), check.name, message)
+        if check.outcome in (Outcome.FAIL, Outcome.WARN):
+            message.append(f"\n{str(check.level).capitalize()}: {check.statement}", style="dim")
+        table.add_row(Text(check.outcome, style=styles[check.outcome]), check.number, check.name, message)
     console.print(table)
-    counts = Counter(check.outcome for check in report.checks)
-    say(console, f"{counts[Outcome.PASS]} passed, {counts[Outcome.FAIL]} failed, {counts[Outcome.SKIP]} skipped")
-    return 0 if report.ok else FAILURE
+    passed, failed, warned, skipped = (report.counts[outcome] for outcome in Outcome)
+    say(console, f"{passed} passed, {failed} failed, {warned} not met though not required, {skipped} skipped")
 
 
 # ------------------------------------------------------------------- play

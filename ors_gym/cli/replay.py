@@ -9,7 +9,16 @@ from contextlib import aclosing
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import FAILURE, NO_VERDICT, InputError, add_secret_option, at_least, make_client, secrets
+from ors_gym.cli.arguments import (
+    FAILURE,
+    NO_VERDICT,
+    InputError,
+    add_connection_options,
+    add_secret_option,
+    at_least,
+    make_client,
+    secrets,
+)
 from ors_gym.cli.play import say
 from ors_gym.evaluation.files import read_scored, run_file
 from ors_gym.evaluation.replay import replay
@@ -34,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its file of episodes")
     parser.add_argument("url", help="the server, for example http://localhost:8080")
-    parser.add_argument("--api-key", metavar="KEY", help="default: the environment variable ORS_API_KEY")
+    add_connection_options(parser)
     add_secret_option(parser)
     parser.add_argument("--limit", metavar="N", type=at_least(1), help="the first N episodes (default: all)")
     parser.add_argument("--concurrency", metavar="N", type=at_least(1), default=16, help="(default: %(default)s)")

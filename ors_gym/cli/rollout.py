@@ -20,10 +20,10 @@ from ors_gym.cli.arguments import (
     FAILURE,
     InputError,
     add_task_options,
-    api_key,
     at_least,
     choose_env,
     choose_split,
+    hidden_values,
     make_client,
     secrets,
     session_options,
@@ -61,7 +61,7 @@ scored. Ctrl-C closes every session, and leaves the file and the report with wha
 """
 
 NOT_SETTINGS = (
-    *("command", "secret", "api_key", "model_key", "base_url"),
+    *("command", "secret", "api_key", "header", "ca", "timeout", "model_key", "base_url"),
     *("report", "out", "resume", "json"),
 )
 """Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
@@ -116,7 +116,7 @@ class _Rollout:
         self.console = console
         self.secrets = secrets(arguments)
         self.policy = make_policy(arguments.policy, arguments)
-        self.hidden = tuple(filter(None, (*self.secrets.values(), api_key(arguments), model_key(arguments))))
+        self.hidden = tuple(filter(None, (*hidden_values(arguments), model_key(arguments))))
         self.num_groups = -(-arguments.episodes // arguments.group_size)
         self.groups: list[TrajectoryGroup] = []
         self.settings: dict[str, Any] = {}

@@ -106,10 +106,10 @@ class Creation:
         """The next form to try."""
         if not isinstance(refused, StatusError) or refused.status not in REFUSALS or _exists(refused):
             return None
-        if self._values and not form.secrets_in_header:
-            return replace(form, secrets_in_header=True)
         if "index" in self.source and not form.by_task and "task_spec" in refused.detail:
             return replace(form, by_task=True)
+        if self._values and not form.secrets_in_header:
+            return replace(form, secrets_in_header=True)
         return None
 
 

@@ -176,7 +176,7 @@ class Session:
                 if error.status == 400 and "already exists" in error.detail.lower():
                     return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
                 if error.status not in (502, 503, 504):
-                    self._connection.in_background(self._delete("/delete_session"))
+                    self._connection.in_background(self._delete("/delete", "/delete_session"))
                     raise
             if await self._exists():
                 return True
