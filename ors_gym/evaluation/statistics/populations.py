@@ -71,12 +71,14 @@ def of_the_split(estimate: Estimate, scores: Sequence[TaskScores], num_tasks: in
     tasks = [task for task in scores if task.scored]
     if estimate.value is None or len(tasks) < 2:
         return estimate
-    if any(task.scored < 2 for task in tasks):
+    within_tasks = {task.task: statistics.variance(task.returns) for task in tasks if task.scored > 1}
+    if not within_tasks:
         note = "one epoch: no error can be given for this list of tasks"
         return replace(estimate, se=None, df=None, interval=None, method="", notes=(note,))
+    usual = statistics.fmean(within_tasks.values())  # of a task of which a single episode is scored
     share = min(1.0, len(tasks) / num_tasks)
     between = statistics.variance(task.mean for task in tasks) / len(tasks)
-    within = statistics.fmean(statistics.variance(task.returns) / task.scored for task in tasks) / len(tasks)
+    within = statistics.fmean(within_tasks.get(task.task, usual) / task.scored for task in tasks) / len(tasks)
     se = math.sqrt((1.0 - share) * between + share * within)
     begun = replace(estimate, se=se, df=float(len(tasks) - 1), interval=None, method="two-stage", notes=())
     return _with_interval(begun, rate)

@@ -298,6 +298,13 @@ class TestStandAloneVectors:
         assert (estimate.se, estimate.interval) == (None, None)
         assert "one epoch" in estimate.notes[0]
 
+    def test_a_task_with_a_single_scored_episode_does_not_take_the_error_of_the_split_away(self) -> None:
+        whole = [TaskScores(str(place), (1.0, 0.0)) for place in range(10)]
+        part = [*whole[:9], TaskScores("9", (1.0,), failed=1)]
+        for scores, within in ((whole, 0.5 / 2), (part, 0.5 * (9 / 2 + 1) / 10)):
+            estimate = of_the_split(mean_return(scores), scores, 10)
+            assert estimate.se == near(math.sqrt(within / 10))
+
     def test_detectable_difference(self) -> None:
         expected = ALONE["detectable"]
         assert detectable_difference(expected["se"], expected["df"]) == near(expected["difference"])
