@@ -6,6 +6,7 @@
 # make test-vllm    … with those that install beside vLLM
 # make check        set up, then lint, check the format, the import layers and the types
 # make wheel-test   build the wheel, and try it with each extra alone in a fresh environment
+# make readme-test  run README's commands in order, from an empty environment
 # make lock         compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test test-nightly test-lowest test-latest test-vllm check wheel-test lock format system clean help
+.PHONY: demo test test-nightly test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -57,6 +58,9 @@ check: $(VENV)/.dev
 
 wheel-test: $(VENV)/.dev
 	$(BIN)/python .ci/wheel_test.py $(ARGS)
+
+readme-test: $(VENV)/.dev
+	$(BIN)/python .ci/readme_test.py
 
 lock: $(VENV)/.dev
 	BIN=$(BIN) .ci/lock $(ARGS)

@@ -105,6 +105,8 @@ def test_every_other_command_is_one_that_another_test_runs():
     assert others == [
         "make demo",  # tests/docs/test_demo.py runs what it runs; CI runs make test
         "make test",
+        ". .venv/bin/activate",  # .ci/readme_test.py runs all of them, in order
         "python examples/buttons.py --port 8080 &",  # tests/docs/test_demo.py
         "python examples/train_grpo.py --help",  # tests/docs/test_demo.py
+        'pip install "gymnasium[box2d]"',
     ]
