@@ -92,7 +92,7 @@ USES: dict[str, list[str]] = {
     "serve": [SERVE],
     "trl": [PLAY, f"python train_grpo.py --no-ray --url URL --env buttons {ONE_STEP}"],
     "openenv": [OPENENV],
-    "metrics": ["python -c 'import ors_gym, prometheus_client'"],
+    "eval": ["ors-gym eval URL --env buttons --model random --sample 8 --split test --out run"],
     "datasets": [DATASET],
     "demo": [f"python train_grpo.py {ONE_STEP}"],
     "all": [PLAY, POOL, OPENENV, f"python train_grpo.py {ONE_STEP}", "ors-gym new game", "ors-gym gates game"],
@@ -165,7 +165,7 @@ def main() -> None:
         wheel = next(folder.glob("*.whl"))
         server = environment_with("server", wheel, folder, lowest=options.lowest)
         url = f"http://127.0.0.1:{free_port()}"
-        buttons = [server / "python", ROOT / "examples/buttons.py", "--port", url.rpartition(":")[2]]
+        buttons = [str(server / "python"), str(ROOT / "examples/buttons.py"), "--port", url.rpartition(":")[2]]
         with subprocess.Popen(buttons, cwd=folder, stdout=subprocess.DEVNULL) as serving:
             try:
                 wait_for(url)

@@ -147,8 +147,6 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
 def _complete(parser: argparse.ArgumentParser, name: str, module: str) -> None:
     try:
         command = importlib.import_module(module)  # by name: the core imports no integration
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name} needs the package {error.name}: pip install 'ors-gym[server]'") from None
     except ImportError as error:  # names its extra
         raise InputError(f"{name}: {error}") from None
     parser.description = command.HELP

@@ -42,11 +42,12 @@ def test_every_module_says_what_it_is(module: str):
     [
         ("import ors_gym_ray", "ray", "ray"),
         ("from ors_gym_ray import serve_app", "ray.serve", "serve"),
-        ("import ors_gym_server", "starlette", "server"),
+        ("import ors_gym_server", "pydantic", "server"),
         ("from ors_gym_server.run import serve", "uvicorn", "server"),
         ("from ors_gym_server import from_openenv", "openenv", "openenv"),
         ("import ors_gym_trl", "accelerate", "trl"),
         ("import ors_gym_trl.rollouts", "trl", "trl"),
+        ("import ors_gym.evaluation", "scipy", "eval"),
         ("from ors_gym.reporting.records import to_dataset; to_dataset([])", "datasets", "datasets"),
     ],
 )

@@ -116,9 +116,12 @@ def test_the_command_says_what_it_wrote_and_what_to_try(tmp_path: Path, capsys: 
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(cli.SERVER_COMMANDS, "new", ("ors_gym_no_such_server", ""))
+    needs = 'from ors_gym.extras import packages_of\nwith packages_of("server"):\n    import no_such_package'
+    (tmp_path / "needing.py").write_text(needs)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.SERVER_COMMANDS, "new", ("needing", ""))
     assert cli.main(["new", "x"]) == 2
     assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
 

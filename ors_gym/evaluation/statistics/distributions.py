@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-try:
+from ors_gym.extras import packages_of
+
+with packages_of("eval"):
     from scipy import special  # pyright: ignore[reportMissingTypeStubs]
-except ImportError as error:
-    raise ImportError("ors_gym.evaluation needs SciPy: pip install 'ors-gym[eval]'") from error
 
 __all__ = ["binomial_tail", "normal_quantile", "t_power", "t_quantile", "t_two_sided_p"]
 
