@@ -1,13 +1,13 @@
-# make demo         set up, then train a small model with GRPO on an ORS server and write a page about it
-# make test         set up, then run the tests, with the versions of constraints/locked.txt
-# make test-nightly what takes minutes: ranks that are killed, …
-# make test-lowest  … with the lowest versions that are declared
-# make test-latest  … with the newest versions there are
-# make test-vllm    … with those that install beside vLLM
-# make check        set up, then lint, check the format, the import layers and the types
-# make wheel-test   build the wheel, and try it with each extra alone in a fresh environment
-# make readme-test  run README's commands in order, from an empty environment
-# make lock         compile constraints/ again; ARGS=--upgrade moves them to the newest versions
+# make demo          set up, then train a small model with GRPO on an ORS server and write a page about it
+# make test          set up, then run the tests, with the versions of constraints/locked.txt
+# make test-lowest   … with the lowest versions that are declared
+# make test-latest   … with the newest versions there are
+# make test-vllm     … with those that install beside vLLM
+# make test-nightly  … those tests that take minutes
+# make check         set up, then lint, check the format, the import layers and the types
+# make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
+# make readme-test   run README's commands in order, from an empty environment
+# make lock          compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
 # JOBS=2             processes that the tests run in
@@ -29,7 +29,7 @@ INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -14
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)

@@ -103,9 +103,9 @@ USES: dict[str, list[str]] = {
 def run(*command: str | Path, cwd: Path, **variables: str) -> None:
     """Run a command that knows nothing of the repository; its output is shown only if it fails."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY_", "VIRTUAL_ENV"))}
-    environment = {**own, "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    environment = {**own, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", **variables}
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)}\n{done.stdout}{done.stderr}failed: {done.returncode}")
 
