@@ -524,3 +524,23 @@ def test_an_endpoint_that_refuses_ends_the_run_and_leaves_no_session(
     with pytest.raises(EndpointRefusedError):
         run(play(chat, counter_server, ChatPolicy(chat.url, "m")))
     assert not counter_server.live_sessions
+
+
+@pytest.mark.parametrize(
+    ("parser", "said"),
+    [("plain", {}), ("xml", {"tool_choice": "none"}), ("gemma", {"tool_choice": "none", "skip_special_tokens": False})],
+)
+def test_a_server_is_told_that_it_need_not_parse_calls(chat: ChatServer, run: Callable, parser, said):
+    chat.answers = [says("crane")]
+
+    run(ask(chat, parser=parser))
+
+    asked = chat.bodies[0]
+    assert {key: asked[key] for key in ("tool_choice", "skip_special_tokens") if key in asked} == said
+
+
+def test_the_schemas_type_the_arguments_of_calls_in_the_text(chat: ChatServer, run: Callable):
+    text = "<tool_call>\n<function=guess>\n<parameter=word>\n2\n</parameter>\n</function>\n</tool_call>"
+    chat.answers = [says(text)]
+
+    assert run(ask(chat, parser="xml")).tool_calls == (ToolCall("guess", {"word": "2"}),)
