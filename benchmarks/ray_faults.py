@@ -1,4 +1,4 @@
-"""Groups on Ray actors while the world breaks: how many were asked for, and what came back.
+"""Groups on Ray actors under infrastructure failures: how many were asked for, and what came back.
 
     PYTHONPATH=. python benchmarks/ray_faults.py [--groups 40]
 

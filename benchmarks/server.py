@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
 async def drive(
     url: str, tool: str, input: dict[str, Any], connections: int, seconds: float, pid: int
 ) -> dict[str, float]:
-    """Calls for so long over so many connections."""
+    """Calls for a given time over a given number of connections."""
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=16)) as client:
         requests = [await _open(client, tool, input) for _ in range(connections)]
         port = httpx.URL(url).port

@@ -60,7 +60,7 @@ class SessionThread:
                 result = context.run(fn, *args)
             except BaseException as raised:  # whatever a tool raises is the caller's to see
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed: no one waits
                 loop.call_soon_threadsafe(self._deliver, future, result, error)
             del job, loop, future, context, fn, args, result, error
 

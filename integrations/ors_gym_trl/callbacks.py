@@ -64,7 +64,7 @@ class ReportCallback(_BatchListener):
         rollouts: Whose batches to record.
         path: The page; None writes none.
         record: The record to fill: its title, settings and baseline are the caller's to set.
-        write_every_steps: The page is written anew each so many steps, and at the end.
+        write_every_steps: Steps between two writes of the page; it is also written at the end.
         sample_every_steps: How often a whole group's trajectories are kept for the page.
         on_step: Called with each new :class:`~ors_gym.reporting.page.StepRecord`, for a progress display.
         secrets: Strings to mask wherever they occur on the page.

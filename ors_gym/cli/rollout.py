@@ -56,7 +56,7 @@ openai:MODEL asks any endpoint with OpenAI's chat completions: vLLM, SGLang, lla
 from OPENAI_API_KEY. A policy of your own is an object with `async def act(self, turn: Turn) -> Reply` (see
 ors_gym.policies.policy), or a class or function that makes one without arguments; it is named as module:name.
 
-An episode that the world breaks (a crashed tool, a lost connection) is played again on a fresh session and is never
+An episode that fails (a lost connection, a lost session) is played again on a fresh session and is never
 scored. Ctrl-C closes every session, and leaves the file and the report with what there is.
 """
 
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     policy.add_argument("--seed", metavar="N", type=int, default=0, help="of the random policy (default: %(default)s)")
     add_endpoint_options(policy)
 
-    broken = parser.add_argument_group("when the world breaks an episode")
+    broken = parser.add_argument_group("on infrastructure failure")
     broken.add_argument(
         "--retries", metavar="N", type=at_least(0), default=2, help="on fresh sessions (default: %(default)s)"
     )

@@ -71,8 +71,7 @@ class ORSClient:
         max_connections: how many requests may be under way at once; the rest wait. None is three quarters of the
             files this process may open. A tool call counts as long as it runs; pings and deletions do not wait for it.
         ping_seconds: how old a session's last request may become before it is pinged.
-        journal: told of every session before it is created and after it was deleted, for whoever may have to clean up
-            behind this process.
+        journal: notes every session before it is created and after it was deleted, so that another can clean up.
     """
 
     @types_in_words

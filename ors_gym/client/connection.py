@@ -69,7 +69,7 @@ class Connection:
         hosted: use the hosted platform's layout: ``api.`` and ``sessions.`` before the host.
         sender: sends the requests.
         pinger: keeps idle sessions alive.
-        journal: is told of every session before it is created and after it was deleted.
+        journal: notes every session before it is created and after it was deleted.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Connection:
     # ---------------------------------------------------------------- deleting sessions
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` to its end, whoever waits for it; :meth:`aclose` does."""
+        """Run ``work`` to its end, also if its caller is cancelled; :meth:`aclose` waits for it."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

@@ -391,7 +391,7 @@ class Session:
         return Call(self._sender, Request("POST", url, headers, redact=self._redact), payload, task_id=task_id)
 
     async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
-        """Bring a tool call to its end, and give the session up if nobody knows what became of it."""
+        """Bring a tool call to its end, and give the session up if its outcome is unknown."""
         self._connection.pinger.touch(self)
         try:
             return await call.run(read)

@@ -178,7 +178,7 @@ class Call:
                 limit = timeouts.silence_seconds if self._heard else limit
                 raise RequestTimeoutError(f"silent for {limit:g} s") from None
         except (TransportError, ProtocolError):
-            if not self._answered:  # after the result, how the stream ends is nobody's concern
+            if not self._answered:  # after the result, how the stream ends does not matter
                 raise
         if not self._answered:
             raise ConnectionLostError("the event stream ended before the result")

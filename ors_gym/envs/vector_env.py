@@ -255,7 +255,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
             raise AlreadyPendingCallError(f"members {busy} have steps under way: recv them first", "recv")
 
     def _check_alive(self, tasks: int) -> None:
-        """Raise the last error when no member could begin any of its last so many tasks."""
+        """Raise the last error when no member could begin one of its last tasks."""
         error = self._members[-1].down
         if error is not None and all(member.tasks_missed >= tasks for member in self._members):
             raise error
@@ -355,7 +355,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
 
 
 class _InfoBatch(VectorEnv[Any, Any, Any]):
-    """Gymnasium's rules for batching infos, over so many members."""
+    """Gymnasium's rules for batching infos."""
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs

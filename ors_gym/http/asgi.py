@@ -88,7 +88,7 @@ class _Exchange(httpx.AsyncByteStream):
         raise httpx.RemoteProtocolError(f"the application ended in the middle of its answer ({self.error!r})")
 
     async def aclose(self) -> None:
-        """Tell the application that nobody listens any more, and leave the rest to it, as a server does."""
+        """Report a disconnect to the application and leave the rest to it, as a server does."""
         self._gone.set()
 
 

@@ -37,7 +37,7 @@ KEEPALIVE_SECONDS = 4.0
 closes while a request is on its way leaves a call that may or may not have run."""
 
 MAX_TARGETS = 4096
-"""How many URLs are kept taken apart: whoever passes on what others ask for does not choose how many there are."""
+"""Size of the parsed-URL cache; bounded because a proxy's clients choose the URLs."""
 
 PAUSE_BYTES = 1 << 20
 """How much of an answer may lie unread before the server is asked, by TCP's own means, to wait."""
@@ -287,7 +287,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrives."""
         if self._complete:
-            self._fault = ProtocolError("the server sent bytes that nobody asked for")
+            self._fault = ProtocolError("the server sent bytes that were not asked for")
             self.close()
             return
         self._without_body += len(data)
@@ -317,7 +317,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """An answer begins; a second one in a row is somebody's mistake, or an attack."""
         if self._complete:
-            self._fault = ProtocolError("the server sent a second answer that nobody asked for")
+            self._fault = ProtocolError("the server sent a second answer to one request")
             self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -3,7 +3,7 @@
 An ASGI application that knows nothing of environments. Which server takes a new session, and which one holds a session,
 is what its :class:`Backends` say; the proxy passes requests on and answers back, piece by piece as they come, so that
 event streams arrive as the server sends them. A client that leaves takes its request to the server with it, and a
-server that dies in the middle of an answer cuts the answer: whoever reads it knows that it is not whole.
+server that dies in the middle of an answer cuts the answer: its reader knows that it is not whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOP_BY_HOP = frozenset(
 """Headers of a request that concern one connection; the one to the server has its own."""
 
 NOT_PASSED_BACK = frozenset(("connection", "keep-alive", "transfer-encoding", "date", "server"))
-"""Headers of an answer that whoever runs the proxy writes itself."""
+"""Headers of an answer that the ASGI server writes itself."""
 
 
 class Backends(Protocol):
@@ -116,7 +116,7 @@ class StickyProxy:
                 headers[name.decode("latin-1")] = value.decode("latin-1")
         method = scope["method"]
         if method == "HEAD":
-            method = "GET"  # whoever runs the proxy leaves the body out
+            method = "GET"  # the ASGI server leaves the body out
         if path != "/health" or method != "GET":
             await self._authenticate(headers)
         body = await self._body(receive)
@@ -152,7 +152,7 @@ class StickyProxy:
                     if not whole:
                         await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
-            pass  # nobody reads it any more
+            pass  # the client is gone
         except ConnectError:
             raise await self.backends.unreachable(url) from None
         except (TransportError, ProtocolError) as error:

@@ -225,7 +225,7 @@ class ChatPolicy:
                     silence.reschedule(asyncio.get_running_loop().time() + self._silence_seconds)
                     for answer in answers:
                         self._take(answer, completion)
-        # What happens to the connection after the answer's end is nobody's concern.
+        # What happens to the connection after the answer's end does not matter.
         except TimeoutError:
             if not completion.finish_reason:
                 raise self._failure(f"the endpoint was silent for {self._silence_seconds:g} s") from None

@@ -22,7 +22,7 @@ from ors_gym.types import Message, ToolCall, ToolList
 __all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn"]
 
 EPISODES_KEPT = 1 << 14
-"""Of so many episodes a random policy keeps the state: nobody tells it that one is over. More than run at once."""
+"""Episodes whose state a random policy keeps: it does not learn when one is over. More than run at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ __all__ = ["Phase", "RunProgress"]
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
 RECENT_STEPS = 20
-"""Speed and time left are judged by so many steps."""
+"""Steps by which speed and remaining time are estimated."""
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 32
 

@@ -3,7 +3,7 @@
 Groups are built in one place, here, over any :class:`~ors_gym.EpisodeHost`. There is no barrier anywhere: a
 slow episode delays itself only.
 
-What happens when the world breaks an episode, in this order (:class:`FailurePolicy`):
+What happens on infrastructure failure, in this order (:class:`FailurePolicy`):
 
 1. It is played again on a fresh session, up to ``retries`` times, each time after a longer wait.
 2. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
@@ -34,7 +34,7 @@ __all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "ru
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """What becomes of a group when the world breaks some of its episodes."""
+    """What becomes of a group when some of its episodes fail."""
 
     retries: int = 2
     """Fresh sessions that a failed member may be played again on."""
@@ -58,7 +58,7 @@ class FailurePolicy:
             raise ValueError(f"incomplete must be 'keep', 'drop' or 'refill', not {self.incomplete!r}")
 
     def drops(self, num_valid: int, group_size: int) -> bool:
-        """Whether a group with so many valid members is dropped."""
+        """Whether a group with this number of valid members is dropped."""
         needed = min(self.min_valid_members, group_size) if self.incomplete == "keep" else group_size
         return num_valid < needed
 

@@ -29,7 +29,7 @@ _PIXEL = (  # a PNG of one transparent pixel
 
 
 class TextSpace(gymnasium.Space[str]):
-    """Any string, of any characters; with ``max_length``, of at most so many (both bounds are inclusive).
+    """Any string, of any characters; with ``max_length``, of at most that many (both bounds are inclusive).
 
     (`gymnasium.spaces.Text` needs the characters it may be made of and a greatest length.)
 

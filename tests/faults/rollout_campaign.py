@@ -1,4 +1,4 @@
-"""Groups of episodes while the world breaks: what was asked for, what came back, what was left behind.
+"""Groups of episodes under infrastructure failures: what was asked for, what came back, what was left behind.
 
 ``python -m tests.faults.rollout_campaign [--groups 48] [--seed 0]`` prints the table.
 """
@@ -47,7 +47,7 @@ class Shaky(Counter):
 
 @dataclass
 class World:
-    """How the world breaks: by a plan for every request, by tools that break, by a server that is restarted."""
+    """How infrastructure fails: by a plan for every request, by tools that break, by a server that is restarted."""
 
     plan: Callable[[ProxiedRequest, random.Random], Fault | None] = lambda request, rng: None
     breaks: float = 0.0

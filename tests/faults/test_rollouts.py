@@ -1,4 +1,4 @@
-"""Groups while the world breaks: each comes back once, whole or said to be broken, and no session is left."""
+"""Groups under infrastructure failures: each comes back once, whole or said to be broken, and no session is left."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def prompts_of(rollouts: ORSRollouts, indices: list[int]) -> list[Any]:
 
 
 class FailingHost:
-    """Plays on the server, but the world breaks the episodes of some tasks, or every first attempt."""
+    """Plays on the server, but the episodes of some tasks fail, or every first attempt."""
 
     def __init__(self, server: RunningServer, *, tasks: set[int] = frozenset(), first_attempts: bool = False) -> None:
         self.client = ORSClient(server.url)

@@ -84,7 +84,7 @@ class RolloutActor:
     async def poll(self, heard: int) -> list[tuple[int, Event]]:
         """Wait until something happened after event number ``heard``; return all of it, in order.
 
-        Events are kept until a later poll has heard them, so an answer that nobody got is given again.
+        Events are kept until a later poll has heard them, so an answer that was not received is given again.
         """
         while self._events and self._events[0][0] <= heard:
             self._events.popleft()

@@ -302,7 +302,7 @@ class RolloutPool:
         """Listen to an actor until it dies, and put another in its place while the budget lasts."""
         try:
             await worker.listen(self._life_changed)
-        except Exception as bug:  # raised where episodes are awaited, so that nobody waits for ever
+        except Exception as bug:  # raised where episodes are awaited, so that none waits for ever
             self._broken = bug
             worker.fail(bug)
             self._life_changed()

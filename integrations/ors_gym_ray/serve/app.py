@@ -66,12 +66,12 @@ def serve_app(
 
     Args:
         app_factory: Makes the server, in each replica: for example ``lambda: create_app([MyEnvironment])``.
-        max_sessions_per_replica: A replica that has so many gets no other; with ``max_replicas`` full, clients are
+        max_sessions_per_replica: Maximum sessions of a replica; with ``max_replicas`` full, clients are
             answered 429. Give the server itself the same limit, or a higher one.
         target_sessions_per_replica: How many sessions a replica should have on average; more replicas are started
             above it, and replicas drained below. By default three quarters of the maximum.
-        min_replicas: At least so many replicas, one or more.
-        max_replicas: At most so many; those that are being drained come on top.
+        min_replicas: Minimum replicas, one or more.
+        max_replicas: Maximum replicas; those that are being drained come on top.
         upscale_delay_seconds: How long more replicas must be wanted before they are started.
         downscale_delay_seconds: How long fewer must be wanted before some are drained.
         metrics_seconds: How often sessions are counted to decide it.
@@ -87,7 +87,7 @@ def serve_app(
     ``RAY_SERVE_ENABLE_HA_PROXY=1`` in the environment of every node they are replaced by HAProxy, which comes with
     ``ray[serve]``: 1 ms and 800 requests a second.
 
-    Replicas listen at their node's address on a free port, so that the doors reach them: whoever is in the cluster's
+    Replicas listen at their node's address on a free port, so that the ingress reaches them: who is in the cluster's
     network can, too. Give the server an API key if that is not only you.
     """
     if max_sessions_per_replica < 1:

@@ -107,7 +107,7 @@ def _ranges_overlap(one: range, other: range) -> bool:
         return False
     one, other = (each if each.step > 0 else each[::-1] for each in (one, other))
     first, last = max(one[0], other[0]), min(one[-1], other[-1])
-    around = math.lcm(one.step, other.step)  # what they have in common comes again after so many
+    around = math.lcm(one.step, other.step)  # what they have in common repeats with this period
     return any(seed in one and seed in other for seed in range(first, min(last, first + around) + 1))
 
 

@@ -169,7 +169,7 @@ class ORSApp:
         else:
             if endpoint == "create" and not self._has_lifespan:
                 self._warn_of_no_lifespan()
-            method = "GET" if method == "HEAD" else method  # whoever runs the application leaves the body out
+            method = "GET" if method == "HEAD" else method  # the ASGI server leaves the body out
             await send_json(send, await answer(self._service, method, prefix, endpoint, request))
 
     def _authenticate(self, key: bytes) -> None:

@@ -29,7 +29,7 @@ class _Awaited(Enum):
 
 
 class _Trailers(list[Any]):
-    """Where the fields after a chunked body go: nobody reads them, and there may be any number."""
+    """Where the fields after a chunked body go: they are not read, and there may be any number."""
 
     def append(self, field: Any) -> None:
         """Forget it."""

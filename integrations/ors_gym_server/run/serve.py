@@ -76,7 +76,7 @@ def serve(
     """
     if api_key is None and not open_to_all and not is_loopback(host):
         raise ValueError(
-            f"{host} can be reached from other machines, and without a key whoever reaches it can run tools: "
+            f"{host} can be reached from other machines, and without a key anyone who reaches it can run tools: "
             "pass api_key, or open_to_all=True if that is meant"
         )
     if workers < 1:

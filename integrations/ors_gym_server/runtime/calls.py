@@ -36,7 +36,7 @@ def result_events(text: str) -> bytes:
     """The JSON ``text`` as its events.
 
     White space at either end of a piece, which some clients strip, and the characters that some take for line ends
-    are written as their JSON escapes: they stand in JSON strings only, so the text arrives whole whoever reads it.
+    are written as their JSON escapes: they stand in JSON strings only, so the text arrives whole at every client.
     """
     if not text.isascii():
         text = text.translate(_UNUSUAL_LINE_ENDS)
@@ -68,7 +68,7 @@ def error_events(message: str) -> bytes:
 
 
 class RunningCall:
-    """A call under way. ``finish`` gives it its end, once; whoever waits for it is woken."""
+    """A call under way. ``finish`` ends it, once, and wakes its listeners."""
 
     __slots__ = ("_finish", "_waiters", "events", "listeners", "started", "task", "task_id", "tool")
 

@@ -1,4 +1,4 @@
-"""One environment class as the server sees it: its name, splits, tasks and tools, whoever's base class it has.
+"""One environment class as the server sees it: its name, splits, tasks and tools, whichever base class it has.
 
 Classes written for ``openreward.environments`` are told by the methods and marks that they have; nothing of that
 package is imported here.

@@ -18,7 +18,7 @@ class Limits:
     session_timeout_seconds: float = 900.0
     """A session that is idle for so long, without a request or a running call, is closed."""
     tool_timeout_seconds: float = 3600.0
-    """A tool that takes longer fails, and its session with it, for nobody knows what state it is in."""
+    """A tool that takes longer fails, and its session with it: its state is unknown."""
     setup_wait_seconds: float = 25.0
     """A request waits so long for a session's setup before it is answered 503, to be sent again."""
     teardown_seconds: float = 10.0
@@ -40,7 +40,7 @@ class Limits:
     write_seconds: float = 60.0
     """A client that reads nothing of its answer for so long is disconnected."""
     ping_seconds: float = 10.0
-    """A comment is sent so often while a tool runs, so that nobody takes the silence for a broken connection."""
+    """Interval of comments while a tool runs, so that silence means a broken connection."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -49,7 +49,7 @@ class RemoteSandbox(Sandbox):
     """A sandbox at a service. Of :class:`SandboxLimits`, all of them hold to ``wall_seconds`` (rounded up to whole
     seconds), ``cpu_seconds``, ``file_bytes`` and ``output_bytes``; what else, each class says.
 
-    The service ends the sandbox after ``lifetime_seconds`` even where nobody is left to close it. What a command leaves
+    The service ends the sandbox after ``lifetime_seconds`` even where its owner is gone. What a command leaves
     running goes on until then, or until :meth:`close`.
     """
 

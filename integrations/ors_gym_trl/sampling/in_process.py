@@ -118,12 +118,12 @@ CPU_CACHE_BLOCKS = 64
 """Of keys and values, 256 tokens each. TRL's default is half of the memory: on a CPU, half of the machine's."""
 
 CPU_BATCH_TOKENS = 512
-"""Of one forward pass. The manager fills an attention mask of so many rows, as wide as its cache, before it begins: at
+"""Of one forward pass. The manager fills an attention mask of as many rows, wide as its cache, before it begins: at
 its own sizes that is a gigabyte, and takes from seconds to a minute."""
 
 
 class ContinuousSampler:
-    """Samples with transformers' continuous batching: one future per turn, no padding, nobody waits for a batch.
+    """Samples with transformers' continuous batching: one future per turn, no padding, no waiting for a batch.
 
     Chosen by ``GRPOConfig(use_transformers_continuous_batching=True)``. Starting and stopping it costs about half a
     second a rollout, so it pays where turns are long and differ in length. Its log-probabilities are those of the

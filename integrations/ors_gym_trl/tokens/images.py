@@ -121,7 +121,7 @@ _Rows: TypeAlias = dict[tuple[int, ...], Mapping[int, ImageInputs]]
 
 
 class ImageFeed:
-    """Gives a model the images of the rows it is run on, whoever runs it.
+    """Gives a model the images of the rows it is run on.
 
     The trainer shuffles and splits the rows of a batch, so a row is known by its tokens.
 

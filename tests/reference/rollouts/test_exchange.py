@@ -1,4 +1,4 @@
-"""One episode is the same episode, whoever plays it: ``gym.make`` and the runner agree on every exchange."""
+"""One episode is the same episode, with either player: ``gym.make`` and the runner agree on every exchange."""
 
 from __future__ import annotations
 
