@@ -4,6 +4,7 @@
 # make test-latest   … with the newest versions there are
 # make test-vllm     … with those that install beside vLLM
 # make test-nightly  … those tests that take minutes
+# make test-network  … through nginx, haproxy, varnish and squid, those that are installed
 # make check         set up, then lint, check the format, the import layers and the types
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
 # make readme-test   run README's commands in order, from an empty environment
@@ -25,11 +26,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test test-nightly test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
+.PHONY: demo test test-nightly test-network test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -14
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -15
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -39,6 +40,9 @@ test: $(VENV)/.dev system
 
 test-nightly: $(VENV)/.dev system
 	$(BIN)/python -m pytest tests/nightly $(ARGS)
+
+test-network: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/network $(ARGS)
 
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt EXTRAS=all,test

@@ -37,7 +37,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
-LONGEST_FIRST = ("ray", "scaffold", "trl", "docs", "faults", "server", "sandbox", "reference", "unit")
+LONGEST_FIRST = (
+    "nightly",
+    "network",
+    "ray",
+    "scaffold",
+    "trl",
+    "docs",
+    "faults",
+    "server",
+    "sandbox",
+    "reference",
+    "unit",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
