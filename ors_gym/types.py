@@ -300,14 +300,6 @@ class ToolSpec:
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
-    def to_anthropic(self) -> dict[str, Any]:
-        """The tool as Anthropic's messages take it."""
-        return {"name": self.name, "description": self.description, "input_schema": self.parameters}
-
-    def to_google(self) -> dict[str, Any]:
-        """The tool as a function declaration of Google's Gemini, with the whole JSON Schema."""
-        return {"name": self.name, "description": self.description, "parametersJsonSchema": self.parameters}
-
 
 @dataclass(frozen=True, slots=True)
 class TerminalTool:

@@ -14,7 +14,7 @@ import base64
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -248,13 +248,6 @@ class ORSClient:
                 raise refused from None
             self._tasks[env_name, split] = tasks
         return tasks
-
-    async def iterate_tasks(self, env_name: str, split: str) -> AsyncIterator[Task]:
-        """Iterate over the tasks of a split page by page, for splits too large to hold."""
-        count = await self.num_tasks(env_name, split)
-        for start in range(0, count, PAGE):
-            for task in await self.get_tasks(env_name, split, start, min(start + PAGE, count)):
-                yield task
 
     # ---------------------------------------------------------------- sessions
 

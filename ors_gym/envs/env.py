@@ -19,6 +19,7 @@ from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.errors import PortalError
 from ors_gym.redaction import Secret, reveal
+from ors_gym.rollouts.options import session_options_of
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import ToolList
 
@@ -167,9 +168,11 @@ def _check_types(given: Mapping[str, Any]) -> None:
     if not hasattr(parser, "parse"):
         check_type("action_parser", parser, str, none=False, what="the name of a format, or a parser")
     check_type("parallel_tool_calls", given.get("parallel_tool_calls", False), bool, *NAMES, none=False)
+    check_type("tool_errors", given.get("tool_errors", "observe"), str, none=False)
     check_strings("secrets", reveal(given.get("secrets")))
     check_type("api_key", reveal(given.get("api_key")), str)
     check_type("tools", given.get("tools"), ToolList)
+    session_options_of(given)
     check_type("client_options", reveal(given.get("client_options")), Mapping, what="a mapping")
     for name in ("api_key", "hosted", "timeouts"):
         if name in given and name in (reveal(given.get("client_options")) or {}):

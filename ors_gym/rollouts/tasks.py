@@ -21,9 +21,8 @@ __all__ = ["TaskSampler", "describe_tasks", "load_tasks", "remaining_tasks"]
 class TaskSampler(Iterator[TaskRef]):
     """Yields tasks, epoch after epoch: each task of an epoch once, ``group_size`` times in a row.
 
-    ``order`` is ``"sequential"``, or ``"shuffle"`` for a fresh permutation every epoch. The permutation depends on
-    ``seed`` and the epoch's number alone, so a sampler's state is its position: one that is put back to where another
-    was, in another process or at another time, goes on with the same tasks. ``epochs`` None goes on for ever.
+    ``order`` is ``"sequential"``, or ``"shuffle"`` for a fresh permutation every epoch, which depends on ``seed`` and
+    the epoch's number alone. ``epochs`` None goes on for ever.
     """
 
     def __init__(
@@ -65,33 +64,10 @@ class TaskSampler(Iterator[TaskRef]):
         self._position += 1
         return self.tasks[place if self.order == "sequential" else int(self._shuffled(epoch)[place])]
 
-    def take(self, count: int) -> tuple[TaskRef, ...]:
-        """The next ``count`` tasks, fewer at the end of the last epoch."""
-        return tuple(task for _, task in zip(range(count), self, strict=False))
-
     def _shuffled(self, epoch: int) -> NDArray[np.intp]:
         if self._permutation is None or self._permutation[0] != epoch:
             self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.tasks))
         return self._permutation[1]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, with what it is a position in. JSON."""
-        return {"position": self._position, **self._identity()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state`` was taken. Raises ValueError if that was over other tasks or in another order."""
-        for name, value in self._identity().items():
-            if state[name] != value:
-                raise ValueError(f"the state is of a sampler with {name}={state[name]!r}, this one has {value!r}")
-        self._position = state["position"]
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "num_tasks": len(self.tasks),
-            "order": self.order,
-            "seed": self.seed,
-            "group_size": self.group_size,
-        }
 
 
 class KnowsTasks(Protocol):
