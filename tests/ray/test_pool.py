@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 
@@ -224,6 +226,25 @@ def test_a_closed_pool_says_so(start_pool: Callable, run: Callable):
 
     with pytest.raises(RuntimeError, match="closed"):
         run(pool.run_episode(THREE))
+
+
+def test_a_forgotten_pool_is_released_with_a_warning(counter_server: RunningServer, run: Callable):
+    async def forget() -> list[object]:
+        pool = RolloutPool(counter_server.url, env_name="counter", num_actors=1)
+        await collect(pool, [2], 1, policy=ScriptedPolicy([ADD] * 5))
+        actors = [worker.actor for worker in pool._workers]
+        del pool
+        gc.collect()
+        return actors  # while this event loop, a notebook's, goes on
+
+    with pytest.warns(ResourceWarning, match="unclosed RolloutPool of 1 actors"):
+        [actor] = run(forget())
+    for thread in threading.enumerate():
+        if thread.name == "ors-gym closing":
+            thread.join(30)
+    with pytest.raises(RayActorError):
+        ray.get(actor.__ray_ready__.remote())
+    assert not counter_server.live_sessions
 
 
 def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+import threading
 import uuid
+import warnings
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -294,19 +298,35 @@ class RolloutPool:
             self._listen(worker)
 
     def _listen(self, worker: ActorConnection) -> None:
-        listener = asyncio.create_task(self._keep(worker))
+        listener = asyncio.create_task(self._listen_to(worker, weakref.ref(self)))
         self._listeners.add(listener)
         listener.add_done_callback(self._listeners.discard)
 
-    async def _keep(self, worker: ActorConnection) -> None:
-        """Listen to an actor until it dies, and put another in its place while the budget lasts."""
+    @staticmethod
+    async def _listen_to(worker: ActorConnection, pool: weakref.ref[RolloutPool]) -> None:
+        """Listen to an actor until it dies. A pool that only its listeners know of is collected."""
+
+        def life_changed() -> None:
+            if (alive := pool()) is not None:
+                alive._life_changed()
+
         try:
-            await worker.listen(self._life_changed)
-        except Exception as bug:  # raised where episodes are awaited, so that none waits for ever
-            self._broken = bug
-            worker.fail(bug)
-            self._life_changed()
-            return
+            await worker.listen(life_changed)
+        except Exception as bug:
+            if (alive := pool()) is not None:
+                alive._break(worker, bug)
+        else:
+            if (alive := pool()) is not None:
+                alive._replace(worker)
+
+    def _break(self, worker: ActorConnection, bug: Exception) -> None:
+        """Raise a bug where episodes are awaited, so that none waits for ever."""
+        self._broken = bug
+        worker.fail(bug)
+        self._life_changed()
+
+    def _replace(self, worker: ActorConnection) -> None:
+        """An actor died: put another in its place while the budget lasts."""
         self._workers.remove(worker)
         if self._closed:
             return
@@ -350,6 +370,15 @@ class RolloutPool:
         self._janitor.close()
         if self._started_ray:
             ray.shutdown()
+
+    def __del__(self) -> None:
+        if "_workers" not in self.__dict__ or self._closed or sys.is_finalizing():
+            return
+        # From a thread of its own: closing waits for the actors, and objects are collected on any thread.
+        close = self.close if ray.is_initialized() else self._janitor.close
+        threading.Thread(target=close, name="ors-gym closing", daemon=True).start()
+        words = f"unclosed RolloutPool of {self.num_actors} actors: call close(), or use it as a context manager"
+        warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
 
     def _end(self) -> None:
         """On the event loop: end what is still awaited."""
