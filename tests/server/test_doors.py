@@ -252,7 +252,10 @@ def test_a_setup_whose_exception_cannot_be_put_into_words_has_failed(run: Callab
 # -------------------------------------------------------------------- names and prefixes
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "a.localhost", "me.lan"])
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "a.localhost", "me.lan", "x", "host.docker.internal"],
+)
 def test_a_server_without_a_key_answers_to_names_of_this_machine(run: Callable, host: str):
     async def conversation() -> None:
         async with http(Entrance(create_app([Lab]), hosts=["me.lan"])) as client:

@@ -11,6 +11,10 @@ from ors_gym.http.asgi import ASGIApp
 __all__ = ["Entrance", "is_loopback"]
 
 
+PRIVATE = (".localhost", ".internal")
+"""Domains that no one can register; neither can a name without a dot be."""
+
+
 class Entrance:
     """An ASGI application that passes on what is meant for it.
 
@@ -18,9 +22,9 @@ class Entrance:
         app: The application.
         root_path: The prefix that a proxy in front leaves before the paths, such as ``/envs``; paths without it are
             served too, for proxies that take it off.
-        hosts: The names in the header ``Host`` that are served, beside ``localhost`` and addresses; None for all names.
-            A server that needs no key is open to every page that a browser on this machine shows, if the page's host
-            name is made to point here (DNS rebinding); such a name is none of these.
+        hosts: The names in the header ``Host`` that are served, beside addresses and names that no one can register,
+            such as ``localhost``; None for all names. A server that needs no key is open to every page that a browser
+            on this machine shows, if the page's host name is made to point here (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str = "", hosts: Iterable[str] | None = None) -> None:
@@ -50,13 +54,15 @@ class Entrance:
         elif host.count(":") == 1:
             host = host.partition(":")[0]
         host = host.removesuffix(".")
-        return host == "localhost" or host.endswith(".localhost") or host in (self._hosts or ()) or _is_address(host)
+        private = host != "" and ("." not in host or host.endswith(PRIVATE))
+        return private or host in (self._hosts or ()) or _is_address(host)
 
 
 def _misdirected(header: bytes) -> RefusedError:
     host = header.decode("latin-1")[:100]
     return RefusedError(
-        403, f"a server without a key answers to localhost and addresses, not to {host!r}: set a key, or allow the host"
+        403,
+        f"a server without a key answers to local names and addresses, not to {host!r}: set a key, or allow the host",
     )
 
 

@@ -185,3 +185,33 @@ def test_refusals_say_whether_to_come_again(run: Callable):
     backends = Fixed(None)
     with serve_app(StickyProxy(backends)) as running, serve_app(create_app([Forge])) as server:
         run(conversation(running.url, backends, server.url))
+
+
+class Placing(Fixed):
+    """Backends of one server that has room."""
+
+    num_placed = 0
+
+    async def place(self) -> str:
+        self.num_placed += 1
+        return f"session-{self.num_placed}"
+
+
+def test_without_the_key_of_the_servers_nothing_is_read_or_placed(run: Callable):
+    async def conversation(url: str, backends: Placing) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+            for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}):
+                for path in ("/create_session", "/create", "/call", "/tools"):
+                    answer = await http.post(path, content=b"x" * 2000, headers=headers)  # more than the limit
+                    assert answer.status_code == 401
+            assert backends.num_placed == 0
+            assert (await http.get("/health")).status_code == 200
+            for headers in ({"X-API-Key": "k3y"}, {"Authorization": "bearer k3y"}):
+                assert "session-" in (await http.post("/create_session", headers=headers)).text
+                assert (await http.post("/create", content=b"x" * 2000, headers=headers)).status_code == 413
+                assert (await http.head("/tools", headers=headers)).status_code == 200
+
+    with serve_app(create_app([Forge], api_key="k3y")) as server:
+        backends = Placing(server.url)
+        with serve_app(StickyProxy(backends, max_request_bytes=1000)) as running:
+            run(conversation(running.url, backends))
