@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Unpack
 
 from ors_gym.client.client import ORSClient, Session
-from ors_gym.errors import NotFoundError, ORSError, ProtocolError
+from ors_gym.errors import NotFoundError, ORSError, ProtocolError, RequestTimeoutError
 from ors_gym.policies.policy import Policy, Turn
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, check_session_options, open_session
@@ -190,8 +190,12 @@ class _Episode:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            end = self.conversation and self.conversation.end
-            self.stop_reason = self.stop_reason or end or StopReason.MAX_SECONDS
+            if self.conversation is None:  # nothing was played, so there is nothing to cut short
+                limit = self.limits.max_episode_seconds
+                late = RequestTimeoutError(f"the session was not open within max_episode_seconds={limit:g}")
+                self.stop_reason, self.failure = StopReason.FAILED, Failure(late.kind, str(late))
+            else:
+                self.stop_reason = self.stop_reason or self.conversation.end or StopReason.MAX_SECONDS
         self.seconds = time.monotonic() - started
 
     async def _turn(self, conversation: Conversation, tools: ToolList) -> None:

@@ -143,10 +143,16 @@ class Conversation:
     def _ended(self, transitions: Iterable[Transition]) -> bool:
         """Whether one of them ended the episode.
 
-        The terminal tool does so where it accepts its input, also on a server that does not say it.
+        The terminal tool does so where it accepts its input, also on a server that does not say it. A server that
+        refuses a call because the episode is over has ended it before.
         """
         terminal = self._terminal and self._terminal.name
-        return any(step.output.finished or (step.output.ok and step.action.name == terminal) for step in transitions)
+        return any(
+            step.output.finished
+            or (step.output.ok and step.action.name == terminal)
+            or step.output.reason == "episode_finished"
+            for step in transitions
+        )
 
     def _may_run_at_once(self, call: ToolCall) -> bool:
         allowed = self._options.get("parallel_tool_calls", False)

@@ -92,7 +92,7 @@ def test_an_episode_is_truncated_when_its_time_is_over(counter_server: RunningSe
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    trajectory = run(play(counter_server, Thinker(), max_episode_seconds=0.05))
+    trajectory = run(play(counter_server, Thinker(), max_episode_seconds=2.0))
 
     assert trajectory.stop_reason is StopReason.MAX_SECONDS
     assert trajectory.truncated

@@ -1,8 +1,9 @@
-"""What the agent wrote never fails an episode: an input that a server refuses is the agent's observation."""
+"""How an episode ends, whatever a server answers: what the agent wrote never fails it, what breaks it is no zero."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ GONE = json_answer({"detail": "no such session"}, status="404 Not Found")
 PAGE = http(b"<html><head><title>413 Request Entity Too Large</title></head></html>", "text/html", status="413 Large")
 
 
-def play(answers: dict[str, Any], call: ToolCall = ACT, turns: int = 1) -> Trajectory:
+def play(answers: dict[str, Any], call: ToolCall = ACT, turns: int = 1, seconds: float | None = None) -> Trajectory:
     async def episode() -> Trajectory:
         async with ScriptedORS(answers) as server, ORSClient(server.url) as client:
-            runner = EpisodeRunner(client, ScriptedPolicy([call] * turns), limits=RolloutLimits(turns))
+            runner = EpisodeRunner(client, ScriptedPolicy([call] * turns), limits=RolloutLimits(turns, seconds))
             return await runner.run_episode(TaskRef("bad", "train", 0))
 
     return asyncio.run(asyncio.wait_for(episode(), 60))
@@ -64,3 +65,22 @@ def test_a_tool_that_raises_is_an_observation():
 
     assert trajectory.stop_reason is StopReason.MAX_TURNS
     assert [step.output.text for step in trajectory.transitions] == ["Error: no such file"] * 2
+
+
+def test_an_episode_that_never_began_has_failed_and_was_not_cut_short():
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    trajectory = play({"messages": silent}, seconds=0.5)
+
+    assert trajectory.failure is not None
+    assert trajectory.failure.kind == "timeout"
+    assert "max_episode_seconds=0.5" in trajectory.failure.message
+
+
+def test_a_server_that_says_that_the_episode_is_over_has_ended_it():
+    over = {"ok": False, "error": "The episode is over.", "reason": "episode_finished"}
+
+    trajectory = play({"call": events(("task_id", "t1"), ("end", json.dumps(over)))}, turns=5)
+
+    assert (trajectory.stop_reason, trajectory.num_turns) == (StopReason.FINISHED, 1)
