@@ -94,7 +94,7 @@ class ScriptedORS:
                     await answer(writer)
                     writer.close()
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
