@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import sys
 import threading
 import uuid
@@ -98,6 +99,8 @@ class RolloutPool:
             raise ValueError(f"policy_placement must be 'driver' or 'actors', not {policy_placement!r}")
         if not start_seconds > 0:
             raise ValueError("start_seconds must be positive")
+        if isinstance((client_options or {}).get("verify"), ssl.SSLContext):
+            raise ValueError("an SSLContext crosses no process: give verify the path of the certificates to trust")
         self.url = url
         self.env_name = env_name
         self.policy = policy
