@@ -24,8 +24,9 @@ from typing import Any
 
 import ray
 
-from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, ScriptedPolicy, TaskRef, ToolCall, ToolList, ToolSpec
+from ors_gym import EpisodeRunner, ORSClient, RolloutLimits, ScriptedPolicy, TaskRef, ToolCall, ToolSpec
 from ors_gym.rollouts.groups import EpisodeHost, run_groups
+from ors_gym.types import ToolList
 from ors_gym_ray import RolloutPool
 
 CALLS, TOOL_SECONDS, NUM_ACTORS = 5, 0.5, 2

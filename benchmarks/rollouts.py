@@ -36,12 +36,12 @@ from ors_gym import (
     ScriptedPolicy,
     TaskRef,
     ToolCall,
-    ToolList,
     ToolSpec,
     Turn,
     run_groups,
 )
 from ors_gym.rollouts.exchange import run_all
+from ors_gym.types import ToolList
 
 EPISODES, CALLS, TOOL_SECONDS = 256, 5, 0.5
 ROUNDS = 5

@@ -33,19 +33,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-from ors_gym import (
-    EpisodeRunner,
-    ORSClient,
-    Portal,
-    RandomPolicy,
-    RolloutLimits,
-    ToolList,
-    run_groups,
-    trajectory_return,
-)
+from ors_gym import EpisodeRunner, ORSClient, RandomPolicy, RolloutLimits, run_groups, trajectory_return
+from ors_gym.client import Portal
 from ors_gym.reporting.page import Measurement, RunRecord, StepRecord
 from ors_gym.reporting.progress import RunProgress
 from ors_gym.rollouts.tasks import load_tasks
+from ors_gym.types import ToolList
 
 SOLVED = 0.95
 """The demo stops when the mean reward of its last ten batches reaches this."""

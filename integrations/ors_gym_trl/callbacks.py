@@ -176,8 +176,8 @@ class ReportCallback(_BatchListener):
 class TrajectoryCallback(_BatchListener):
     """Writes every episode that is trained or evaluated on during a training, groups that were replaced included.
 
-    ``ors_gym.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes a file of
-    its own: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
+    ``ors_gym.reporting.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes
+    its own file: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
 
     Args:
         rollouts: Whose batches to write.

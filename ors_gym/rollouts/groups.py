@@ -1,6 +1,6 @@
 """Groups of episodes, run concurrently, with a stated policy for failures.
 
-Groups are built in one place, here, over any :class:`~ors_gym.EpisodeHost`. There is no barrier anywhere: a
+Groups are built in one place, here, over any :class:`~ors_gym.rollouts.EpisodeHost`. There is no barrier anywhere: a
 slow episode delays itself only.
 
 What happens on infrastructure failure, in this order (:class:`FailurePolicy`):

@@ -32,6 +32,10 @@ def test_every_name_in_all_exists_and_they_are_sorted(module: str):
     assert all(hasattr(exported, name) for name in exported.__all__)
 
 
+def test_the_top_level_holds_what_most_programs_need_and_no_more():
+    assert len(ors_gym.__all__) <= 36
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_is(module: str):
     assert importlib.import_module(module).__doc__

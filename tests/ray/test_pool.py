@@ -16,7 +16,6 @@ from ray.exceptions import RayActorError
 
 from ors_gym import (
     FailurePolicy,
-    NotFoundError,
     Reply,
     RolloutLimits,
     ScriptedPolicy,
@@ -27,6 +26,7 @@ from ors_gym import (
     Turn,
     run_group,
 )
+from ors_gym.errors import NotFoundError
 from ors_gym_ray import RolloutPool
 from ors_gym_ray.rollouts.events import Job
 from tests.support.environments import Mirror

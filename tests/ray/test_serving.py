@@ -15,18 +15,9 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from ors_gym import (
-    EpisodeRunner,
-    FailurePolicy,
-    ORSClient,
-    ScriptedPolicy,
-    SessionLostError,
-    StopReason,
-    TaskRef,
-    ToolCall,
-    run_groups,
-)
+from ors_gym import EpisodeRunner, FailurePolicy, ORSClient, ScriptedPolicy, StopReason, TaskRef, ToolCall, run_groups
 from ors_gym.client.session import Session
+from ors_gym.errors import SessionLostError
 from ors_gym.testing import check_server
 from ors_gym_ray import serve_app
 from ors_gym_ray.serve.registry import replica_of

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ors_gym import ORSClient, Timeouts, ToolFailedError
+from ors_gym import ORSClient, Timeouts
+from ors_gym.errors import ToolFailedError
 from ors_gym.http.sse import EventDecoder
 from ors_gym_server import Limits, create_app
 from ors_gym_server.asgi.app import ORSApp

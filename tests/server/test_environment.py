@@ -14,21 +14,19 @@ import pytest
 from pydantic import BaseModel
 
 from ors_gym import (
-    ASGITransport,
     EpisodeRunner,
     ORSClient,
     ScriptedPolicy,
-    Split,
     StopReason,
     TaskRef,
     TextBlock,
     ToolCall,
-    ToolList,
     ToolOutput,
     ToolSpec,
     run_group,
 )
-from ors_gym.types import GroupCandidate, GroupScore, Message, TerminalTool, ToolCallBlock
+from ors_gym.http import ASGITransport
+from ors_gym.types import GroupCandidate, GroupScore, Message, Split, TerminalTool, ToolCallBlock, ToolList
 from ors_gym_server import Environment, create_app, terminal, tool
 from ors_gym_server.asgi.app import ORSApp
 from tests.support.environments import Counter

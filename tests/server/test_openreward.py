@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ors_gym import ORSClient, ToolFailedError
+from ors_gym import ORSClient
+from ors_gym.errors import ToolFailedError
 from ors_gym.testing import check_server
 from ors_gym_server import as_openreward, create_app
 from tests.support.ors_servers import serve, serve_app

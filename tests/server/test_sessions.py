@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ors_gym import AuthenticationError, ORSClient, SessionLostError, StatusError
+from ors_gym import ORSClient
+from ors_gym.errors import AuthenticationError, SessionLostError, StatusError
 from ors_gym_server import Limits, create_app
 from ors_gym_server.asgi.app import ORSApp
 from tests.support.environments import Ledger

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ors_gym import Dialect, Reply, ToolCall
-from ors_gym.dialects import Reading
+from ors_gym import Reply, ToolCall
+from ors_gym.dialects import Dialect, Reading
 
 __all__ = ["Says"]
 

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 import ors_gym_trl
-from ors_gym import read_trajectories
+from ors_gym.reporting import read_trajectories
 from ors_gym.reporting.page import RunRecord
 from ors_gym.reporting.records import read_records
 from ors_gym_trl import ORSRollouts, ReportCallback, RolloutBatch, TrajectoryCallback

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ors_gym import FailurePolicy, ToolCall, read_trajectories
+from ors_gym import FailurePolicy, ToolCall
+from ors_gym.reporting import read_trajectories
 from ors_gym.reporting.records import read_records
 from ors_gym_trl import RolloutBatch, TrajectoryCallback
 from tests.support.ors_servers import RunningServer

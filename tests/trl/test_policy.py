@@ -9,9 +9,9 @@ from concurrent.futures import Future
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ors_gym import Message, TaskRef, TextBlock, ToolCall, ToolList, ToolSpec
+from ors_gym import Message, TaskRef, TextBlock, ToolCall, ToolSpec
 from ors_gym.policies.policy import Reply, Turn
-from ors_gym.types import ToolCallBlock, ToolResultBlock
+from ors_gym.types import ToolCallBlock, ToolList, ToolResultBlock
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.sampler import SampledTurn
 from ors_gym_trl.tokens.conversation import ChatTokenizer

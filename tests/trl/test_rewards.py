@@ -10,9 +10,9 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from ors_gym import FailurePolicy, Message, StopReason, TaskRef, TextBlock, ToolList, Trajectory, Turn
+from ors_gym import FailurePolicy, Message, StopReason, TaskRef, TextBlock, Trajectory, Turn
 from ors_gym.trajectory import Exchange, Failure, Reply, Transition
-from ors_gym.types import ToolCall, ToolOutput
+from ors_gym.types import ToolCall, ToolList, ToolOutput
 from ors_gym_trl import RolloutBatch
 from ors_gym_trl.rewards import ScoredRows, own_reward
 from tests.support.ors_servers import RunningServer

@@ -11,8 +11,8 @@ import jinja2
 import pytest
 import trl
 
-from ors_gym import Message, TextBlock, ToolList, ToolSpec
-from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
+from ors_gym import Message, TextBlock, ToolSpec
+from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock
 from ors_gym_trl.tokens.conversation import ChatTokenizer, TemplateError, chat_messages, chat_tools
 from tests.support.chat_templates import byte_tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ors_gym import Message, TextBlock, ToolCall, ToolList, ToolSpec
-from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolResultBlock
+from ors_gym import Message, TextBlock, ToolCall, ToolSpec
+from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock
 from ors_gym_trl import TemplateError
 from ors_gym_trl.tokens.conversation import ChatTokenizer, chat_messages, chat_tools
 from ors_gym_trl.tokens.record import TokenRecord

@@ -43,7 +43,7 @@ CLOSE_SECONDS = 30.0
 class RolloutPool:
     """Plays episodes on ``num_actors`` Ray actors, up to ``episodes_per_actor`` at once on each.
 
-    It is an :class:`~ors_gym.EpisodeHost`: give it to :func:`~ors_gym.rollouts.groups.run_groups`, to
+    It is an :class:`~ors_gym.rollouts.EpisodeHost`: give it to :func:`~ors_gym.rollouts.groups.run_groups`, to
     ``ors_gym_trl.ORSRollouts(host=…)``, or use :meth:`run_groups`. The policy lives with the pool
     (``policy_placement="driver"``: where a trainer's weights are; what is new in each turn travels to it and its reply
     back, many to a message), or is copied to every actor (``"actors"``: a policy that calls an endpoint).

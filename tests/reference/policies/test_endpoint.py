@@ -12,8 +12,6 @@ from starlette.responses import JSONResponse
 
 from ors_gym import (
     ChatPolicy,
-    EndpointError,
-    EndpointRefusedError,
     EpisodeRunner,
     FailurePolicy,
     ORSClient,
@@ -22,18 +20,20 @@ from ors_gym import (
     StopReason,
     TaskRef,
     ToolCall,
-    ToolList,
     ToolSpec,
     Trajectory,
     Turn,
     run_group,
 )
+from ors_gym.errors import EndpointError
+from ors_gym.policies import EndpointRefusedError
 from ors_gym.types import (
     ImageBlock,
     Message,
     ReasoningBlock,
     TextBlock,
     ToolCallBlock,
+    ToolList,
     ToolResultBlock,
 )
 from tests.support.chat_server import ChatServer, call_deltas, calls, chunk, refuses, says, serve_chat, stream, usage

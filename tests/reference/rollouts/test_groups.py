@@ -12,7 +12,6 @@ from openreward.environments.types import GroupScore
 from ors_gym import (
     EpisodeRunner,
     FailurePolicy,
-    NotFoundError,
     ORSClient,
     Reply,
     ScriptedPolicy,
@@ -20,11 +19,12 @@ from ors_gym import (
     ToolCall,
     TrajectoryGroup,
     Turn,
-    combine_scores,
     run_group,
     run_groups,
     trajectory_return,
 )
+from ors_gym.errors import NotFoundError
+from ors_gym.rollouts import combine_scores
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer
 

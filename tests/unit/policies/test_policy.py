@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolCallSpace, ToolList, ToolSpec, Turn
+from ors_gym import RandomPolicy, Reply, ScriptedPolicy, TaskRef, ToolCall, ToolSpec, Turn
 from ors_gym.policies.policy import EPISODES_KEPT
-from ors_gym.types import TerminalTool
+from ors_gym.spaces import ToolCallSpace
+from ors_gym.types import TerminalTool, ToolList
 
 TOOLS = ToolList(
     (

@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ors_gym import FailurePolicy, Policy, StopReason, TaskRef, ToolList, Trajectory, Turn, run_groups
+from ors_gym import FailurePolicy, Policy, StopReason, TaskRef, Trajectory, Turn, run_groups
 from ors_gym.policies.policy import RandomPolicy
 from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure
-from ors_gym.types import ToolSpec
+from ors_gym.types import ToolList, ToolSpec
 
 TASKS = [TaskRef("env", "train", index) for index in (0, 1, 2, 0)]
 GUESS = ToolList((ToolSpec("guess", input_schema={"type": "object", "properties": {"number": {"type": "integer"}}}),))
