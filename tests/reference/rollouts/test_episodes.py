@@ -326,11 +326,10 @@ def test_limits_that_make_no_sense_are_refused(limits: dict, words: str):
         RolloutLimits(**limits)
 
 
-def test_a_task_is_named_by_split_and_index_or_by_its_object_and_not_by_both():
-    with pytest.raises(ValueError, match="either"):
-        TaskRef("counter", "train", 1, {"target": 2})
-    with pytest.raises(ValueError, match="either"):
-        TaskRef("counter")
+def test_a_task_is_named_by_split_and_index_or_by_its_object():
+    for parts in ({}, {"split": "train"}, {"index": 1}, {"split": "train", "task": {"target": 2}}):
+        with pytest.raises(ValueError, match="either"):
+            TaskRef("counter", **parts)
     assert Counter.list_tasks("train")[2]["target"] == 3
 
 
