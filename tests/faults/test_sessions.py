@@ -178,7 +178,7 @@ def test_nothing_listening_means_that_the_call_did_not_run(ledger):
             async with client.session("ledger", task={}) as session:
                 await proxy.stop()
                 while (
-                    client.connection.sender.transport._open
+                    client.connection.sender.transport._open  # type: ignore[attr-defined]
                 ):  # until the client has seen that its connections are gone
                     await asyncio.sleep(0)
                 with pytest.raises(ConnectError) as caught:

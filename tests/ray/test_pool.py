@@ -45,8 +45,8 @@ def driver(ray_cluster: Cluster) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def pool(driver: None, counter_server: RunningServer) -> Iterator[RolloutPool]:
+@pytest.fixture(scope="module", name="pool")
+def shared_pool(driver: None, counter_server: RunningServer) -> Iterator[RolloutPool]:
     """A pool for the tests that ask nothing special of it: actors take two seconds to start."""
     with RolloutPool(counter_server.url, env_name="counter", num_actors=2) as pool:
         yield pool

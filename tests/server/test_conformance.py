@@ -341,8 +341,8 @@ def trl_conversation(url: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     environment = spec.environment_factory()
     said: list[Any] = [spec.train_dataset.to_list()]
     for index in (1, 0):
-        said += [environment.reset(task_index=index), environment.saw(length=3), environment.saw(length=0)]
-        said += [environment.ship(), environment.reward, environment.saw(length=3)]
+        said += [environment.reset(task_index=index), environment.saw(length=3), environment.saw(length=0)]  # type: ignore[attr-defined]
+        said += [environment.ship(), environment.reward, environment.saw(length=3)]  # type: ignore[attr-defined]
     environment._close()
     spec._sdk_client.close()
     return [str(each).replace(url, "URL") for each in said]

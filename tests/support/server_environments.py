@@ -332,7 +332,7 @@ class Grudge(Forge):
 
     def __init__(self, task_spec, secrets=None):
         super().__init__(task_spec, secrets)
-        self.task_spec.setdefault("answer", {}).pop("is", None)
+        self.task_spec.setdefault("answer", {}).pop("is", None)  # type: ignore[attr-defined]
         if self.task_name == "slow":
             self.started["constructor"].set()
             assert self.released["constructor"].wait(30)

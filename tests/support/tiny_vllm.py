@@ -83,6 +83,7 @@ class CompletionsServer:
     """``/v1/completions`` as ``vllm serve`` answers it, and what it was asked."""
 
     model: Any = None
+    url: str = field(default="", init=False)
     answers: str = "token_ids"
     """``token_ids`` as vLLM since 0.10.2; ``tokens`` as others that write ``token_id:…``; ``text`` as those that do
     neither."""

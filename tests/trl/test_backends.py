@@ -290,7 +290,7 @@ def test_a_colocated_engine_samples_what_is_waiting_and_keeps_within_each_turns_
 
     assert sum(llm.batches) >= 8
     assert max(llm.batches) > 1
-    assert trainer.vllm_generation.max_completion_length == trainer.args.max_completion_length
+    assert trainer.vllm_generation.max_completion_length == trainer.args.max_completion_length  # type: ignore[attr-defined]
 
 
 def test_a_sleeping_engine_wakes_once_a_rollout_not_once_a_turn(

@@ -391,7 +391,7 @@ class TestSecrets:
 
     def test_a_password_in_the_url_is_shown_nowhere(self, server):
         env = gym.make("ors_gym/ORS-v0", url=server.url.replace("//", "//me:p-1414@"), env_name="walk")
-        assert "p-1414" not in repr(env) + repr(env.spec) + repr(env.unwrapped.recipe)
+        assert "p-1414" not in repr(env) + repr(env.spec) + repr(env.unwrapped.recipe)  # type: ignore[attr-defined]
         again = gym.make(env.spec)
         assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
         again.close()
@@ -400,7 +400,7 @@ class TestSecrets:
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"})
         again = gym.make(env.spec)
         assert again.reset(options={"task_index": 0})[0] == "Walk 2 steps."
-        assert again.unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t-2718"}
+        assert again.unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t-2718"}  # type: ignore[attr-defined]
         again.close()
 
     def test_a_secret_can_be_given_from_the_start(self, make):

@@ -117,7 +117,7 @@ def test_an_unknown_id_is_answered_with_the_ids_there_are(url):
 
 def test_an_option_there_is_not_is_refused(url):
     with pytest.raises(ValueError, match="no option splitt; beside url and env_name there are action_parser, api_key"):
-        register_envs(url, splitt="test")
+        register_envs(url, splitt="test")  # type: ignore[call-arg]
 
 
 def test_a_server_there_is_not_is_told_of():

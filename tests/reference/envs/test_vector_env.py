@@ -296,7 +296,7 @@ def test_secrets_are_shown_nowhere(make_vec):
     envs = make_vec(1, "walk", api_key="k-3141", secrets={"TOKEN": "t-2718"})
     assert not any(secret in repr(envs) + repr(envs.spec) for secret in ("k-3141", "t-2718"))
     again = gym.make_vec(envs.spec)
-    assert again.recipe.session_options["secrets"] == {"TOKEN": "t-2718"}
+    assert again.recipe.session_options["secrets"] == {"TOKEN": "t-2718"}  # type: ignore[attr-defined]
     again.close()
 
 

@@ -138,7 +138,7 @@ def test_spaces_and_metadata_are_those_of_a_sync_vector_env(make_vec):
     ours, theirs = make_vec(), make_vec(vectorization_mode="sync")
     assert isinstance(ours, VectorEnv)
     assert ours.num_envs == 3
-    assert ours.single_action_space == theirs.single_action_space == ToolCallSpace(ours.recipe.tools)
+    assert ours.single_action_space == theirs.single_action_space == ToolCallSpace(ours.recipe.tools)  # type: ignore[attr-defined]
     assert ours.single_observation_space == theirs.single_observation_space == TextSpace()
     assert ours.action_space == theirs.action_space
     assert ours.observation_space == theirs.observation_space

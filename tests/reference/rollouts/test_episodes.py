@@ -261,11 +261,11 @@ def test_a_group_with_enough_valid_members_is_kept_with_its_failures_in_place(
 
 
 def test_an_unreachable_server_fails_the_episodes_and_raises_nothing(run: Callable):
-    async def group() -> TrajectoryGroup:
+    async def unreachable() -> TrajectoryGroup:
         async with ORSClient("http://127.0.0.1:9") as client:
             return await run_group(EpisodeRunner(client, ScriptedPolicy([ADD])), THREE, 2, failures=AT_ONCE)
 
-    group = run(group())
+    group = run(unreachable())
 
     assert group.dropped
     assert {failure.kind for failure in group.failures} == {"connect"}

@@ -79,7 +79,7 @@ def test_a_client_refuses_wrong_arguments_in_words():
                     ORSClient("http://127.0.0.1:9", **({"api_key": KEY} | {name: wrong}))
                 assert KEY not in str(caught.value)
     with pytest.raises(ValueError, match="url"):
-        ORSClient()
+        ORSClient()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "end\r\n", "snow ☃"])

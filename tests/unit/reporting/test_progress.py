@@ -52,7 +52,7 @@ def broken_off(progress, error):
 def screen(renderable):
     console = Console(file=io.StringIO(), width=100)
     console.print(renderable)
-    return console.file.getvalue()
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_log_gets_plain_lines_without_control_characters(clock):
