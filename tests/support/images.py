@@ -113,6 +113,9 @@ class ImageBuilder:
                 values["workdir"] = str(PurePosixPath(image.workdir, rest))
             elif name == "USER":
                 values["user"] = rest
+            elif name == "ENV":
+                variable, _, value = rest.partition("=")
+                values["environment"] = image.environment | {variable: value}
             elif name == "EXPOSE":
                 values["port"] = int(rest)
             elif name == "CMD":

@@ -10,12 +10,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.cluster_utils import Cluster
 
 __all__ = ["add_node", "connected", "start_cluster", "wait_until"]
+
+T = TypeVar("T")
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
@@ -28,9 +30,8 @@ def start_cluster() -> Iterator[Cluster]:
     """A head on which no actor fits, and one node for two actors that ask for a ``place``."""
     directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
     with _temporary_files_in(directory):
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": NOTICE_DEAD_NODES, **SMALL}
-        )
+        head = {"num_cpus": 0, "_system_config": NOTICE_DEAD_NODES, **SMALL}
+        cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         add_node(cluster)
         yield cluster
@@ -55,7 +56,18 @@ def _temporary_files_in(directory: str) -> Iterator[None]:
 
 def add_node(cluster: Cluster, places: int = 2) -> Any:
     """Another node, on which so many actors fit that ask for a ``place``."""
-    return cluster.add_node(num_cpus=2, resources={"place": places}, **SMALL)
+    return _started(lambda: cluster.add_node(num_cpus=2, resources={"place": places}, **SMALL))
+
+
+def _started(start: Callable[[], T]) -> T:
+    """Start a node again where it takes longer than the 30 s that Ray allows it, as on a busy machine."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 @contextlib.contextmanager
