@@ -22,6 +22,7 @@ from uuid import uuid4
 import pytest
 
 from ors_gym_server.sandbox import IsolationError, LocalSandbox, Property, SandboxError, SandboxLimits
+from tests.support.processes import sleeping
 
 METHODS = ("bubblewrap", "unshare", "plain")
 LIMITS = SandboxLimits(
@@ -199,16 +200,6 @@ async def bomb(sandbox, world):
     program = f"while ($n < 60) {{ $p = fork; last if !defined $p; {child} $n++ }} print $n"
     result = await sandbox.run(["perl", "-e", program])
     return result.stdout == "60", f"{result.stdout} children of {LIMITS.processes} processes allowed"
-
-
-def sleeping(duration: str) -> bool:
-    """Whether a process of this machine sleeps for just that time."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):  # it ended meanwhile
-                if (entry / "cmdline").read_bytes() == f"sleep\0{duration}\0".encode():
-                    return True
-    return False
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from ors_gym_server.sandbox import (
     SandboxLimits,
     data_path,
 )
+from tests.support.processes import sleeping
 
 METHODS = ("bubblewrap", "unshare", "plain")
 LIMITS = SandboxLimits(
@@ -305,28 +306,16 @@ def test_what_is_no_file_is_not_downloaded(method):
     run(conversation())
 
 
-def sleeping(seconds: int) -> bool:
-    """Whether a process of the host's sleeps for that time and a half: the daemon of a test."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cmdline").read_bytes() == f"sleep\0{seconds}.5\0".encode():
-                    return True
-            except OSError:  # it ended meanwhile
-                continue
-    return False
-
-
 def test_closing_ends_what_runs(method):
     seconds = 50_000 + os.getpid() % 10_000
 
     async def conversation():
         async with sandbox_by(method, "leftovers") as sandbox:
             running = asyncio.create_task(sandbox.run(f"echo > begun; sleep {seconds}.5"))
-            while not sleeping(seconds):
+            while not sleeping(f"{seconds}.5"):
                 await asyncio.sleep(0.01)
             await sandbox.close()
-            assert not sleeping(seconds)
+            assert not sleeping(f"{seconds}.5")
             with pytest.raises(SandboxError, match="closed while"):
                 await running
 
@@ -339,12 +328,12 @@ def test_a_cancelled_run_leaves_nothing(method):
     async def conversation():
         async with sandbox_by(method, "leftovers") as sandbox:
             running = asyncio.create_task(sandbox.run(f"sleep {seconds}.5"))
-            while not sleeping(seconds):
+            while not sleeping(f"{seconds}.5"):
                 await asyncio.sleep(0.01)
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
-            assert not sleeping(seconds)
+            assert not sleeping(f"{seconds}.5")
             assert (await sandbox.run("echo next")).stdout == "next\n"
 
     run(conversation())
@@ -406,13 +395,13 @@ asyncio.run(main())
             [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         )
         try:
-            while not sleeping(seconds):
+            while not sleeping(f"{seconds}.5"):
                 assert victim.poll() is None
                 await asyncio.sleep(0.01)
         finally:
             victim.kill()
             victim.wait()
-        while sleeping(seconds):
+        while sleeping(f"{seconds}.5"):
             await asyncio.sleep(0.01)
 
     run(conversation())

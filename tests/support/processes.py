@@ -1,0 +1,24 @@
+"""Processes of this machine, as /proc shows them."""
+
+from __future__ import annotations
+
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+
+def sleeping(duration: str) -> bool:
+    """Whether a process of this machine sleeps for just that time. One that was killed may take a while to end."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                if (entry / "cmdline").read_bytes() == f"sleep\0{duration}\0".encode() and not killed(entry):
+                    return True
+    return False
+
+
+def killed(entry: Path) -> bool:
+    """Whether SIGKILL is pending: the process runs no more."""
+    pending = re.findall(r"(?:SigPnd|ShdPnd):\t(\w+)", (entry / "status").read_text())
+    return any(int(signals, 16) & 1 << (signal.SIGKILL - 1) for signals in pending)
