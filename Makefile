@@ -4,6 +4,7 @@
 # make test-latest   … with the newest versions there are
 # make test-vllm     … with those that install beside vLLM
 # make test-nightly  … those tests that take minutes
+# make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, varnish and squid, those that are installed
 # make check         set up, then lint, check the format, the import layers and the types
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
@@ -26,17 +27,20 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test test-nightly test-network test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -15
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -16
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
 
 test: $(VENV)/.dev system
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+coverage: $(VENV)/.dev system
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 test-nightly: $(VENV)/.dev system
 	$(BIN)/python -m pytest tests/nightly $(ARGS)
