@@ -40,7 +40,7 @@ class SessionJournal(Protocol):
         """Note a session that is about to be created; it is created when this returns, and not if it raises."""
         ...
 
-    def deleted(self, session_id: str) -> None:
+    def deleted(self, session_id: str, /) -> None:
         """Forget a session: the server certainly no longer has it."""
         ...
 

@@ -214,7 +214,9 @@ def _handlers(server: dict[str, Any]) -> list[urllib.request.BaseHandler]:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Keys follow no redirect."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
         return None
 
 

@@ -31,7 +31,7 @@ async def check_server(
     A fault of the server is a failed check, never an exception. ``secrets`` are what the environment needs to start,
     ``client_options`` further arguments of :class:`~ors_gym.ORSClient`.
     """
-    options = {"api_key": api_key, **(client_options or {})}
+    options: dict[str, Any] = {"api_key": api_key, **(client_options or {})}
     checks: list[Check] = []
     async with ORSClient(url, **options) as client:
         server = ServerUnderTest(client, env_name or "", split or "", index, secrets or {})

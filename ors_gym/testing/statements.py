@@ -93,7 +93,7 @@ async def splits(server: Server) -> str:
     names = server.names(given, "splits")
     require(server.split in ("", *names), f"there is no split {server.split!r} among {', '.join(names)}")
     server.splits = tuple(names)
-    types = [split.get("type") for split in answer if isinstance(split, dict)]
+    types: list[Any] = [as_object(split, "a split").get("type") for split in answer if isinstance(split, dict)]
     unknown = [shown(kind) for kind in types if kind not in ("train", "validation", "test")]
     require(not unknown, f"unknown split types: {', '.join(unknown)}")
     return ", ".join(names)
@@ -344,7 +344,7 @@ async def unknown_session(server: Server) -> str:
 
 
 async def _is_unknown(server: Server, session_id: str, what: str) -> str:
-    body = {"name": "no_such_tool", "input": {}}  # a POST: no cache answers it
+    body: dict[str, Any] = {"name": "no_such_tool", "input": {}}  # a POST: no cache answers it
     answer = await server.ask("POST", f"{server.env_path}/call", body, server.of_session(session_id))
     require(answer.status in (404, 410), f"/call in a session that is {what} answered {answer.status}")
     return f"answers {answer.status}"
