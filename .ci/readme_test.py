@@ -36,18 +36,16 @@ listening() {  # wait until something listens at the port; it was started last, 
 
 
 def commands() -> list[str]:
-    """The lines of README's shell blocks."""
+    """The lines of README's shell blocks, but for `make test`."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line != "make test"]
 
 
 def script(endpoint: str) -> str:
     """All of them, as one script."""
     lines = [HELPERS]
-    for line in commands():
-        command = line.partition("  #")[0].strip()
-        if command == "make test":
-            continue
+    for command in commands():
         lines.append(f"echo {sh_quoted('$ ' + command)}")
         if command.startswith("ors-gym serve"):
             command = f"serving {command}"
