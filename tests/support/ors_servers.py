@@ -77,6 +77,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serve(*environments: type[Environment], **config: Any) -> Iterator[RunningServer]:
     """Run the reference server with these environments, and stop it."""
+    for environment in environments:  # the SDK keeps these on the class, where a subclass would find its parent's
+        environment._splits_cache = environment.list_splits()
+        environment._tasks_cache, environment._tasks_cache_locks = {}, {}
     server = Server(list(environments))
     with serve_app(server.app, server=server, **config) as running:
         yield running
