@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ors_gym import ORSClient
-from tests.support.paths import ROOT
+from tests.support.programs import is_gone, running_server
 from tests.support.ray_clusters import wait_until
 
-PATH = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
-
-
-@contextlib.contextmanager
-def quarry(num_workers: int, *before: str, setup: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    program = f"{setup}\nimport runpy, sys\nsys.argv[1:] = ['{num_workers}']\n"
-    program += "runpy.run_module('tests.support.pool_server', run_name='__main__', alter_sys=True)"
-    command = [*before, sys.executable, "-c", program]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": PATH}, **pipes) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+quarry = functools.partial(running_server, "tests.support.pool_server")
 
 
 async def called(url: str, name: str) -> list[int]:
@@ -41,13 +27,6 @@ async def called(url: str, name: str) -> list[int]:
         sessions = [client.session("quarry", split="train", index=index) for index in range(2)]
         async with sessions[0], sessions[1]:
             return [int((await session.call_tool(name, {})).text) for session in sessions]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -110,18 +89,10 @@ def test_where_no_wait_reports_a_dead_child_workers_are_replaced_and_the_server_
                 if len(homes) == 2 and str(worker) not in homes:
                     return
 
-    program = NO_CHILD_SIGNALS + "import runpy, sys\nsys.argv[1:] = ['2']\n"
-    program += "runpy.run_module('tests.support.worker_server', run_name='__main__', alter_sys=True)"
-    command = [sys.executable, "-c", program]
-    environ = os.environ | {"PYTHONPATH": PATH}
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            run(conversation(process.stdout.readline().strip()))
-            process.terminate()
-            process.communicate(timeout=60)
-        finally:
-            process.kill()
+    with running_server("tests.support.worker_server", 2, setup=NO_CHILD_SIGNALS) as (process, url):
+        run(conversation(url))
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def _may_unshare() -> bool:
@@ -133,7 +104,10 @@ def _may_unshare() -> bool:
 @pytest.mark.skipif(not _may_unshare(), reason="needs to make a PID namespace: run as root")
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_as_the_first_process_of_a_container_the_server_leaves_no_zombie(run: Callable, num_workers: int):
-    with quarry(num_workers, "unshare", "--pid", "--fork", "--mount-proc") as (process, url):
+    with quarry(num_workers, "unshare", "--pid", "--fork", "--mount-proc") as (
+        process,
+        url,
+    ):
         for _ in range(3):
             run(called(url, "leave"))
         (init,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
-import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
 
 import httpx
 import pytest
 import uvicorn
 
 from ors_gym_server import serve
-from tests.support.paths import ROOT
+from tests.support.programs import running_server
 from tests.support.server_environments import Forge
 
-
-@contextlib.contextmanager
-def kiln(drain_seconds: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
-    command = [sys.executable, "-m", "tests.support.server_process", str(drain_seconds)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, **pipes) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+kiln = functools.partial(running_server, "tests.support.server_process")
 
 
 def opened(http: httpx.Client, index: int) -> dict[str, str]:
@@ -42,7 +29,10 @@ def opened(http: httpx.Client, index: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_told_to_stop_lets_calls_end_and_tears_every_session_down(sent: signal.Signals):
-    with kiln(20) as (process, url), httpx.Client(base_url=url, timeout=30) as http:
+    with (
+        kiln(20) as (process, url),
+        httpx.Client(base_url=url, timeout=30) as http,
+    ):
         opened(http, 1)
         headers = opened(http, 0)
         with http.stream("POST", "/call", json={"name": "burn", "input": {}}, headers=headers) as answer:
@@ -70,7 +60,10 @@ def test_a_call_that_does_not_end_is_ended_when_the_time_to_drain_is_over():
 
 
 def test_a_second_ctrl_c_ends_the_calls_at_once_and_still_tears_every_session_down():
-    with kiln(60) as (process, url), httpx.Client(base_url=url, timeout=30) as http:
+    with (
+        kiln(60) as (process, url),
+        httpx.Client(base_url=url, timeout=30) as http,
+    ):
         headers = opened(http, 0)
         with contextlib.suppress(httpx.RemoteProtocolError):
             with http.stream("POST", "/call", json={"name": "smoulder", "input": {}}, headers=headers) as answer:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -21,21 +20,11 @@ from ors_gym.client.session import Session
 from ors_gym.testing import check_server
 from ors_gym_server import serve
 from tests.support.paths import ROOT
+from tests.support.programs import is_gone, running_server
 from tests.support.ray_clusters import wait_until
 from tests.support.server_environments import Forge
 
-
-@contextlib.contextmanager
-def mill(num_workers: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
-    command = [sys.executable, "-m", "tests.support.worker_server", str(num_workers)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, **pipes) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()  # its children see that, and end
+mill = functools.partial(running_server, "tests.support.worker_server")
 
 
 async def opened(client: ORSClient, count: int) -> list[Session]:
@@ -140,17 +129,10 @@ def test_workers_end_with_a_parent_that_is_killed_without_a_word(run: Callable):
                 await session.close()
             return homes
 
-    def gone(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"  # nobody waits for it in a container
-
     with mill(2) as (process, url):
         workers = run(conversation(url))
         process.kill()
-        wait_until(lambda: all(map(gone, workers)))
+        wait_until(lambda: all(map(is_gone, workers)))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from ors_gym import ORSClient
 from ors_gym.client.janitor import Janitor
 from tests.support.ors_servers import RunningServer
+from tests.support.programs import is_gone
 
 OWNER = """
 import asyncio, os, sys, time
@@ -47,16 +48,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         threading.Event().wait(0.02)
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be reaped does not."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z" or len(threads) > 1
 
 
 @contextmanager
@@ -142,7 +133,7 @@ def test_a_janitor_that_is_killed_is_started_again_and_knows_what_it_knew(counte
         await open_and_forget(janitor, counter_server.url)
         killed = janitor.pid
         os.kill(killed, signal.SIGKILL)
-        await asyncio.to_thread(wait_until, lambda: not lives(killed))
+        await asyncio.to_thread(wait_until, lambda: is_gone(killed))
         await open_and_forget(janitor, counter_server.url)
         assert janitor.pid != killed
 
