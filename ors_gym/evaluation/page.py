@@ -17,23 +17,19 @@ from ors_gym.evaluation.results import ModelResult
 from ors_gym.evaluation.statistics import Estimate
 from ors_gym.evaluation.words import play_of
 from ors_gym.reporting.html import packed, write_page
-from ors_gym.reporting.page import PageContent, ReportLimits, Sample, episode_to_page
+from ors_gym.reporting.page import ContentLimits, PageContent, Sample, episode_to_page
 
 __all__ = ["EvaluationPageLimits", "write_evaluation_page"]
 
 SCRIPTS = ("elements.js", "episodes.js", "evaluation.js")
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationPageLimits:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPageLimits(ContentLimits):
     """How much the page holds; what is left out is in the run's file."""
 
     episode_bytes: int = 64_000_000
     """Of all episodes together, compressed. The outcome of every episode is in the page whatever this is."""
-    text_characters: int = 8_000
-    """Of one text: a prompt, a message, a tool's input or result."""
-    image_bytes: int = 16_000_000
-    """Of all images together."""
 
 
 def write_evaluation_page(
@@ -47,8 +43,7 @@ def write_evaluation_page(
 
     Episodes are read from the run's files one after another, so that a long run does not have to be held.
     """
-    shown = ReportLimits(text_characters=limits.text_characters, image_bytes=limits.image_bytes)
-    content = PageContent(secrets, shown)
+    content = PageContent(secrets, limits)
     blocks: dict[tuple[str, str, int], int] = {}
     names = ", ".join(result.name for result in evaluation.results)
     where = ":".join(str(evaluation.results[0].about.get(name, "")) for name in ("env", "split"))

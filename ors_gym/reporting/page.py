@@ -26,6 +26,7 @@ from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import ImageBlock, MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolResultBlock
 
 __all__ = [
+    "ContentLimits",
     "Measurement",
     "PageContent",
     "ReportLimits",
@@ -153,16 +154,22 @@ class RunRecord:
     """How the run ended: ``finished``, ``interrupted``, …; empty while it goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportLimits:
-    """How much the page holds. What is left out is said in its place."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentLimits:
+    """How much of what was said a page holds. What is left out is said in its place."""
 
-    samples: int = 200
-    """Trajectories; of more, some are taken that lie evenly over the run."""
     text_characters: int = 8_000
     """Of one text: a prompt, a message, a tool's input or result."""
     image_bytes: int = 16_000_000
     """Of all images together, as base64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportLimits(ContentLimits):
+    """How much the page of a run holds."""
+
+    samples: int = 200
+    """Trajectories; of more, some are taken that lie evenly over the run."""
 
 
 def write_report(
@@ -177,9 +184,11 @@ def write_report(
     The file appears whole or not at all. Settings whose names say that they are secret (``api_key``, ``password``, …),
     the user parts of URLs, and every occurrence of a string in ``secrets`` are masked.
     """
-    content = _Content(secrets, limits)
+    content = PageContent(secrets, limits)
     scripts = ("elements.js", "episodes.js", "run.js")
-    return write_page(path, title=content.masked(record.title), data=lambda: _run(record, content), scripts=scripts)
+    return write_page(
+        path, title=content.masked(record.title), data=lambda: _run(record, content, limits.samples), scripts=scripts
+    )
 
 
 SECRET_NAME = re.compile(
@@ -192,10 +201,10 @@ IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-class _Content:
+class PageContent:
     """Turns what a run left into JSON for the page: masked, cut to size, and finite."""
 
-    def __init__(self, secrets: Iterable[str], limits: ReportLimits) -> None:
+    def __init__(self, secrets: Iterable[str], limits: ContentLimits) -> None:
         self._mask = Redactor(secrets)
         self._image_bytes_left = limits.image_bytes
         self.limits = limits
@@ -205,11 +214,13 @@ class _Content:
         return self._mask(URL_USER.sub(MASK, text))
 
     def text(self, text: str) -> JSON:
+        """A text, cut to size."""
         text = self.masked(text)
         limit = self.limits.text_characters
         return {"text": text[:limit]} | ({"cut": len(text) - limit} if len(text) > limit else {})
 
     def image(self, block: ImageBlock) -> JSON:
+        """An image, or why it is left out."""
         data = "".join(block.data.split())
         left_out = {"left_out": f"{self.masked(block.mime_type)}, {len(data) * 3 // 4:,} bytes"}
         if not (IMAGE_TYPE.fullmatch(block.mime_type) and BASE64.fullmatch(data)):
@@ -241,6 +252,7 @@ class _Content:
         return [[self.masked(str(name)), self.text(_plain(value))] for name, value in arguments.items()]
 
     def setting(self, name: str, value: object) -> str:
+        """A setting's value; masked where its name says that it is secret."""
         if SECRET_NAME.search(name) and value is not None:
             return MASK
         return self.masked(value if isinstance(value, str) else _plain(value))
@@ -259,8 +271,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _run(record: RunRecord, content: _Content) -> JSON:
-    limit = content.limits.samples
+def _run(record: RunRecord, content: PageContent, limit: int) -> JSON:
     shown = record.samples
     if len(shown) > limit:
         last = len(shown) - 1
@@ -275,7 +286,7 @@ def _run(record: RunRecord, content: _Content) -> JSON:
         "totalSteps": record.total_steps,
         "ended": content.masked(record.ended),
         "steps": [_step(step, content) for step in record.steps],
-        "samples": [_sample(sample, content) for sample in shown],
+        "samples": [episode_to_page(sample, content) for sample in shown],
         "numSamples": len(record.samples),
     }
 
@@ -284,7 +295,7 @@ def _measurement(measured: Measurement | None) -> JSON:
     return measured and {"reward": _finite(measured.reward), "episodes": measured.episodes}
 
 
-def _step(step: StepRecord, content: _Content) -> JSON:
+def _step(step: StepRecord, content: PageContent) -> JSON:
     row: dict[str, JSON] = {}
     for column in fields(step):
         value: Mapping[str, int] | float | None = getattr(step, column.name)
@@ -295,7 +306,8 @@ def _step(step: StepRecord, content: _Content) -> JSON:
     return row
 
 
-def _sample(sample: Sample, content: _Content) -> JSON:
+def episode_to_page(sample: Sample, content: PageContent) -> JSON:
+    """An episode as the page's script reads it."""
     episode = sample.trajectory
     return {
         "step": sample.step,
@@ -315,7 +327,7 @@ def _sample(sample: Sample, content: _Content) -> JSON:
     }
 
 
-def _events(episode: Trajectory, content: _Content) -> list[JSON]:
+def _events(episode: Trajectory, content: PageContent) -> list[JSON]:
     """The episode in reading order: messages of the prompt, then each turn's message, its calls and their results.
 
     Turns of the policy count from 0; messages of the prompt have -1, and those before its own assistant's less.
@@ -340,7 +352,7 @@ def _message(role: str, turn: int, parts: Sequence[JSON]) -> list[JSON]:
     return [{"kind": "message", "role": role, "turn": turn, "parts": parts}] if parts else []
 
 
-def _call(transition: Transition, turn: int, content: _Content) -> JSON:
+def _call(transition: Transition, turn: int, content: PageContent) -> JSON:
     action, output = transition.action, transition.output
     return {
         "kind": "call",
@@ -356,10 +368,6 @@ def _call(transition: Transition, turn: int, content: _Content) -> JSON:
     }
 
 
-def _unanswered(call: ToolCall, turn: int, content: _Content) -> JSON:
+def _unanswered(call: ToolCall, turn: int, content: PageContent) -> JSON:
     arguments = content.arguments(call.input)
     return {"kind": "unanswered", "turn": turn, "name": content.masked(call.name), "arguments": arguments}
-
-
-PageContent = _Content
-episode_to_page = _sample
