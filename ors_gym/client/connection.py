@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ors_gym.client.creation import CreationForm
+from ors_gym.client.janitor_process import DELAYS_SECONDS
 from ors_gym.client.keepalive import Pinger
 from ors_gym.client.requests import Heard, Request, RequestSender
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
@@ -19,15 +20,11 @@ from ors_gym.http.sse import EventDecoder
 from ors_gym.json_text import encode_json, parse_json
 from ors_gym.types import ToolList, sequence, shown, string
 
-__all__ = ["DELETION_DELAYS_SECONDS", "Connection", "Route", "SessionJournal", "new_session_id"]
+__all__ = ["Connection", "Route", "SessionJournal", "new_session_id"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-DELETION_DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
-"""When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
-
 
 MAX_ID_LENGTH = 1024
 """The longest session id taken; it is sent as a header of each request."""
@@ -205,7 +202,7 @@ class Connection:
         """Ask something that needs no session.
 
         The specification has the hosted platform answer such requests at ``api.``; the reference client asks them at
-        ``sessions.``, under a session id of their own. Where the first is refused, the second is tried.
+        ``sessions.``, under their own session id. Where the first is refused, the second is tried.
         """
         try:
             return await self.sender.fetch_json(Request(method, self.api_base + path, headers, body), read)
@@ -252,7 +249,7 @@ class Connection:
                 for several times before it is deleted.
         """
         if may_appear is not None:
-            for delay in DELETION_DELAYS_SECONDS:
+            for delay in DELAYS_SECONDS:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await self._closing.wait()

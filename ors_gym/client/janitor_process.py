@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Self
 
 DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
-"""When to look for a session: its creation may have been under way when its owner died."""
+"""When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
 ATTEMPTS = 3
 """Attempts per request."""
 REQUEST_SECONDS = 30.0

@@ -472,7 +472,7 @@ def test_a_creation_that_never_reached_the_server_is_made_under_another_id(ledge
 
 
 def test_deleting_a_creation_that_was_given_up_spares_the_one_that_replaced_it(ledger, monkeypatch):
-    monkeypatch.setattr("ors_gym.client.connection.DELETION_DELAYS_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr("ors_gym.client.connection.DELAYS_SECONDS", (0.0, 0.01))
 
     async def conversation() -> None:
         plan = on_call(Fault(refuse=True), path="/create")
