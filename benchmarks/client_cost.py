@@ -2,7 +2,7 @@
 
 ``python benchmarks/client_cost.py [--rounds 3] [--calls 8000] [--sessions 16 64 256 1024]``
 
-Each client runs in a process of its own against one stub server; the clients take turns within a round, so that a
+Each client runs in its own process against one stub server; the clients take turns within a round, so that a
 noisy machine is noisy for all of them. What counts is the client's CPU time, not the wall clock. Medians over rounds.
 """
 

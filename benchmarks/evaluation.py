@@ -94,7 +94,7 @@ async def endpoint(port: int) -> None:
 
 @contextmanager
 def helpers() -> Iterator[tuple[str, str]]:
-    """The server and the endpoint, each in a process of its own."""
+    """The server and the endpoint, each in its own process."""
     ports = free_ports(2)
     roles = ("--serve", "--endpoint")
     processes = [

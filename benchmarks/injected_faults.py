@@ -2,7 +2,7 @@
 
 ``PYTHONPATH=. python benchmarks/injected_faults.py [--calls 10]``
 
-Each call has a session of its own and goes through a proxy that breaks it once, or three times. ``ran`` above the
+Each call has its own session and goes through a proxy that breaks it once, or three times. ``ran`` above the
 number of calls means that tools ran twice; ``changed`` counts results whose text is not what the tool returned.
 """
 

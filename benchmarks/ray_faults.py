@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/ray_faults.py [--groups 40]
 
 Groups of 8 episodes of 5 calls (0.1 s each) on four actors of a cluster of two nodes, against the reference server in
-a process of its own. Each row breaks one thing three times while the groups run. ``complete``: all 8 members ended and
+its own process. Each row breaks one thing three times while the groups run. ``complete``: all 8 members ended and
 every tool ran once. ``doubled``: groups or episodes that came back twice. ``left``: sessions on the server in the end.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/rollouts.py
 
-The reference server runs in a process of its own. All figures come from one run:
+The reference server runs in its own process. All figures come from one run:
 
 - 256 episodes of 5 calls to a tool that takes 0.5 s: at best 2.5 s. Beside it the server's floor, which is what the
   same requests take over plain sockets with a tool that takes no time, and what is allowed: 1.3 x 2.5 s + the floor.

@@ -2,7 +2,7 @@
 
     python benchmarks/trl_rollouts.py [adapters] [samplers]
 
-Episodes of three tool calls on the reference server, which runs in a process of its own. The model is the demo's tiny
+Episodes of three tool calls on the reference server, which runs in its own process. The model is the demo's tiny
 one, taught how a call is written. Three comparisons:
 
 - a tool of 0.2 s, 32 and 64 episodes: how long the rollout takes, and how long the trainer takes outside of it;

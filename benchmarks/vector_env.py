@@ -2,7 +2,7 @@
 
     python benchmarks/vector_env.py
 
-The reference server runs in a process of its own; set-up and tool take 0.2 s each. Four figures are compared, all from
+The reference server runs in its own process; set-up and tool take 0.2 s each. Four figures are compared, all from
 one run:
 
 - the server's floor: what the same requests take with a set-up and a tool that take no time, sent over plain sockets;

@@ -28,9 +28,9 @@ from ors_gym.rollouts.options import SessionOptions, check_session_options
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate, GroupScore
 from ors_gym_ray.rollouts.actor import RolloutActor
+from ors_gym_ray.rollouts.actor_connection import ActorConnection
 from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default, wanted_and_free
 from ors_gym_ray.rollouts.events import Job
-from ors_gym_ray.rollouts.worker import ActorConnection
 
 __all__ = ["RolloutPool"]
 
@@ -377,7 +377,7 @@ class RolloutPool:
     def __del__(self) -> None:
         if "_workers" not in self.__dict__ or self._closed or sys.is_finalizing():
             return
-        # From a thread of its own: closing waits for the actors, and objects are collected on any thread.
+        # From its own thread: closing waits for the actors, and objects are collected on any thread.
         close = self.close if ray.is_initialized() else self._janitor.close
         threading.Thread(target=close, name="ors-gym closing", daemon=True).start()
         words = f"unclosed RolloutPool of {self.num_actors} actors: call close(), or use it as a context manager"
