@@ -27,7 +27,7 @@ from ors_gym.cli.arguments import (
     secrets,
     session_options,
 )
-from ors_gym.cli.play import say, visible
+from ors_gym.cli.output import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
 from ors_gym.cli.scoring import add_scoring_options, print_evaluation, read_prices, rules_of, write_results
 from ors_gym.client.client import ORSClient

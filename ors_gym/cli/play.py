@@ -1,34 +1,80 @@
-"""An episode on a terminal, played by a person.
-
-What an environment says is untrusted: its control characters never reach the terminal.
-"""
+"""``ors-gym play``: an episode on a terminal, played by a person."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from ors_gym.cli.arguments import (
+    add_server_options,
+    add_task_options,
+    at_least,
+    choose_env,
+    choose_split,
+    make_client,
+    session_options,
+)
+from ors_gym.cli.output import print_tools, say
 from ors_gym.client.portal import Portal
 from ors_gym.client.session import Session
 from ors_gym.rollouts.exchange import Conversation
-from ors_gym.rollouts.options import SessionOptions
+from ors_gym.rollouts.options import SessionOptions, open_session
 from ors_gym.rollouts.returns import reduce_rewards
-from ors_gym.trajectory import Reply
+from ors_gym.trajectory import Reply, TaskRef
 from ors_gym.types import Block, ImageBlock, TextBlock, ToolCall, ToolOutput, ToolSpec
 
-__all__ = ["play_episode", "print_tools", "say", "visible"]
+__all__ = ["EPILOG", "HELP", "add_options", "play_command"]
+
+HELP = "Play an episode yourself."
+
+EPILOG = """\
+Type a tool's name and its input as JSON, for example:
+
+  > look
+  > press {"color": "red"}
+
+:tools lists the tools, :quit leaves. Moves are also read from a file or a pipe:
+
+  printf 'look\\npress {"color": "red"}\\n' | ors-gym play http://localhost:8080
+"""
 
 
-def play_episode(portal: Portal, session: Session, console: Console, options: SessionOptions) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_server_options(parser)
+    add_task_options(parser)
+    parser.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
+
+
+def play_command(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the command."""
+    with Portal() as portal:  # keeps the session alive while a person thinks
+        client = make_client(arguments)
+        try:
+            env_name = portal.run(choose_env(client, arguments.env))
+            split = portal.run(choose_split(client, env_name, arguments.split))
+            task = TaskRef(env_name, split, arguments.index)
+            options = session_options(arguments)
+            session = open_session(client, task, options)
+            try:
+                portal.run(session.open())
+                say(console, f"{env_name}:{split}[{arguments.index}]", "bold")
+                _play_episode(portal, session, console, options)
+            finally:
+                portal.run(session.close())
+        finally:
+            portal.run(client.aclose())
+    return 0
+
+
+def _play_episode(portal: Portal, session: Session, console: Console, options: SessionOptions) -> None:
     """Show the prompt and the tools, and play the moves that are read until the episode or the input ends."""
     _print_blocks(console, portal.run(session.get_prompt()))
     tools = portal.run(session.list_tools()).tools
@@ -93,48 +139,3 @@ def _print_output(console: Console, output: ToolOutput) -> None:
         say(console, f"refused ({output.reason or 'no reason'}): {output.error}", "red")
     if output.reward is not None:
         say(console, f"reward {output.reward:g}", "green")
-
-
-def visible(text: str) -> str:
-    """``text`` from outside, without the control characters that would drive the terminal."""
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """Print a text as it is: no markup, no line breaks of ours."""
-    console.print(Text(visible(text), style=style), soft_wrap=True)
-
-
-def _signature(tool: ToolSpec) -> str:
-    schema = tool.input_schema or {}
-    required = schema.get("required") or ()
-    properties = cast("Mapping[str, Any]", schema.get("properties") or {})
-    shared = cast("Mapping[str, Any]", schema.get("$defs") or {})
-    arguments = [f"{name}{'' if name in required else '?'}: {_kind(kind, shared)}" for name, kind in properties.items()]
-    return f"{tool.name}({', '.join(arguments)})"
-
-
-def _kind(schema: Any, shared: Mapping[str, Any]) -> str:
-    """A few words for a JSON Schema, which may refer to ``shared`` ones: enough to type an input by."""
-    if not isinstance(schema, dict):
-        return "any"
-    kinds = cast("dict[str, Any]", schema)
-    referred = str(kinds.get("$ref", "")).removeprefix("#/$defs/")
-    if referred in shared:  # once: a schema may refer to itself
-        return _kind(shared[referred], {name: each for name, each in shared.items() if name != referred})
-    if "enum" in kinds:
-        return "|".join(json.dumps(value) for value in kinds["enum"])
-    if "anyOf" in kinds:
-        return "|".join(_kind(option, shared) for option in kinds["anyOf"])
-    if kinds.get("type") == "array":
-        return f"[{_kind(kinds.get('items'), shared)}]"
-    return str(kinds.get("type", "object" if "$ref" in kinds else "any"))
-
-
-def print_tools(console: Console, tools: Sequence[ToolSpec]) -> None:
-    """Print each tool's name with its arguments, and its description."""
-    table = Table.grid(padding=(0, 2))
-    for tool in tools:
-        description = " ".join(tool.description.split())
-        table.add_row("", Text(visible(_signature(tool)), style="cyan"), Text(visible(description)))
-    console.print(table)

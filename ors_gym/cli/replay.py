@@ -19,7 +19,7 @@ from ors_gym.cli.arguments import (
     make_client,
     secrets,
 )
-from ors_gym.cli.play import say
+from ors_gym.cli.output import say
 from ors_gym.evaluation.files import read_scored, run_file
 from ors_gym.evaluation.replay import replay
 from ors_gym.trajectory import Trajectory

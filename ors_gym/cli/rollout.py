@@ -19,6 +19,7 @@ from rich.table import Table
 from ors_gym.cli.arguments import (
     FAILURE,
     InputError,
+    add_server_options,
     add_task_options,
     at_least,
     choose_env,
@@ -28,7 +29,7 @@ from ors_gym.cli.arguments import (
     secrets,
     session_options,
 )
-from ors_gym.cli.play import say, visible
+from ors_gym.cli.output import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
 from ors_gym.policies.endpoint import ChatPolicy
 from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
@@ -40,9 +41,11 @@ from ors_gym.rollouts.summary import Summary
 from ors_gym.rollouts.tasks import TaskSampler, load_tasks, remaining_tasks
 from ors_gym.trajectory import TaskRef, TrajectoryGroup
 
-__all__ = ["HELP", "add_options", "rollout"]
+__all__ = ["EPILOG", "HELP", "add_options", "rollout_command"]
 
-HELP = """\
+HELP = "Play episodes with a policy and sum them up."
+
+EPILOG = """\
 examples:
   ors-gym rollout http://localhost:8080 --episodes 256 --report random.html
   ors-gym rollout http://localhost:8080 --policy openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1
@@ -71,6 +74,7 @@ IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_tur
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    add_server_options(parser)
     add_task_options(parser)
     option = parser.add_argument
     option("--episodes", metavar="N", type=at_least(1), default=64, help="how many (default: %(default)s)")
@@ -105,7 +109,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
 
-def rollout(arguments: argparse.Namespace, console: Console) -> int:
+def rollout_command(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command."""
     return asyncio.run(_Rollout(arguments, console).run())
 

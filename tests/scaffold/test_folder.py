@@ -121,7 +121,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     needs = 'from ors_gym.extras import packages_of\nwith packages_of("server"):\n    import no_such_package'
     (tmp_path / "needing.py").write_text(needs)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(cli.OPTIONAL_COMMANDS, "new", ("needing", ""))
+    monkeypatch.setitem(cli.COMMANDS, "new", ("needing", ""))
     assert cli.main(["new", "x"]) == 2
     assert "pip install 'ors-gym[server]'" in capsys.readouterr().err
 

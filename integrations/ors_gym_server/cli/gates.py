@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ors_gym.cli.arguments import FAILURE, InputError
-from ors_gym.cli.play import say
+from ors_gym.cli.output import say
 from ors_gym_server.scaffold.smoke_test import check_gates
 
 __all__ = ["HELP", "add_options", "gates_command"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ors_gym.cli.arguments import InputError
-from ors_gym.cli.play import say
+from ors_gym.cli.output import say
 from ors_gym_server.scaffold.folder import ARCHETYPES, ScaffoldError, scaffold
 
 __all__ = ["HELP", "add_options", "new_command"]

@@ -15,7 +15,7 @@ import gymnasium
 from rich.console import Console
 
 from ors_gym.cli.arguments import InputError, at_least
-from ors_gym.cli.play import print_tools, say
+from ors_gym.cli.output import print_tools, say
 from ors_gym_server.adapters.gymnasium import as_ors_environment
 from ors_gym_server.authoring.environment import Environment
 from ors_gym_server.run.serve import default_port, serve

@@ -168,7 +168,7 @@ def test_the_help_teaches(capsys):
 def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(capsys):
     from rich.console import Console
 
-    from ors_gym.cli.play import print_tools
+    from ors_gym.cli.output import print_tools
 
     nested = {"type": "array", "items": {"$ref": "#/$defs/Nested"}}
     schema = {
