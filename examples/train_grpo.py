@@ -1,7 +1,7 @@
 r"""Train a language model with GRPO on an ORS server, and watch it learn.
 
 Without arguments everything happens on this machine, in minutes, on a CPU: a tiny model is made here, an ORS server is
-started in a process of its own, Ray actors host the episodes, TRL's GRPOTrainer trains, and a page shows the run.
+started in its own process, Ray actors host the episodes, TRL's GRPOTrainer trains, and a page shows the run.
 
     python examples/train_grpo.py
     python examples/train_grpo.py --no-ray --seed 3
@@ -100,12 +100,12 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def local_server() -> Iterator[str]:
-    """Serve examples/buttons.py in a process of its own; yields its URL."""
+    """Serve examples/buttons.py in its own process; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("buttons.py")), "--port", str(port), "--exit-with-parent"]
-    # In a group of its own: Ctrl-C must not stop it before the episodes have closed their sessions.
+    # In its own group: Ctrl-C must not stop it before the episodes have closed their sessions.
     server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         deadline = time.monotonic() + 60

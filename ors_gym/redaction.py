@@ -15,7 +15,7 @@ MASK = "••••••"
 """What stands in place of a secret."""
 
 SHORT_CHARACTERS = 8
-"""A secret shorter than this is masked only where it stands as a word of its own."""
+"""A secret shorter than this is masked only where it stands as its own word."""
 
 PERCENT_CODE = re.compile("%[0-9A-F]{2}")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")

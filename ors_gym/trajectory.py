@@ -46,7 +46,7 @@ class StopReason(StrEnum):
     POLICY_STOPPED = "policy_stopped"
     """The policy sent a plain message where the environment has no terminal tool. Terminated."""
     ENVIRONMENT_LIMIT = "environment_limit"
-    """The environment answered ``finished`` for a limit of its own, such as a time limit. Truncated."""
+    """The environment answered ``finished`` for its own limit, such as a time limit. Truncated."""
     MAX_TURNS = "max_turns"
     """The policy had its last turn. Truncated."""
     MAX_SECONDS = "max_episode_seconds"
@@ -58,7 +58,7 @@ class StopReason(StrEnum):
 
     @property
     def terminated(self) -> bool:
-        """The episode reached an end of its own."""
+        """The episode reached its own end."""
         return self in (StopReason.FINISHED, StopReason.POLICY_STOPPED)
 
     @property
@@ -273,7 +273,7 @@ class Trajectory:
 
     @property
     def terminated(self) -> bool:
-        """The episode reached an end of its own."""
+        """The episode reached its own end."""
         return self.stop_reason.terminated
 
     @property

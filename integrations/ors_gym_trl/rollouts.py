@@ -51,7 +51,7 @@ class ORSRollouts:
             reward_funcs=rollouts.reward_funcs,
         ).train()
 
-    Every prompt of a batch is played at once, each in a session of its own; the model is asked for whichever turns are
+    Every prompt of a batch is played at once, each in its own session; the model is asked for whichever turns are
     ready. The tokens trained on are the tokens sampled. An episode that infrastructure broke is played
     again; if that does not help it is left out: its reward is None and its tokens are masked, so it moves neither
     weights nor baseline.
@@ -217,7 +217,7 @@ class ORSRollouts:
         portal: Portal | None = self.__dict__.get("portal")
         if portal is None or not portal.usable or sys.is_finalizing():
             return
-        # From a thread of its own: objects are collected on any thread, the portal's included, and that cannot wait.
+        # From its own thread: objects are collected on any thread, the portal's included, and that cannot wait.
         threading.Thread(target=portal.close, name="ors-gym closing", daemon=True).start()
         words = f"unclosed {self!r}: call close(), or use it as a context manager"
         warnings.warn(words, ResourceWarning, stacklevel=2, source=self)

@@ -14,7 +14,7 @@ class SessionCookies:
         self._values: dict[str, str] = {}
 
     def take(self, headers: Mapping[str, str]) -> None:
-        """Keep the cookies of an answer; transports give each a line of its own."""
+        """Keep the cookies of an answer; transports give each its own line."""
         for line in headers.get("set-cookie", "").splitlines():
             name, _, value = line.partition(";")[0].partition("=")
             if name.strip():

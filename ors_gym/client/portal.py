@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Portal:
-    """An event loop on a thread of its own. Close it, or use it as a context manager."""
+    """An event loop on its own thread. Close it, or use it as a context manager."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()

@@ -187,7 +187,7 @@ class AsyncORSEnv:
         self._closed = False
 
     async def reset(self, task: TaskRef) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode of ``task`` on a session of its own; the session before is closed."""
+        """Begin an episode of ``task`` on its own session; the session before is closed."""
         self._check_open()
         self._leave()
         options = self.recipe.session_options

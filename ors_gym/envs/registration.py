@@ -28,7 +28,7 @@ def register_ors() -> None:
 
 @types_in_words
 def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOptions]) -> tuple[str, ...]:
-    """Register every environment of a server under an id of its own, and return the ids.
+    """Register every environment of a server under its own id, and return the ids.
 
     ``wordle`` becomes ``ors/wordle-v0``; characters that Gymnasium has no place for become ``-``. The options are
     kept for ``gym.make``, which may override them. Registering a name again replaces it.

@@ -33,7 +33,7 @@ Batch: TypeAlias = tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.bool_]
 
 
 class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
-    """``num_envs`` episodes of one ORS environment, each on a session of its own.
+    """``num_envs`` episodes of one ORS environment, each on its own session.
 
     ::
 

@@ -74,7 +74,7 @@ def chat_messages(
 ) -> list[dict[str, Any]]:
     """A conversation as the API takes it.
 
-    A tool's result is a message of its own with the role ``tool``, which holds text only: images of results follow in
+    A tool's result is its own message with the role ``tool``, which holds text only: images of results follow in
     a user message. ``with_reasoning`` gives the model its earlier thoughts back, as ``reasoning_content``.
     """
     wire: list[dict[str, Any]] = []
@@ -217,7 +217,7 @@ class Completion:
         known = self._places.get(index) if index is not None else self._calls[-1] if self._calls else None
         if known is None:
             return self._new_call(delta)
-        # Some servers give every call the index 0, or none, and some every delta an id of its own: a new call is one
+        # Some servers give every call the index 0, or none, and some every delta its own id: a new call is one
         # that has both a name and another id.
         named = _object(delta.get("function") or {}, "a tool call's function").get("name")
         return self._new_call(delta) if named and delta.get("id") not in (None, "", known.id) else known

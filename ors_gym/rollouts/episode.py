@@ -120,7 +120,7 @@ class EpisodeRunner:
         return episode.trajectory()
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
-        """Score trajectories of ``task`` against each other, on a session of their own.
+        """Score trajectories of ``task`` against each other, on their own session.
 
         Blocks of kinds that the server does not take in messages are left out.
 

@@ -119,7 +119,7 @@ class Conversation:
         return exchange
 
     def _named(self, reply: Reply) -> Exchange:
-        """The exchange that begins with ``reply``, each of whose calls has an id of its own."""
+        """The exchange that begins with ``reply``, each of whose calls has its own id."""
         number = len(self.exchanges)
         calls: dict[str, ToolCall] = {}
         for place, call in enumerate(reply.tool_calls):

@@ -302,7 +302,7 @@ async def ping(server: Server) -> str:
 
 @_states("3.9")
 async def sessions_are_apart(server: Server) -> str:
-    """Two sessions of one task are open at once, each with an id of its own."""
+    """Two sessions of one task are open at once, each with its own id."""
     first = server.open_session
     async with server.client.session(
         server.env_name, split=server.split, index=server.index, secrets=server.secrets or None

@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run a command as a user would, in a folder of its own; its output."""
+    """Run a command as a user would, in its own folder; its output."""
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -93,7 +93,7 @@ class Campaign:
     sessions: int = 0
 
     def run(self) -> Campaign:
-        """Run it on an event loop of its own."""
+        """Run it on its own event loop."""
         asyncio.run(self._run())
         return self
 

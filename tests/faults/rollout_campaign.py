@@ -97,7 +97,7 @@ class Campaign:
     sessions_left: int = 0
 
     def run(self) -> Campaign:
-        """Run it on an event loop of its own."""
+        """Run it on its own event loop."""
         Shaky.breaks, Shaky.draw = self.world.breaks, random.Random(self.seed)
         asyncio.run(self._run())
         return self

@@ -2,7 +2,7 @@
 
 Each RUN and COPY is a layer over those before it (overlayfs), run in a root directory of its own (pivot_root);
 instructions that two files begin with are run once. A container is the image's command, as its user, in its directory,
-with its environment, in a network namespace of its own: the port that it names is its own too. The layers lie in
+with its environment, in its own network namespace: the port that it names is its own too. The layers lie in
 memory, in a mount namespace that ends with the builder; nothing of the machine is changed.
 
 What is not as an engine does it:
@@ -158,7 +158,7 @@ class ImageBuilder:
 
     @contextlib.contextmanager
     def running(self, image: Image, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-        """A container: the image's command as its user, in a network of its own; ended as ``docker stop`` does."""
+        """A container: the image's command as its user, in its own network; ended as ``docker stop`` does."""
         enter = ["/bin/sh", "-c", f'cd {image.workdir} && exec "$@"', "sh", *image.command]
         layer = self._layers / f"container{next(self._numbers)}"
         inner = self._in_root(image, layer, enter, userspec=f"{image.user}:")

@@ -28,7 +28,7 @@ MISTRAL = (
     "{%- else %}{{ m.content }}{%- for c in m.tool_calls or [] %}[TOOL_CALLS]{{ c.function | tojson }}{%- endfor %}"
     "<|im_end|>{%- endif %}{%- endfor %}"
 )
-# Gemma's: the model is called "model", a tool's result is a turn of the user's, and a turn has an end of its own.
+# Gemma's: the model is called "model", a tool's result is a turn of the user's, and a turn has its own end.
 GEMMA = (
     "<bos>{%- if tools %}{{ tools | tojson }}\n{%- endif %}{%- for m in messages %}"
     "{%- if m.role == 'tool' %}<start_of_turn>user\n```tool_output\n{{ m.content }}\n```<|im_end|>\n"

@@ -3,7 +3,7 @@
 Three deployments make one Serve application:
 
 - ``Replica``: the servers. Serve starts and stops them, by the number of sessions that live and wait. Each listens at
-  an address of its own and tells it to the directory. One that Serve has chosen to stop takes no new session, serves
+  its own address and tells it to the directory. One that Serve has chosen to stop takes no new session, serves
   those that it has as before, and stops when the last one has ended.
 - ``Registry``: knows the replicas and their loads, and gives a new session a place on the least busy one. The
   session's id names the replica; it stays there.

@@ -141,7 +141,7 @@ def as_ors_environment(
             ``validation`` and 100 for ``test``.
         action_names: What the actions are called; see :class:`~ors_gym_server.adapters.action_tools.ActionTools`. By
             default the names that are known of the environment (:mod:`ors_gym_server.adapters.known_environments`).
-        tool_per_action: Each named action is a tool of its own, instead of a value of the tool ``step``.
+        tool_per_action: Each named action is its own tool, instead of a value of the tool ``step``.
         observation_names: What the components of the observation are called.
         formatter: ``formatter(observation, info)`` writes it as text, instead of
             :mod:`ors_gym_server.adapters.observation_text`.

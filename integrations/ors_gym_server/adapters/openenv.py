@@ -6,7 +6,7 @@
     Maze = from_openenv("https://host.example:8000")     # a running server, by its URL or a client of it
     app = create_app([Maze])
 
-An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is a tool of its own.
+An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is its own tool.
 Tasks are those of OpenEnv's task protocol, reset by split and index; without it they are seeds.
 """
 
@@ -237,7 +237,7 @@ def from_openenv(
 
     Args:
         env: The environment's class, or what makes one; or the URL of a running OpenEnv server, or a client of it (each
-            session then has a connection of its own to the same server, with the client's headers).
+            session then has its own connection to the same server, with the client's headers).
         name: Of the class, and so of the environment (default: what the environment calls itself).
         action: The class of its actions, where ``step`` is not annotated with it.
         splits: Seeds, as for :func:`~ors_gym_server.as_ors_environment`; not for an environment that has tasks of its

@@ -1,4 +1,4 @@
-"""Whether the application is one of several copies, each in a process of its own with sessions of its own."""
+"""Whether the application is one of several copies, each in its own process with sessions of its own."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A session's id says which worker holds it, so nothing need be looked up, and no 
 front is replaced. That one runs no code of an environment: what crashes is a worker, and takes only its own sessions
 along. (If clients reached the workers directly, a crash would also cut what came in by that worker for another.)
 
-Each worker has a listening socket of its own on the loopback interface. It belongs to the parent, as the public one
+Each worker has its own listening socket on the loopback interface. It belongs to the parent, as the public one
 does: when a worker dies, requests for it wait in that socket until the next one has taken its place.
 
 The parent only waits, for signals and for children that end. It runs no event loop and starts no thread, so it can fork

@@ -10,7 +10,7 @@
 
 The first two keep a sandbox's files in a memory file system of bounded size. It belongs to the mount namespace of a
 process that waits for the end of its input, so it is gone with us, however we end. Where we are root, every sandbox
-runs as a user of its own without rights, so that a hole in the namespaces is not root's either.
+runs as its own user without rights, so that a hole in the namespaces is not root's either.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Namespaced(Confinement):
 
     keeper: asyncio.subprocess.Process | None = None
     privileged = False
-    """Whether the keeper is root with its usual rights: it then mounts without a user namespace of its own."""
+    """Whether the keeper is root with its usual rights: it then mounts without its own user namespace."""
     needs: tuple[str, ...] = ("nsenter", "setpriv", "prlimit", "unshare", "mount")
 
     async def open(self) -> None:

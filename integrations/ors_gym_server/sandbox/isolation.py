@@ -158,7 +158,7 @@ class Seen:
         return replace(seen, disk_bytes=disk_bytes)
 
     def apart(self, namespace: str) -> bool:
-        """Whether the sandbox has a namespace of its own."""
+        """Whether the sandbox has its own namespace."""
         there = self.namespaces.get(namespace)
         return bool(there) and there != os.readlink(f"/proc/self/ns/{namespace}")
 

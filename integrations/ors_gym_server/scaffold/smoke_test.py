@@ -1,7 +1,7 @@
 """Three questions that an environment's folder has to answer before anybody trains on it.
 
 Is the environment listed, has it tools, does an episode come to its end? They are asked of the folder as it is
-deployed: its ``server.py`` in a process of its own, and its ``rollout.py`` in another.
+deployed: its ``server.py`` in its own process, and its ``rollout.py`` in another.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class ContinuousSampler:
         return SampledTurn.cut(output.generated_tokens, output.logprobs, max_new_tokens, self._stops)
 
     def serve(self) -> None:
-        """Wait: the manager samples in a thread of its own."""
+        """Wait: the manager samples in its own thread."""
         self._stopped.wait()
 
     def stop(self) -> None:

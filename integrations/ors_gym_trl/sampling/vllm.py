@@ -46,7 +46,7 @@ BUSY = frozenset({429, 503})
 
 
 class ServerSampler:
-    """Asks a vLLM server for each turn with a request of its own: ``POST /v1/completions``.
+    """Asks a vLLM server for each turn with its own request: ``POST /v1/completions``.
 
     Works with ``vllm serve``, ``trl vllm-serve`` and any server that takes token ids as the prompt and returns the
     sampled ones, as ``token_ids`` (``return_token_ids``) or as ``token_id:…`` (``return_tokens_as_token_ids``), with
@@ -130,7 +130,7 @@ class ServerSampler:
         return self._portal.submit(self.sample(list(prompt), max_new_tokens, tuple(pictures), seed))
 
     def serve(self) -> None:
-        """Wait: the requests are sent from a thread of their own."""
+        """Wait: the requests are sent from their own thread."""
         self._stopped.wait()
 
     def stop(self) -> None:

@@ -172,7 +172,7 @@ def _left_out(scores: Sequence[TaskScores]) -> int:
 
 
 def _clusters(tasks: Sequence[TaskScores]) -> list[Hashable] | None:
-    """The clusters of tasks; None where no task has one. A task without is a cluster of its own."""
+    """The clusters of tasks; None where no task has one. A task without is its own cluster."""
     if all(task.cluster is None for task in tasks):
         return None
     return [("task", task.task) if task.cluster is None else ("field", task.cluster) for task in tasks]

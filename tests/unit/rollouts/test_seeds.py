@@ -21,7 +21,7 @@ GUESS = ToolList((ToolSpec("guess", input_schema={"type": "object", "properties"
 
 
 class Shuffled:
-    """Plays three turns an episode, and lets episodes go on in an order of its own; some first attempts fail."""
+    """Plays three turns an episode, and lets episodes go on in its own order; some first attempts fail."""
 
     def __init__(self, order: int) -> None:
         self._order = random.Random(order)
