@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import httpx
@@ -65,6 +65,10 @@ async def replicas() -> dict[str, tuple[int, bool]]:
 
 async def num_taking() -> int:
     return sum(not draining for _, draining in (await replicas()).values())
+
+
+async def num_sessions_of_taking() -> int:
+    return sum(load for load, draining in (await replicas()).values() if not draining)
 
 
 async def one_runs() -> bool:
@@ -136,10 +140,14 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
                     assert [len(member.transitions) for member in group.members] == [12, 12]
             await until(one_runs)
 
-            async with opened(client, MAX_SESSIONS * MAX_REPLICAS) as sessions:
-                await until(all_started)
+            async with AsyncExitStack() as stack:
+                sessions: list[Session] = []
+                # Serve may drain a replica of the first part after it was given sessions: the others take the rest.
+                while (num_free := MAX_SESSIONS * MAX_REPLICAS - await num_sessions_of_taking()) > 0:
+                    sessions += await stack.enter_async_context(opened(client, num_free))
+                    await until(all_started)
                 homes = Counter(replica_of(session.id) for session in sessions)
-                assert sorted(homes.values()) == [MAX_SESSIONS] * MAX_REPLICAS
+                assert max(homes.values()) <= MAX_SESSIONS
                 async with httpx.AsyncClient(base_url=url, timeout=30) as http:
                     refused = await http.post("/create_session")
                 assert refused.status_code == 429
@@ -154,7 +162,7 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
                 assert draining
                 assert draining < set(homes)
                 for count in (2, 3):
-                    assert [await work(session) for session in stay] == [count] * MAX_REPLICAS
+                    assert [await work(session) for session in stay] == [count] * len(stay)
                 async with opened(client, 2) as fresh:
                     assert not draining & {replica_of(session.id) for session in fresh}
                 assert draining <= set(await replicas())
