@@ -18,16 +18,14 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
-from ors_gym.client.connection import Connection, Route, new_session_id
-from ors_gym.client.cookies import SessionCookies
+from ors_gym.client.connection import Connection
 from ors_gym.client.creation import Creation
-from ors_gym.client.requests import Request
+from ors_gym.client.remote_session import RemoteSession
 from ors_gym.client.tool_call import Call
 from ors_gym.errors import (
     NotFoundError,
@@ -38,9 +36,7 @@ from ors_gym.errors import (
     SessionLostError,
     StatusError,
     ToolFailedError,
-    TransportError,
 )
-from ors_gym.json_text import encode_json
 from ors_gym.types import (
     Block,
     GroupCandidate,
@@ -62,9 +58,6 @@ logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 30.0
 """How long after its creation a session that is not found was probably never where the requests go."""
-
-MAX_CREATIONS = 3
-"""How many session ids are tried when the answer to ``/create`` is lost and the session is not found."""
 
 
 class SessionState(StrEnum):
@@ -96,23 +89,14 @@ class Session:
         find_task: Callable[[str, str, int], Awaitable[Task]],
     ) -> None:
         self.env_name = env_name
-        self.id = ""
-        """The server's id, empty before the session is open."""
         self.state = SessionState.NEW
         self.finished = False
         """Whether a call has answered ``finished``: the episode is over."""
         self._connection = connection
-        self._sender = connection.sender
-        self._creation = creation
-        self._find_task = find_task
-        self._redact = creation.redact
-        self._cookies = SessionCookies()
-        self._query = ""
+        self._toolset = creation.toolset
+        self._remote = RemoteSession(connection, creation, find_task)
         self._created_at = 0.0
         self._used = False
-        self._route: Route | None = None
-        self._headers: dict[str, str] = {}
-        self._call_url = ""
         self._tools: ToolList | None = None
         self._gone = False
         self._cause = ""
@@ -120,6 +104,11 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.id or '(no id yet)'} of {self.env_name!r}, {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """The server's id, empty before there is one."""
+        return self._remote.id
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -144,90 +133,14 @@ class Session:
             raise SessionClosedError("the client is closed")
         self.state = SessionState.OPENING
         try:
-            self._route = await self._connection.route(self.env_name)
-            creations = 0
-            while not await self._create(last=creations == MAX_CREATIONS - 1):
-                creations += 1
+            await self._remote.create(self.env_name)
         except BaseException as error:
             self.state = SessionState.LOST
             self._cause = f"it could not be opened: {error}"
             raise
         self.state = SessionState.OPEN
         self._created_at = time.monotonic()
-        self._call_url = f"{self._route.session_url}/call"
         self._connection.pinger.touch(self)
-
-    async def _create(self, *, last: bool) -> bool:
-        """Ask for an id and create the environment under it; False if that got lost on the way."""
-        assert self._route is not None
-        self._cookies = SessionCookies()
-        headers = {**self._route.headers, **(self._creation.headers if self._connection.hosted else {})}
-        ask = Request("POST", f"{self._route.session_base}/create_session", headers, b"", redact=self._redact)
-        self.id = await new_session_id(self._sender, ask, self._cookies.take)
-        self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
-        if self._connection.journal is not None:
-            await self._connection.journal.opening(self.env_name, self.id)
-        try:
-            form = await self._creation.send(self._post_create, self._connection.creation_form, self._task_of)
-            self._connection.creation_form = form
-            return True
-        except (TransportError, StatusError) as error:
-            if isinstance(error, StatusError):
-                if error.status == 400 and "already exists" in error.detail.lower():
-                    return True  # only we know the id: an earlier attempt, by us or a proxy, did create it
-                if error.status not in (502, 503, 504):
-                    self._connection.in_background(self._delete("/delete", "/delete_session"))
-                    raise
-            if await self._exists():
-                return True
-            self._delete_abandoned()
-            if last:
-                raise
-            return False
-        except BaseException:
-            self._delete_abandoned()
-            raise
-
-    async def _post_create(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-        assert self._route is not None
-        create = Request(
-            "POST",
-            f"{self._route.session_base}/create",
-            {**self._headers, **headers, "Content-Type": "application/json"},
-            encode_json({**body, "env_name": self._route.name}),
-            repeatable=False,
-            redact=self._redact,
-        )
-        self._connection.names_tasks = await self._sender.fetch_json(create, _names_tasks, self._created)
-
-    def _created(self, headers: Mapping[str, str]) -> None:
-        """Note what the answer to ``/create`` says beside its body."""
-        assert self._route is not None
-        self._cookies.take(headers)
-        self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
-        if "no-store" not in headers.get("cache-control", "") and self._connection.reads_queries is not False:
-            self._query = f"?session={uuid.uuid4().hex[:16]}"  # no cache has this URL
-
-    async def _task_of(self, split: str, index: int) -> Task:
-        return await self._find_task(self.env_name, split, index)
-
-    def _delete_abandoned(self) -> None:
-        """Delete the session, should it come to exist after all."""
-        ping = self.request("POST", "/ping")
-        deletions = self._deletions("/delete", "/delete_session")
-        self._connection.in_background(self._connection.delete(self.id, deletions, may_appear=ping))
-
-    async def _exists(self) -> bool:
-        """Whether the server has the session, asked after the answer to ``/create`` was lost."""
-        request = self.request("POST", "/ping")
-        for delay in (0.0, 0.5, 1.0):
-            await asyncio.sleep(delay)
-            try:
-                await self._sender.fetch(request)
-            except (TransportError, StatusError):
-                continue
-            return True
-        return False
 
     async def close(self) -> None:
         """Delete the session on the server; does nothing the second time.
@@ -246,15 +159,7 @@ class Session:
     def _start_deletion(self) -> None:
         self._connection.pinger.remove(self)
         if self._deletion is None:
-            paths = ("/delete_session",) if self._gone else ("/delete", "/delete_session")
-            self._deletion = self._connection.in_background(self._delete(*paths))
-
-    def _delete(self, *paths: str) -> Coroutine[Any, Any, None]:
-        return self._connection.delete(self.id, self._deletions(*paths))
-
-    def _deletions(self, *paths: str) -> list[Request]:
-        """The requests that delete what now has this session's id."""
-        return [self.request("POST", path) for path in paths]
+            self._deletion = self._remote.start_deletion(gone=self._gone)
 
     def _give_up(self, cause: str, *, gone: bool = False) -> None:
         """LOST: delete it on the server and never use it again."""
@@ -265,13 +170,6 @@ class Session:
             self._start_deletion()
 
     # ---------------------------------------------------------------- requests
-
-    def request(self, method: str, path: str) -> Request:
-        """A request of this session without a body."""
-        assert self._route is not None
-        of_server = path.startswith(("/ping", "/delete"))
-        base = self._route.session_base if of_server else self._route.session_url
-        return Request(method, base + path, self._headers, urgent=of_server, redact=self._redact)
 
     def _require_open(self) -> None:
         if self.state is SessionState.OPEN:
@@ -285,26 +183,13 @@ class Session:
         self._require_open()
         self._connection.pinger.touch(self)
         try:
-            answer = await self._fetch_unique(path, read)
+            answer = await self._remote.get(path, read)
             self._used = True
             return answer
         except ORSError as error:
             if optional and isinstance(error, NotFoundError):
                 return None
             raise self._noted(error) from error.__cause__
-
-    async def _fetch_unique(self, path: str, read: Callable[[Any], T]) -> T:
-        """Read what is this session's own under a URL that no cache can have from another session."""
-        request = self.request("GET", path)
-        if not self._query:
-            return await self._sender.fetch_json(request, read)
-        try:
-            return await self._sender.fetch_json(replace(request, url=request.url + self._query), read)
-        except NotFoundError:
-            if await self._connection.does_read_queries(self._query):
-                raise
-        self._query = ""
-        return await self._sender.fetch_json(request, read)
 
     def _noted(self, error: ORSError) -> ORSError:
         """Name the session in an error, and note if the error means that it is lost."""
@@ -344,7 +229,7 @@ class Session:
         connection = self._connection
         try:
             if connection.answers_pings is not False:
-                await self._sender.fetch(self.request("POST", "/ping"))
+                await self._remote.ping()
                 connection.answers_pings = self._used = True
                 return
         except ORSError as error:
@@ -371,7 +256,7 @@ class Session:
         """
         self._require_open()
         try:
-            call = self._call(self._call_url, {"name": name, "input": _mapping(input)})
+            call = self._call("/call", {"name": name, "input": _mapping(input)})
         except ValueError as error:
             return ToolOutput(ok=False, error=f"the input is no JSON: {error}", reason="input_validation")
         try:
@@ -385,10 +270,9 @@ class Session:
         self.finished = self.finished or output.finished
         return output
 
-    def _call(self, url: str, payload: Mapping[str, Any]) -> Call:
+    def _call(self, path: str, payload: Mapping[str, Any]) -> Call:
         task_id = uuid.uuid4().hex if self._connection.names_tasks else None
-        headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
-        return Call(self._sender, Request("POST", url, headers, redact=self._redact), payload, task_id=task_id)
+        return Call(self._connection.sender, self._remote.call_request(path), payload, task_id=task_id)
 
     async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
         """Bring a tool call to its end, and give the session up if its outcome is unknown."""
@@ -413,7 +297,7 @@ class Session:
             ValueError: the environment has none (``ToolList.terminal_tool`` says so).
         """
         tools = self._tools
-        if tools is None and self._creation.toolset is None:
+        if tools is None and self._toolset is None:
             tools = await self._connection.known_tools(self.env_name)
         if tools is None:
             tools = await self.list_tools()
@@ -432,8 +316,7 @@ class Session:
         """
         self._require_open()
         group = [each if isinstance(each, GroupCandidate) else GroupCandidate(tuple(each)) for each in candidates]
-        assert self._route is not None
-        call = self._call(f"{self._route.session_url}/score_group", {"candidates": [each.to_wire() for each in group]})
+        call = self._call("/score_group", {"candidates": [each.to_wire() for each in group]})
         self._connection.pinger.touch(self)
         try:
             scores = await call.run(_read_scores)
@@ -453,11 +336,6 @@ def _mapping(value: object) -> dict[Any, Any]:
         raise TypeError(f"a tool's input is a mapping of argument names to JSON values, got {type(value).__name__}")
     fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
     return dict(fields)
-
-
-def _names_tasks(wire: Any) -> bool:
-    """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
-    return isinstance(wire, dict) and cast("dict[str, Any]", wire).get("client_task_ids") is True
 
 
 def _read_prompt(wire: Any) -> tuple[Block, ...]:
