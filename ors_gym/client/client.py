@@ -31,7 +31,8 @@ from ors_gym.http.factory import files_allowed, make_transport
 from ors_gym.http.tls import Certificate, Verify
 from ors_gym.http.url import ServerURL
 from ors_gym.redaction import Redactor
-from ors_gym.types import Split, Task, ToolList, required, sequence, shown
+from ors_gym.types import Split, Task, ToolList
+from ors_gym.types.shapes import required, sequence, shown
 
 if TYPE_CHECKING:
     import httpx

@@ -18,7 +18,8 @@ from ors_gym.client.requests import Heard, Request, RequestSender
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, StatusError
 from ors_gym.http.sse import EventDecoder
 from ors_gym.json_text import encode_json, parse_json
-from ors_gym.types import ToolList, sequence, shown, string
+from ors_gym.types import ToolList
+from ors_gym.types.shapes import sequence, shown, string
 
 __all__ = ["Connection", "Route", "SessionJournal", "new_session_id"]
 

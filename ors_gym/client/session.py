@@ -45,7 +45,11 @@ from ors_gym.types import (
     Task,
     ToolList,
     ToolOutput,
+)
+from ors_gym.types.messages import (
     blocks_from_wire,
+)
+from ors_gym.types.shapes import (
     required,
     sequence,
 )

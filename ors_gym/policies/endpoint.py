@@ -40,7 +40,7 @@ from ors_gym.json_text import parse_json
 from ors_gym.policies.chat import Completion, ToolNames, chat_messages
 from ors_gym.policies.policy import Reply, Turn
 from ors_gym.redaction import Redactor
-from ors_gym.types import JSONObject
+from ors_gym.types.shapes import JSONObject
 
 if TYPE_CHECKING:
     import httpx

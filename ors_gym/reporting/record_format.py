@@ -13,14 +13,18 @@ from ors_gym.json_text import LIMITS
 from ors_gym.redaction import SHORT_CHARACTERS
 from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, Transition
 from ors_gym.types import (
-    JSONObject,
     Message,
     MessageBlock,
     ToolCall,
     ToolOutput,
     ToolResultBlock,
+)
+from ors_gym.types.messages import (
     block_to_wire,
     blocks_from_wire,
+)
+from ors_gym.types.shapes import (
+    JSONObject,
 )
 
 __all__ = ["RecordEncoder", "plain_json", "read_failure", "read_task", "read_trajectory"]

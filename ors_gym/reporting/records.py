@@ -51,7 +51,7 @@ from ors_gym.redaction import Redactor
 from ors_gym.reporting.record_format import RecordEncoder, read_failure, read_task, read_trajectory
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
-from ors_gym.types import JSONObject
+from ors_gym.types.shapes import JSONObject
 
 if TYPE_CHECKING:
     from datasets import Dataset  # pyright: ignore[reportMissingTypeStubs]

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 from ors_gym.errors import ORSError, StatusError, ToolFailedError
 from ors_gym.rollouts.options import SessionOptions
 from ors_gym.trajectory import Exchange, Reply, StopReason, Transition
-from ors_gym.types import Block, JSONObject, Message, TerminalTool, ToolCall, ToolOutput
+from ors_gym.types import Block, Message, TerminalTool, ToolCall, ToolOutput
+from ors_gym.types.shapes import JSONObject
 
 __all__ = ["Conversation", "ToolSession", "observed_error", "run_all"]
 

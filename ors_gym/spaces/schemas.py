@@ -22,7 +22,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 
 from ors_gym.spaces.scalars import NoDrawError, draw_number, draw_pattern, draw_string
-from ors_gym.types import JSONObject
+from ors_gym.types.shapes import JSONObject
 
 __all__ = ["Schema"]
 

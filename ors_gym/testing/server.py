@@ -12,7 +12,8 @@ from ors_gym.client.client import ORSClient
 from ors_gym.client.session import Session
 from ors_gym.http.transport import read_beginning
 from ors_gym.json_text import read_json
-from ors_gym.types import ToolList, shown
+from ors_gym.types import ToolList
+from ors_gym.types.shapes import shown
 
 __all__ = ["Answer", "DoesNotApplyError", "NotAsStatedError", "ServerUnderTest", "as_list", "as_object", "require"]
 

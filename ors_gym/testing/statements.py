@@ -16,7 +16,8 @@ from ors_gym.spaces.schemas import Schema
 from ors_gym.testing.report import Level
 from ors_gym.testing.server import Answer, DoesNotApplyError, NotAsStatedError, as_list, as_object, require
 from ors_gym.testing.server import ServerUnderTest as Server
-from ors_gym.types import ToolList, shown
+from ors_gym.types import ToolList
+from ors_gym.types.shapes import shown
 
 __all__ = ["STATEMENTS", "Statement"]
 

@@ -14,7 +14,8 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from ors_gym.types import GroupScore, Message, Split, ToolList, ToolOutput, block_to_wire
+from ors_gym.types import GroupScore, Message, Split, ToolList, ToolOutput
+from ors_gym.types.messages import block_to_wire
 from ors_gym_server.authoring.tools import as_output
 
 __all__ = [

@@ -22,6 +22,8 @@ from ors_gym.types import (
     ToolCall,
     ToolList,
     ToolOutput,
+)
+from ors_gym.types.messages import (
     block_to_wire,
     blocks_from_wire,
 )
