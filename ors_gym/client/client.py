@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from ors_gym.client.arguments import check_header, check_number, check_strings, check_type, types_in_words
 from ors_gym.client.connection import Connection, SessionJournal
 from ors_gym.client.creation import Creation, Secrets
+from ors_gym.client.hosted import platform_secrets
 from ors_gym.client.keepalive import PING_SECONDS, Pinger
 from ors_gym.client.requests import Request, RequestSender
 from ors_gym.client.session import Session, SessionState
@@ -60,7 +61,9 @@ class ORSClient:
         url: the server, used as it is. With ``hosted`` the platform's address, before which ``api.`` and
             ``sessions.`` are put.
         api_key: sent as ``X-API-Key``; in no log, error or repr.
-        hosted: use the hosted platform's layout; environment names are ``owner/name``.
+        hosted: use the hosted platform's layout; environment names are ``owner/name``, or ``owner/name/variant`` where
+            a deployment has several. As the reference SDK does, sessions are given the key as the secrets ``api_key``
+            and ``OPENREWARD_API_KEY``, for the platform's own hosts only.
         timeouts: how long each kind of wait may last.
         headers: sent with every request.
         transport, http_client, auth, proxy: httpx's own; requests then travel through httpx instead of the faster
@@ -183,6 +186,10 @@ class ORSClient:
         """The environment's splits."""
         return await self.connection.get(env_name, "/splits", _read_splits)
 
+    async def list_required_secrets(self, env_name: str) -> tuple[str, ...]:
+        """The names of the secrets that a session of a hosted environment must be given; none on other servers."""
+        return await self.connection.required_secrets(env_name)
+
     async def list_tools(self, env_name: str) -> ToolList:
         """The environment's tools. A session may have more: see :meth:`Session.list_tools`."""
         return await self.connection.list_tools(env_name)
@@ -269,8 +276,8 @@ class ORSClient:
             split: the task's split.
             index: the task's index in the split.
             task: the task itself, as :meth:`get_task` gives it or of your own.
-            secrets: values by name, or pairs of a value and the domains it may be sent to. They go to the server and
-                nowhere else.
+            secrets: values by name, or pairs of a value and the domains it may be sent to, which the hosted platform
+                needs for names that are not well known. They go to the server and nowhere else.
             toolset: the name of a set of tools that the server adds to the environment's.
         """
         check_type("env_name", env_name, str, none=False)
@@ -282,6 +289,9 @@ class ORSClient:
         if by_index == (task is not None) or (split is None) != (index is None):
             raise ValueError("a session needs either split and index, or a task")
         source: dict[str, Any] = {"task_spec": dict(task)} if task is not None else {"split": split, "index": index}
+        if self.hosted:
+            check_type("secrets", secrets, Mapping, what="a mapping of names to text")
+            secrets = platform_secrets(secrets or {}, self.connection.headers.get("X-API-Key"), self.url)
         return Session(self.connection, env_name, Creation(source, secrets, toolset), self.get_task)
 
     async def delete_session(self, env_name: str, session_id: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from ors_gym.client.creation import CreationForm
+from ors_gym.client.hosted import read_secret_names, secrets_path, split_deployment, with_subdomain
 from ors_gym.client.janitor_process import DELAYS_SECONDS
 from ors_gym.client.keepalive import Pinger
 from ors_gym.client.requests import Heard, Request, RequestSender
@@ -34,8 +35,12 @@ MAX_ID_LENGTH = 1024
 class SessionJournal(Protocol):
     """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
 
-    async def opening(self, env_name: str, session_id: str) -> None:
-        """Note a session that is about to be created; it is created when this returns, and not if it raises."""
+    async def opening(self, session_id: str, headers: Mapping[str, str]) -> None:
+        """Note a session that is about to be created; it is created when this returns, and not if it raises.
+
+        ``headers`` are those that its requests carry beside the client's: a deployment, the cookies of a balancer. A
+        session whose cookies change is noted again.
+        """
         ...
 
     def deleted(self, session_id: str, /) -> None:
@@ -89,14 +94,16 @@ class Connection:
         self.names_tasks = False
         """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
         base = url.rstrip("/")
-        self.api_base = _with_subdomain(base, "api") if hosted else base
-        self.session_base = _with_subdomain(base, "sessions") if hosted else base
+        self.api_base = with_subdomain(base, "api") if hosted else base
+        self.session_base = with_subdomain(base, "sessions") if hosted else base
         self.creation_form = CreationForm(secrets_in_header=hosted)
         """How the server takes secrets and tasks."""
         self.reads_queries: bool | None = None
         """Whether the server takes a query after its paths; None until that was in question."""
         self.answers_pings: bool | None = None
         """Whether the server has ``/ping``; None until that was in question."""
+        self._asks_sessions = False
+        self._secrets_checked: set[str] = set()
         self._routes: dict[str, Route] = {}
         self._names: asyncio.Task[tuple[str, ...]] | None = None
         self._tools: dict[str, ToolList] = {}
@@ -148,20 +155,46 @@ class Connection:
             return known
         headers = dict(self.headers)
         if self.hosted:
-            headers["X-Deployment"] = env_name
+            deployment, variant = split_deployment(env_name)
+            headers["X-Deployment"] = deployment
             names = await self.fetch("GET", "/list_environments", None, headers, _read_names)
+            name = _match(variant or deployment, names)
+            if name is None and not variant and len(names) == 1:
+                name = names[0]
+            where = f"the deployment {deployment!r}"
+            advice = f"; name one of several as '{deployment}/{names[0]}'" if names else ""
         else:
             names = await self._known_environments()
-        name = _match(env_name, names)
-        if name is None and self.hosted and names:
-            name = names[0]
+            name, where, advice = _match(env_name, names), "the server", ""
         if name is None:
             have = ", ".join(map(repr, names)) or "none"
-            raise NotFoundError(404, f"no environment {env_name!r}; the server has {have}").at(self.url)
+            raise NotFoundError(404, f"no environment {env_name!r}; {where} has {have}{advice}").at(self.url)
         path = "/" + quote(name, safe="")
         route = Route(name, path, self.session_base, self.session_base + path, headers)
         self._routes[env_name] = route
         return route
+
+    async def required_secrets(self, env_name: str) -> tuple[str, ...]:
+        """The names of the secrets that a hosted environment requires; none where that is not told."""
+        path = secrets_path(split_deployment(env_name)[0])
+        if not self.hosted or path is None:
+            return ()
+        try:
+            return await self.sender.fetch_json(Request("GET", self.api_base + path, self.headers), read_secret_names)
+        except NotFoundError:
+            return ()
+
+    async def warn_of_missing_secrets(self, env_name: str, given: Collection[str]) -> None:
+        """Log, once for each environment, which secrets a session requires and is not given."""
+        if not self.hosted or env_name in self._secrets_checked:
+            return
+        self._secrets_checked.add(env_name)
+        required: Collection[str] = ()
+        with suppress(StatusError, ProtocolError):  # a platform that does not tell
+            required = await self.required_secrets(env_name)
+        missing = [name for name in required if name not in given]
+        if missing:
+            logger.warning("%s requires the secrets %s: give them in secrets=", env_name, ", ".join(missing))
 
     async def _known_environments(self) -> tuple[str, ...]:
         """:meth:`list_environments`, asked once by any number of sessions that open at the same time."""
@@ -203,18 +236,21 @@ class Connection:
         """Ask something that needs no session.
 
         The specification has the hosted platform answer such requests at ``api.``; the reference client asks them at
-        ``sessions.``, under their own session id. Where the first is refused, the second is tried.
+        ``sessions.``, under their own session id. Where the first is refused, the second is tried, and kept to.
         """
-        try:
-            return await self.sender.fetch_json(Request(method, self.api_base + path, headers, body), read)
-        except StatusError as refused:
-            if not self.hosted or refused.status not in (400, 404, 405):
-                raise
+        if not self._asks_sessions:
+            try:
+                return await self.sender.fetch_json(Request(method, self.api_base + path, headers, body), read)
+            except StatusError as refused:
+                if not self.hosted or refused.status not in (400, 404, 405):
+                    raise
         base = self.session_base
         sid = await new_session_id(self.sender, Request("POST", f"{base}/create_session", headers, b""))
         headers = {**headers, "X-Session-ID": sid}
         try:
-            return await self.sender.fetch_json(Request(method, base + path, headers, body), read)
+            answer = await self.sender.fetch_json(Request(method, base + path, headers, body), read)
+            self._asks_sessions = True
+            return answer
         finally:
             await self.sender.fetch(Request("POST", f"{base}/delete_session", headers))
 
@@ -298,11 +334,6 @@ def _checked_id(sid: str) -> str:
     if any(c > "\xff" for c in sid):
         raise ProtocolError(f"a session id must be of characters that a header can carry (latin-1), got {shown(sid)}")
     return sid
-
-
-def _with_subdomain(url: str, name: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{name}.{parts.netloc}"))
 
 
 def _match(env_name: str, names: Sequence[str]) -> str | None:

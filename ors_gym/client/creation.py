@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -59,6 +59,11 @@ class Creation:
         self._header = base64.b64encode(json.dumps(wire).encode()).decode() if wire else ""
         self._has_domains = any("allowed_domains" in each for each in wire.values())
         self.redact = Redactor([self._header, *self._values.values()])
+
+    @property
+    def secret_names(self) -> Collection[str]:
+        """The names of the secrets."""
+        return self._values.keys()
 
     @property
     def headers(self) -> Mapping[str, str]:

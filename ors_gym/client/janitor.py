@@ -54,20 +54,19 @@ class Janitor:
         self._server = {
             "base": connection.session_base,
             "headers": dict(connection.headers),
-            "hosted": connection.hosted,
             "verify": str(verify) if isinstance(verify, str | os.PathLike) else verify is not False,
             "cert": [os.fspath(file) for file in files],
             "direct": proxy_for(connection.session_base) is None,
         }
-        self._sessions: dict[str, str] = {}
+        self._sessions: dict[str, Mapping[str, str]] = {}
         self._owner = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
     @property
-    def sessions(self) -> Mapping[str, str]:
-        """The sessions that there may be: environments' names by session id."""
+    def sessions(self) -> Mapping[str, Mapping[str, str]]:
+        """The sessions that there may be: by id, the headers of their own that their requests carry."""
         return self._sessions
 
     @property
@@ -75,15 +74,15 @@ class Janitor:
         """The process that deletes; 0 before the first session."""
         return 0 if self._process is None else self._process.pid
 
-    async def opening(self, env_name: str, session_id: str) -> None:
+    async def opening(self, session_id: str, headers: Mapping[str, str]) -> None:
         """Note a session that is about to be created."""
         if self._process is None:  # starting it takes a moment
-            await asyncio.to_thread(self.note, {session_id: env_name})
+            await asyncio.to_thread(self.note, {session_id: headers})
         else:
-            self.note({session_id: env_name})
+            self.note({session_id: headers})
 
-    def note(self, sessions: Mapping[str, str]) -> None:
-        """Note sessions, environments' names by session id, that may exist from now on."""
+    def note(self, sessions: Mapping[str, Mapping[str, str]]) -> None:
+        """Note sessions that may exist from now on: by id, the headers of their own that their requests carry."""
         self._write({"sessions": dict(sessions)})
 
     def deleted(self, *session_ids: str) -> None:
@@ -135,7 +134,7 @@ class Janitor:
 class _Process:
     """The second process, and the thread that notices its end."""
 
-    def __init__(self, server: Mapping[str, Any], sessions: Mapping[str, str]) -> None:
+    def __init__(self, server: Mapping[str, Any], sessions: Mapping[str, Mapping[str, str]]) -> None:
         script = Path(janitor_process.__file__)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script), str(os.getpid())],

@@ -46,7 +46,7 @@ def main() -> None:
     server = next(notes, None)
     if server is None:
         return
-    sessions: dict[str, str] = {}
+    sessions: dict[str, dict[str, str]] = {}
     with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
         deletions = Deletions(server, pool)
         for note in notes:
@@ -56,8 +56,8 @@ def main() -> None:
             for sid in note.get("abandoned", ()):
                 if sid in sessions:
                     deletions.start(sid, sessions.pop(sid))
-        for sid, env_name in sessions.items():
-            deletions.start(sid, env_name)
+        for sid, headers in sessions.items():
+            deletions.start(sid, headers)
         deletions.wait(CLOSING_SECONDS)
         with contextlib.suppress(OSError):
             os.close(1)  # the owner need not wait any longer
@@ -130,7 +130,7 @@ def _lives(owner: int) -> bool:
 class Deletions:
     """Deletes sessions of one server, several at once.
 
-    ``server`` has ``base`` (where sessions are pinged and deleted), ``headers``, ``hosted``, and ``verify``.
+    ``server`` has ``base`` (where sessions are pinged and deleted), ``headers``, ``verify``, ``cert`` and ``direct``.
     """
 
     def __init__(self, server: dict[str, Any], pool: ThreadPoolExecutor) -> None:
@@ -141,20 +141,20 @@ class Deletions:
         self._changed = threading.Condition()
         self._opener = urllib.request.build_opener(*_handlers(server), _NoRedirects())
 
-    def start(self, sid: str, env_name: str) -> None:
-        """Begin to delete a session."""
+    def start(self, sid: str, headers: dict[str, str]) -> None:
+        """Begin to delete a session; ``headers`` are its own, such as the cookies of a balancer."""
         with self._changed:
             self._running += 1
-        self._pool.submit(self._run, sid, env_name)
+        self._pool.submit(self._run, sid, headers)
 
     def wait(self, seconds: float) -> None:
         """Wait until every deletion has ended, or the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running, seconds)
 
-    def _run(self, sid: str, env_name: str) -> None:
+    def _run(self, sid: str, headers: dict[str, str]) -> None:
         try:
-            self._delete(sid, env_name)
+            self._delete({**self._server["headers"], **headers, "X-Session-ID": sid})
         except Exception as error:  # nothing may keep the others from being deleted
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
@@ -162,10 +162,7 @@ class Deletions:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _delete(self, sid: str, env_name: str) -> None:
-        headers = {**self._server["headers"], "X-Session-ID": sid}
-        if self._server["hosted"]:
-            headers["X-Deployment"] = env_name
+    def _delete(self, headers: dict[str, str]) -> None:
         for delay in DELAYS_SECONDS:
             time.sleep(delay)
             there = self._send("/ping", headers) not in (404, 410)

@@ -54,6 +54,7 @@ class RemoteSession:
             TransportError, StatusError, ProtocolError: it could not be created; nothing is left on the server.
         """
         self._route = await self._connection.route(env_name)
+        await self._connection.warn_of_missing_secrets(env_name, self._creation.secret_names)
         creations = 0
         while not await self._create(env_name, last=creations == MAX_CREATIONS - 1):
             creations += 1
@@ -67,14 +68,17 @@ class RemoteSession:
         ask = Request("POST", f"{self._route.session_base}/create_session", headers, b"", redact=self._creation.redact)
         self.id = await new_session_id(connection.sender, ask, self._cookies.take)
         self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
+        noted = self._own_headers
         if connection.journal is not None:
-            await connection.journal.opening(env_name, self.id)
+            await connection.journal.opening(self.id, noted)
 
         async def task_of(split: str, index: int) -> Task:
             return await self._find_task(env_name, split, index)
 
         try:
             connection.creation_form = await self._creation.send(self._post, connection.creation_form, task_of)
+            if connection.journal is not None and self._own_headers != noted:
+                await connection.journal.opening(self.id, self._own_headers)
             return True
         except (TransportError, StatusError) as error:
             if isinstance(error, StatusError):
@@ -92,6 +96,12 @@ class RemoteSession:
         except BaseException:
             self.start_deletion(may_appear=True)
             raise
+
+    @property
+    def _own_headers(self) -> Mapping[str, str]:
+        """The headers that this session's requests carry beside the client's."""
+        common = self._connection.headers
+        return {name: value for name, value in self._headers.items() if common.get(name) != value}
 
     async def _post(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         assert self._route is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.ors_servers import serve
 from tests.support.paths import ROOT
-from tests.support.ray_clusters import wait_until
+from tests.support.processes import wait_until
 from tests.support.tiny import Buttons
 
 

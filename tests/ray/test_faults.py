@@ -19,7 +19,8 @@ from ors_gym import FailurePolicy, Reply, ScriptedPolicy, StopReason, TaskRef, T
 from ors_gym_ray import RolloutPool
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer, Server, serve_app
-from tests.support.ray_clusters import add_node, connected, wait_until
+from tests.support.processes import wait_until
+from tests.support.ray_clusters import add_node, connected
 
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)

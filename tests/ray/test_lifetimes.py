@@ -12,7 +12,8 @@ from ray.cluster_utils import Cluster
 from ors_gym import ScriptedPolicy, TaskRef, ToolCall
 from ors_gym_ray import RolloutPool
 from tests.support.ors_servers import RunningServer
-from tests.support.ray_clusters import connected, wait_until
+from tests.support.processes import wait_until
+from tests.support.ray_clusters import connected
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -31,7 +31,8 @@ from ors_gym_ray import RolloutPool
 from ors_gym_ray.rollouts.events import Job
 from tests.support.environments import Mirror
 from tests.support.ors_servers import RunningServer
-from tests.support.ray_clusters import connected, wait_until
+from tests.support.processes import wait_until
+from tests.support.ray_clusters import connected
 
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ors_gym import ORSClient
+from tests.support.processes import wait_until
 from tests.support.programs import is_gone, running_server
-from tests.support.ray_clusters import wait_until
 
 quarry = functools.partial(running_server, "tests.support.pool_server")
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.guarded_server import KEY, LIMITS
 from tests.support.paths import ROOT
-from tests.support.ray_clusters import wait_until
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two workers"])

@@ -20,8 +20,8 @@ from ors_gym.client.session import Session
 from ors_gym.testing import check_server
 from ors_gym_server import serve
 from tests.support.paths import ROOT
+from tests.support.processes import wait_until
 from tests.support.programs import is_gone, running_server
-from tests.support.ray_clusters import wait_until
 from tests.support.server_environments import Forge
 
 mill = functools.partial(running_server, "tests.support.worker_server")

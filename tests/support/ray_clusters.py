@@ -7,15 +7,13 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
 from ray.cluster_utils import Cluster
 
-__all__ = ["add_node", "connected", "start_cluster", "wait_until"]
+__all__ = ["add_node", "connected", "start_cluster"]
 
 T = TypeVar("T")
 
@@ -78,12 +76,3 @@ def connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Wait until ``condition`` holds; it is an error if it does not come to hold in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {condition}")
-        threading.Event().wait(0.02)

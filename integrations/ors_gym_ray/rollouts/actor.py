@@ -126,11 +126,11 @@ class RolloutActor:
         finally:
             del self._answers[turn.episode_id]
 
-    async def opening(self, env_name: str, session_id: str) -> None:
+    async def opening(self, session_id: str, headers: Mapping[str, str]) -> None:
         """Wait until the pool has noted a session that is about to be created."""
         notice: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._notices[session_id] = notice
-        self._tell(Opening(session_id, env_name))
+        self._tell(Opening(session_id, headers))
         try:
             await notice
         except asyncio.CancelledError:

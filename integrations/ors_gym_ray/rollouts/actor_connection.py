@@ -131,9 +131,9 @@ class ActorConnection:
                 continue
             self._heard = number
             match event:
-                case Opening(session_id, env_name):
+                case Opening(session_id, headers):
                     self._sessions.add(session_id)
-                    self._janitor.note({session_id: env_name})
+                    self._janitor.note({session_id: headers})
                     self._noted.append(session_id)
                     self._flush_soon()
                 case Deleted(session_id):

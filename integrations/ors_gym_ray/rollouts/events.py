@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ors_gym.policies.policy import Turn
@@ -34,7 +35,8 @@ class Opening:
     """A session is about to be created; it is when the pool has noted it."""
 
     session_id: str
-    env_name: str
+    headers: Mapping[str, str]
+    """Those that only the session's own requests carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Discovery, the specification's variants, the hosted layout, and everything httpx can bring along."""
+"""Discovery, the specification's variants, and everything httpx can bring along."""
 
 from __future__ import annotations
 
@@ -428,45 +428,6 @@ def test_a_connect_error_of_a_foreign_transport_does_not_mean_that_nothing_was_s
 
     ask(server.url, conversation, transport=CutAfterSending())
     assert Ledger.executions["foreign"] == 1
-
-
-# ------------------------------------------------------------------- the hosted layout
-
-
-class Hosts(httpx.AsyncBaseTransport):
-    """One application behind the platform's two hosts; ``refusing`` hosts answer 404."""
-
-    def __init__(self, app: Any, refusing: str = "") -> None:
-        self.inner = ASGITransport(app)
-        self.refusing = refusing
-        self.requests: list[httpx.Request] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        if request.url.host == self.refusing:
-            return httpx.Response(404, json={"detail": "Not Found"})
-        return await self.inner.handle_async_request(request)
-
-
-@pytest.mark.parametrize("refusing", ["", "api.ors.example"])
-def test_the_hosted_layout_has_two_hosts_a_key_and_deployments(refusing):
-    reference = Server([Counter])
-    transport = Hosts(reference.app, refusing)
-
-    async def conversation(client: ORSClient) -> None:
-        assert await client.num_tasks("Someone/Counting", "train") == 5
-        async with client.session("Someone/Counting", split="train", index=0) as session:
-            assert (await session.call_tool("add")).text == "count 1"
-
-    ask("https://ors.example", conversation, hosted=True, api_key="the-key", transport=transport)
-    hosts = {request.url.path: request.url.host for request in transport.requests}
-    assert hosts["/counter/num_tasks"] == ("sessions.ors.example" if refusing else "api.ors.example")
-    assert {hosts[path] for path in ("/create_session", "/create", "/counter/call", "/delete", "/delete_session")} == {
-        "sessions.ors.example"
-    }
-    assert all(request.headers["X-API-Key"] == "the-key" for request in transport.requests)
-    assert all(request.headers["X-Deployment"] == "Someone/Counting" for request in transport.requests)
-    assert reference._active_envs == {}
 
 
 def test_a_self_hosted_url_is_used_as_it_is(server):

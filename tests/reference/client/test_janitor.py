@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +15,8 @@ import pytest
 
 from ors_gym import ORSClient
 from ors_gym.client.janitor import Janitor
-from tests.support.ors_servers import RunningServer
+from tests.support.ors_servers import RunningServer, serve_app
+from tests.support.processes import wait_until
 from tests.support.programs import is_gone
 
 OWNER = """
@@ -41,13 +40,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        threading.Event().wait(0.02)
 
 
 @contextmanager
@@ -96,7 +88,7 @@ def test_it_knows_of_a_session_before_the_server_does_and_forgets_deleted_ones(
     async def conversation() -> None:
         async with ORSClient(counter_server.url, journal=janitor) as client:
             async with client.session("counter", split="train", index=0) as session:
-                assert dict(janitor.sessions) == {session.id: "counter"}
+                assert dict(janitor.sessions) == {session.id: {"X-Session-ID": session.id}}
             assert not janitor.sessions
 
     with Janitor(counter_server.url) as janitor:
@@ -146,7 +138,7 @@ def test_a_janitor_that_is_killed_is_started_again_and_knows_what_it_knew(counte
 
 def test_the_key_is_not_in_its_command_line_or_environment(counter_server: RunningServer):
     with Janitor(counter_server.url, {"api_key": "sesame-4711"}) as janitor:
-        janitor.note({"unknown": "counter"})
+        janitor.note({"unknown": {}})
         for file in ("cmdline", "environ"):
             with open(f"/proc/{janitor.pid}/{file}", "rb") as content:
                 assert b"sesame" not in content.read()
@@ -162,7 +154,7 @@ def test_options_that_no_client_takes_are_refused_at_once():
 
 def test_it_is_no_child_of_the_process_that_it_cleans_up_after(counter_server: RunningServer):
     with Janitor(counter_server.url) as janitor:
-        janitor.note({"unknown": "counter"})
+        janitor.note({"unknown": {}})
         parent = int(Path(f"/proc/{janitor.pid}/stat").read_text().rpartition(")")[2].split()[1])
         janitor.deleted("unknown")
 
@@ -178,7 +170,7 @@ def test_a_process_with_many_open_files_can_close_it(counter_server: RunningServ
     with ExitStack() as files, Janitor(counter_server.url) as janitor:
         for _ in range(1100):
             files.enter_context(open(os.devnull))
-        janitor.note({"unknown": "counter"})
+        janitor.note({"unknown": {}})
         janitor.deleted("unknown")
 
 
@@ -234,3 +226,25 @@ def test_a_worker_process_leaves_no_session_and_its_parent_keeps_its_own(
         assert process.stdout.readline() == "no_tool_call\n"
 
     assert not counter_server.live_sessions
+
+
+def test_the_sessions_cookies_go_with_its_deletion(run: Callable):
+    """As a balancer that is sticky by cookie needs them."""
+    seen: list[tuple[str, str]] = []
+
+    async def app(scope, receive, send) -> None:
+        headers = dict(scope["headers"])
+        path = scope["path"]
+        seen.append((path, headers.get(b"cookie", b"").decode()))
+        answers = {"/list_environments": b'["counter"]', "/create_session": b'{"sid": "s-1"}'}
+        cookies = {"/create_session": b"first=1; Path=/", "/create": b"second=2"}
+        set_cookie = [(b"set-cookie", cookies[path])] if path in cookies else []
+        await send({"type": "http.response.start", "status": 200, "headers": set_cookie})
+        await send({"type": "http.response.body", "body": answers.get(path, b"{}")})
+
+    async def conversation(url: str) -> None:
+        await open_and_forget(janitor, url)
+
+    with serve_app(app) as server, Janitor(server.url) as janitor:
+        run(conversation(server.url))
+    assert [cookie for path, cookie in seen if path == "/delete"] == ["first=1; second=2"]
