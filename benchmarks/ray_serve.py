@@ -77,7 +77,7 @@ class Load:
 
 async def measure(url: str, seconds: float) -> tuple[Load, list[Sample]]:
     """Play through the phases, and look at the replicas all the while."""
-    directory = serve.get_deployment_handle("Registry", "default")
+    registry = serve.get_deployment_handle("Registry", "default")
     samples: list[Sample] = []
     began = time.monotonic()
     async with ORSClient(url) as client:
@@ -86,7 +86,7 @@ async def measure(url: str, seconds: float) -> tuple[Load, list[Sample]]:
         running = asyncio.create_task(load.run())
         while True:
             now = time.monotonic() - began
-            overview: list[tuple[str, int, bool]] = await directory.overview.remote()
+            overview: list[tuple[str, int, bool]] = await registry.overview.remote()
             samples.append(Sample(now, load.wanted, {name: (count, drained) for name, count, drained in overview}))
             if now > seconds / 4:
                 load.wanted = HIGH

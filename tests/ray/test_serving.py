@@ -178,7 +178,7 @@ def kill(deployment: str) -> None:
             ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
-def test_without_the_directory_and_the_door_sessions_only_wait(run: Callable, url: str):
+def test_without_the_registry_and_the_ingress_sessions_only_wait(run: Callable, url: str):
     async def conversation() -> None:
         async with ORSClient(url) as client:
             async with opened(client, 1) as (session,):

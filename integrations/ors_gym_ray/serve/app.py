@@ -2,19 +2,19 @@
 
 Three deployments make one Serve application:
 
-- ``Replica``: the servers. Serve starts and stops them, by the number of sessions that live and wait. Each listens at
-  its own address and tells it to the directory. One that Serve has chosen to stop takes no new session, serves
-  those that it has as before, and stops when the last one has ended.
-- ``Registry``: knows the replicas and their loads, and gives a new session a place on the least busy one. The
-  session's id names the replica; it stays there.
-- ``Ingress``: where Serve's proxies bring the requests. It passes each on to the replica that the session's id names.
+- ``Replica``: the servers. Serve starts and stops them by the number of open and waiting sessions. Each listens on its
+  own address and reports it to the registry. A replica that Serve stops takes no new sessions, keeps serving the ones
+  it has, and exits when the last one has ended.
+- ``Registry``: knows the replicas and their loads, and places a new session on the least loaded one. The session's id
+  names the replica, for as long as the session lives.
+- ``Ingress``: receives the requests from Serve's proxies and forwards each to the replica that the session's id names.
 
-Why not one deployment and a request router? Serve takes a replica from its routers the moment that it decides to stop
-it. Requests under way are let end, but a session is many requests: the next one would reach another replica, which does
-not know it. (The consistent-hash router moves sessions for the same reason, and when a replica is added, too.) So the
-way from the door to a replica is not Serve's, and what Serve does best stays with it: placement, autoscaling, health,
-restarts, and rolling updates, in which the sessions of the old version end on the old version. (Serve begins an update
-when no replica is being drained because there were too many.)
+Why not one deployment and a request router? Serve removes a replica from its routers as soon as it decides to stop it.
+Requests in flight finish, but a session is many requests: the next one would reach a replica that does not know the
+session. (The consistent-hash router moves sessions for the same reason, and also when a replica is added.) So requests
+from the ingress to a replica bypass Serve. Serve keeps what it does best: placement, autoscaling, health checks,
+restarts, and rolling updates, in which sessions of the old version end on the old version. (Serve starts an update
+only when no replica is being drained by a scale-down.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import Any
 
 from ray import serve
@@ -37,13 +36,13 @@ from ors_gym_ray.serve.replica import Replica
 __all__ = ["SessionPolicy", "serve_app"]
 
 MANY = 100_000
-"""Requests at once for a deployment whose requests mostly wait; Serve's own limit is 5."""
+"""Concurrent requests of a deployment whose requests mostly wait; Serve's default is 5."""
 
 HEALTH_SECONDS = 2.0
-"""How soon a process that has died is noticed, and another one started in its place."""
+"""Interval of Serve's health checks: a dead process is replaced after about this time."""
 
 DRAIN_LOOP_SECONDS = 0.2
-"""How soon a replica that is to stop hears of it."""
+"""Interval at which Serve checks whether a stopping replica has ended."""
 
 
 def serve_app(
@@ -53,42 +52,36 @@ def serve_app(
     target_sessions_per_replica: float | None = None,
     min_replicas: int = 1,
     max_replicas: int = 4,
-    upscale_delay_seconds: float = 0.0,
     downscale_delay_seconds: float = 60.0,
     metrics_seconds: float = 1.0,
     drain_seconds: float = 3600.0,
     replica_options: Mapping[str, Any] | None = None,
-    num_doors: int = 1,
-    num_sessions: Callable[[Any], int] = attrgetter("num_sessions"),
     max_request_bytes: int = 16 * 2**20,
 ) -> serve.Application:
     """An ORS server as a Ray Serve application: ``serve.run(serve_app(…))``, or its import path in a config file.
 
     Args:
-        app_factory: Makes the server, in each replica: for example ``lambda: create_app([MyEnvironment])``.
-        max_sessions_per_replica: Maximum sessions of a replica; with ``max_replicas`` full, clients are
-            answered 429. Give the server itself the same limit, or a higher one.
-        target_sessions_per_replica: How many sessions a replica should have on average; more replicas are started
-            above it, and replicas drained below. By default three quarters of the maximum.
-        min_replicas: Minimum replicas, one or more.
-        max_replicas: Maximum replicas; those that are being drained come on top.
-        upscale_delay_seconds: How long more replicas must be wanted before they are started.
-        downscale_delay_seconds: How long fewer must be wanted before some are drained.
-        metrics_seconds: How often sessions are counted to decide it.
-        drain_seconds: How long a replica may wait for its sessions to end, when Serve has decided to stop it. What is
-            left then is lost. Longer than your longest episode.
+        app_factory: Makes the server in each replica, for example ``lambda: create_app([MyEnvironment])``; its
+            attribute ``num_sessions`` is the number of open sessions.
+        max_sessions_per_replica: Maximum sessions of a replica. When all of ``max_replicas`` are full, new sessions
+            are refused with 429. Give the server itself the same limit, or a higher one.
+        target_sessions_per_replica: Desired mean number of sessions per replica: replicas are started above it and
+            drained below it. By default three quarters of the maximum.
+        min_replicas: Minimum number of replicas, at least one.
+        max_replicas: Maximum number of replicas, not counting those that are being drained.
+        downscale_delay_seconds: How long the load must stay lower before replicas are drained.
+        metrics_seconds: Interval at which sessions are counted for that decision.
+        drain_seconds: How long a stopping replica waits for its sessions to end; sessions that are left then are lost.
+            Choose more than your longest episode.
         replica_options: Ray's options for a replica's process (``num_cpus``, ``resources``, ``runtime_env``, …).
-        num_doors: Processes that pass requests on.
-        num_sessions: Asks the server that ``app_factory`` made how many sessions it has; by default its attribute
-            ``num_sessions``.
         max_request_bytes: A larger request is refused with 413.
 
     Serve's own proxies in Python take some 30 ms for a request and 200 requests a second (measured on two cores). With
     ``RAY_SERVE_ENABLE_HA_PROXY=1`` in the environment of every node they are replaced by HAProxy, which comes with
     ``ray[serve]``: 1 ms and 800 requests a second.
 
-    Replicas listen at their node's address on a free port, so that the ingress reaches them: who is in the cluster's
-    network can, too. Give the server an API key if that is not only you.
+    Replicas listen on a free port of their node's address, so that the ingress can reach them. Everything else in the
+    cluster's network can reach them too: give the server an API key unless you are alone there.
     """
     if max_sessions_per_replica < 1:
         raise ValueError("max_sessions_per_replica must be at least 1")
@@ -105,7 +98,7 @@ def serve_app(
         autoscaling = AutoscalingConfig(
             min_replicas=min_replicas,
             max_replicas=max_replicas,
-            upscale_delay_s=upscale_delay_seconds,
+            upscale_delay_s=0.0,
             downscale_delay_s=downscale_delay_seconds,
             metrics_interval_s=metrics_seconds,
             look_back_period_s=3 * metrics_seconds,
@@ -126,13 +119,11 @@ def serve_app(
         "ray_actor_options": {"num_cpus": 0},
         "logging_config": LoggingConfig(enable_access_log=False),
     }
-    # Serve's decorators return what they do not say they return.
-    directory: Any = serve.deployment(Registry, name="Registry", num_replicas=1, **light)
-    doors: Any = serve.deployment(serve.ingress()(Ingress), name="Ingress", num_replicas=num_doors, **light)
-    directory = directory.bind(max_sessions_per_replica, max_replicas)
-    application: serve.Application = doors.bind(
-        directory, replicas.bind(directory, app_factory, num_sessions), max_request_bytes
-    )
+    # Serve's decorators declare other return types than they have.
+    registries: Any = serve.deployment(Registry, name="Registry", num_replicas=1, **light)
+    ingresses: Any = serve.deployment(serve.ingress()(Ingress), name="Ingress", num_replicas=1, **light)
+    registry = registries.bind(max_sessions_per_replica, max_replicas)
+    application: serve.Application = ingresses.bind(registry, replicas.bind(registry, app_factory), max_request_bytes)
     return application
 
 
@@ -145,9 +136,9 @@ class SessionPolicy:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """How many replicas there should be."""
         counts = (context.raw_metrics or {}).get("sessions", {})
-        # Replicas that are being drained are not among the running ones: they end with their sessions, come what may.
+        # Replicas that are being drained are not among the running ones: they end with their sessions in any case.
         latest = [series[-1].value for replica in context.running_replicas if (series := counts.get(replica))]
         wanted = max(1, math.ceil(sum(latest) / self._target))
-        if len(latest) < len(context.running_replicas):  # one has not said yet how many it has: it may have many
+        if len(latest) < len(context.running_replicas):  # one has not reported yet: it may have many
             wanted = max(wanted, context.target_num_replicas)
         return wanted, {}

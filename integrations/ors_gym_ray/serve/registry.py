@@ -1,7 +1,7 @@
-"""Which replica takes a new session, and where a replica is found: what the doors ask and the replicas tell.
+"""The registry: which replica takes a new session, and the address of each replica.
 
-A session's id names its replica (``"<replica>-<random>"``), so nothing here has to be remembered for a session to be
-found, and a directory that was restarted knows everything again as soon as each replica has reported once.
+A session's id names its replica (``"<replica>-<random>"``), so finding a session needs no state, and a restarted
+registry is complete again as soon as each replica has reported once.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from ors_gym.http.answers import RefusedError
 __all__ = ["Heartbeat", "HeartbeatReply", "Registry", "replica_of"]
 
 REPORT_SECONDS = 0.5
-"""A replica reports so often, and at once when its number of sessions has changed."""
+"""Interval of a replica's reports; it also reports at once when its number of sessions has changed."""
 
 SILENT_SECONDS = 3.0
-"""A replica that has been silent for longer takes no new session; if it cannot be reached either, it is dead."""
+"""A replica without a report for this long gets no new session; if it cannot be reached either, it is dead."""
 
 FIRST_SECONDS = 3.0
-"""A directory that is new waits so long for the reports of replicas that it does not know."""
+"""How long a new registry waits for the first report of a replica that it does not know."""
 
 PLACING_SECONDS = 10.0
-"""So long a new session waits for a place before its client is told to come again."""
+"""How long a new session waits for a place before its client is told to retry."""
 
 COMING_SECONDS = 30.0
-"""A place is kept so long for a session that was given an id and has not been created yet."""
+"""How long a place is reserved for a session that has an id and is not created yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a replica says about itself."""
+    """A replica's report."""
 
     replica: str
     url: str
@@ -42,15 +42,15 @@ class Heartbeat:
     created: Sequence[str]
     """Sessions that were created since the last report; they are counted in ``num_sessions`` while they live."""
     draining: bool
-    """It takes no new session, and stops when it has none."""
+    """Whether it takes no new session and stops when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """What a replica is told in return."""
+    """The registry's answer to a report."""
 
     num_coming: int
-    """Sessions that were given a place on it and have not been created yet."""
+    """Sessions that have a place on it and are not created yet."""
     num_waiting: float
     """Its share of the sessions that wait for a place."""
 
@@ -60,7 +60,7 @@ class _Replica:
     report: Heartbeat
     heard: float
     coming: dict[str, float] = field(default_factory=dict)
-    """The ids of sessions that were placed and not created yet, and when each was placed."""
+    """Ids of sessions that are placed and not created yet, with the time of placement."""
 
     @property
     def load(self) -> int:
@@ -71,8 +71,8 @@ class Registry:
     """A Serve deployment of one replica.
 
     Args:
-        max_sessions: Sessions that one replica takes.
-        max_replicas: How many replicas there may be.
+        max_sessions: Maximum sessions of one replica.
+        max_replicas: Maximum number of replicas.
     """
 
     def __init__(self, max_sessions: int, max_replicas: int) -> None:
@@ -83,10 +83,10 @@ class Registry:
         self._changed = asyncio.Event()
         self._began = time.monotonic()
 
-    # ---------------------------------------------------------------- for replicas
+    # ---------------------------------------------------------------- called by replicas
 
     async def report(self, report: Heartbeat) -> HeartbeatReply:
-        """Take in what a replica says."""
+        """Record a replica's report."""
         now = time.monotonic()
         replica = self._replicas.get(report.replica)
         if replica is None:
@@ -106,10 +106,10 @@ class Registry:
         self._replicas.pop(replica, None)
         self._wake()
 
-    # ---------------------------------------------------------------- for doors
+    # ---------------------------------------------------------------- called by the ingress
 
     async def place(self) -> str | RefusedError:
-        """A place on the replica that has the fewest sessions: the id of a session on it. Waits for one to be free."""
+        """Reserve a place on the replica with the fewest sessions, waiting for a free one; returns the session's id."""
         self._num_waiting += 1
         try:
             async with asyncio.timeout(PLACING_SECONDS):
@@ -132,14 +132,14 @@ class Registry:
             self._num_waiting -= 1
 
     async def find(self, replica: str) -> str | None:
-        """Where a replica is; None if there is no such replica any more."""
+        """A replica's URL; None if it no longer exists."""
         while replica not in self._replicas and (left := self._began + FIRST_SECONDS - time.monotonic()) > 0:
             await self._wait(left)
         found = self._replicas.get(replica)
         return None if found is None else found.report.url
 
     async def replicas(self) -> list[str]:
-        """Where replicas are that can be asked what is no session's; waits until there is one."""
+        """URLs of replicas for requests without a session; waits until there is one."""
         for _ in range(2):
             if urls := [each.report.url for each in self._taking(time.monotonic())]:
                 return urls
@@ -147,17 +147,17 @@ class Registry:
         return []
 
     async def suspect(self, replica: str) -> bool:
-        """Whether a replica that could not be reached is dead: it has been silent, too."""
+        """Whether a replica that could not be reached is dead, which its missing reports confirm."""
         found = self._replicas.get(replica)
         if found is not None and time.monotonic() - found.heard > SILENT_SECONDS:
             await self.leave(replica)
         return replica not in self._replicas
 
     async def overview(self) -> list[tuple[str, int, bool]]:
-        """Each replica's name, its number of sessions, and whether it is being drained."""
+        """Each replica's name, number of sessions, and whether it is draining."""
         return [(name, each.load, each.report.draining) for name, each in self._replicas.items()]
 
-    # ---------------------------------------------------------------- inside
+    # ---------------------------------------------------------------- internal
 
     def _taking(self, now: float) -> list[_Replica]:
         return [
@@ -177,6 +177,6 @@ class Registry:
 
 
 def replica_of(session_id: str) -> str:
-    """The replica that a session's id names; empty if it is an id of somebody else's making."""
+    """The replica that a session's id names; empty if the id has another form."""
     replica, dash, rest = session_id.partition("-")
     return replica if dash and rest else ""

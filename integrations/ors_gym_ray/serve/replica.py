@@ -1,4 +1,4 @@
-"""A replica: one server with its own sessions, reached by its own address, and stopped when they have ended."""
+"""A replica: one server with its own address and sessions, stopped when its sessions have ended."""
 
 from __future__ import annotations
 
@@ -22,40 +22,38 @@ __all__ = ["Replica"]
 
 logger = logging.getLogger(__name__)
 
-GAP_SECONDS = 0.05
-"""Between two reports, at least."""
+MIN_REPORT_SECONDS = 0.05
+"""Minimum interval between two reports."""
 
 STATUS_SECONDS = 1.0
-"""How often a replica that is being drained looks whether the application is being deleted."""
+"""Interval at which a draining replica checks whether the whole application is being deleted."""
 
-PATIENCE_SECONDS = 5.0
-"""How long a report may take before it is made again."""
+REPORT_TIMEOUT_SECONDS = 5.0
+"""Time after which an unanswered report is sent again."""
 
 
 class Replica:
     """The deployment whose replicas hold the sessions.
 
     Args:
-        directory: A handle to the :class:`~ors_gym_ray.serve.registry.Registry`.
-        app_factory: Makes the server.
-        num_sessions: Asks it how many sessions it has.
+        registry: A handle to the :class:`~ors_gym_ray.serve.registry.Registry`.
+        app_factory: Makes the server; its attribute ``num_sessions`` is the number of open sessions.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, directory: Any, app_factory: Callable[[], ASGIApp], num_sessions: Callable[[Any], int]
+        self, registry: Any, app_factory: Callable[[], ASGIApp]
     ) -> None:
         context = serve.get_replica_context()
         self._name = context.replica_tag
         self._app_name = context.app_name
-        self._directory = directory
+        self._registry = registry
         self._app = app_factory()
-        self._count = num_sessions
         self._created: list[str] = []
-        self._stay = HeartbeatReply(0, 0.0)
+        self._reply = HeartbeatReply(0, 0.0)
         self._draining = False
         self._known_to_drain = False
         self._changed = asyncio.Event()
-        self._count(self._app)  # if it cannot be asked, that is said now
+        self._num_sessions()  # if it cannot be asked, that is said now
         self._listener = _listen()
         address, port = self._listener.getsockname()[:2]
         self._url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
@@ -69,11 +67,11 @@ class Replica:
                 )
         self._reporting = asyncio.create_task(self._keep_reporting())
 
-    # ---------------------------------------------------------------- what Serve asks
+    # ---------------------------------------------------------------- called by Serve
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """The sessions to count when the number of replicas is decided: those that wait for a place, too."""
-        return {"sessions": self._count(self._app) + self._stay.num_coming + self._stay.num_waiting}
+        """The sessions that the autoscaling policy counts, with those that wait for a place."""
+        return {"sessions": self._num_sessions() + self._reply.num_coming + self._reply.num_waiting}
 
     def check_health(self) -> None:
         """Whether the server runs."""
@@ -81,35 +79,39 @@ class Replica:
             raise RuntimeError("the server has stopped")
 
     async def __del__(self) -> None:
-        """Stop when the last session has ended. Serve calls this, and waits for it, before it ends the process."""
+        """Stop when the last session has ended. Serve awaits this before it ends the process."""
         self._draining = True
         self._changed.set()
         deleted = asyncio.create_task(self._until_deleted())
         while not deleted.done() and not self._is_empty:
-            await asyncio.wait([deleted], timeout=GAP_SECONDS)
+            await asyncio.wait([deleted], timeout=MIN_REPORT_SECONDS)
         deleted.cancel()
         self._reporting.cancel()
         self._server.should_exit = True
         await self._serving
-        with contextlib.suppress(RayError, RayServeException, TimeoutError):  # the directory may be gone before us
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._directory.leave.remote(self._name)
+        with contextlib.suppress(RayError, RayServeException, TimeoutError):  # the registry may be gone already
+            async with asyncio.timeout(REPORT_TIMEOUT_SECONDS):
+                await self._registry.leave.remote(self._name)
 
-    # ---------------------------------------------------------------- inside
+    # ---------------------------------------------------------------- internal
+
+    def _num_sessions(self) -> int:
+        app: Any = self._app
+        return int(app.num_sessions)
 
     @property
     def _is_empty(self) -> bool:
-        """Whether no session is here or on its way, since it is known that there will be no other."""
-        return self._known_to_drain and not self._stay.num_coming and not self._count(self._app)
+        """Whether the registry knows that this replica drains, and no session is open or about to be created."""
+        return self._known_to_drain and not self._reply.num_coming and not self._num_sessions()
 
     async def _gate(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """The server, with an eye on which sessions come and go."""
+        """The server, with a note of the sessions that are created and deleted."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         session_id = headers.get(b"x-session-id", b"").decode("latin-1").strip()
-        if session_id and replica_of(session_id) != self._name:  # it meant another that had this address before
+        if session_id and replica_of(session_id) != self._name:  # for another replica that had this address before
             await send(
                 {"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]}
             )
@@ -131,23 +133,23 @@ class Replica:
             self._changed.clear()
             created, self._created = self._created, []
             draining = self._draining
-            report = Heartbeat(self._name, self._url, self._count(self._app), created, draining)
+            report = Heartbeat(self._name, self._url, self._num_sessions(), created, draining)
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    self._stay = await self._directory.report.remote(report)
+                async with asyncio.timeout(REPORT_TIMEOUT_SECONDS):
+                    self._reply = await self._registry.report.remote(report)
                 self._known_to_drain = draining
-            except (RayError, RayServeException, TimeoutError) as error:  # it is being started again, or deleted
+            except (RayError, RayServeException, TimeoutError) as error:  # the registry is being restarted or deleted
                 self._created = [*created, *self._created]
-                logger.info("the directory does not answer: %s", error)
-            await asyncio.sleep(GAP_SECONDS)
+                logger.info("the registry does not answer: %s", error)
+            await asyncio.sleep(MIN_REPORT_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_SECONDS):
                     await self._changed.wait()
 
     async def _until_deleted(self) -> None:
-        """Wait until the whole application is deleted: then no request will come any more, and no session will end."""
+        """Wait until the whole application is being deleted: then no request comes any more, and no session ends."""
         while True:
-            with contextlib.suppress(RayError, RayServeException):  # the controller is being started again
+            with contextlib.suppress(RayError, RayServeException):  # the controller is being restarted
                 application = (await asyncio.to_thread(serve.status)).applications.get(self._app_name)
                 if application is not None and application.status == "DELETING":
                     return
@@ -155,7 +157,7 @@ class Replica:
 
 
 class _Server(uvicorn.Server):
-    """Its process is Ray's, and so are the signals."""
+    """Leaves the signals of its process to Ray."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -179,7 +181,7 @@ def _server(app: Any) -> _Server:
 
 
 def _listen() -> socket.socket:
-    """A socket that the other nodes can reach."""
+    """A socket on the address by which other nodes reach this one."""
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     family, kind, protocol, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
