@@ -20,7 +20,7 @@ from ors_gym_ray import RolloutPool
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer, Server, serve_app
 from tests.support.processes import wait_until
-from tests.support.ray_clusters import add_node, connected
+from tests.support.ray_clusters import add_node, connected, kill_process
 
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)
@@ -62,12 +62,8 @@ def assert_complete(group: Any, size: int) -> None:
     assert len({member.episode_id for member in group.members}) == size
 
 
-def kill(worker: Any) -> None:
-    os.kill(worker.home.pid, signal.SIGKILL)
-
-
 def test_a_killed_worker_process_costs_a_retry_and_leaves_no_session(counter_server: RunningServer, run: Callable):
-    policy = PausesAtTheSecondTurn(6, lambda: kill(pool._workers[0]))
+    policy = PausesAtTheSecondTurn(6, lambda: kill_process(pool._workers[0]))
 
     async def conversation() -> Any:
         await pool.ready()
@@ -82,7 +78,7 @@ def test_a_killed_worker_process_costs_a_retry_and_leaves_no_session(counter_ser
 
 
 def test_without_retries_the_group_comes_back_and_says_what_it_lost(counter_server: RunningServer, run: Callable):
-    policy = PausesAtTheSecondTurn(4, lambda: kill(pool._workers[0]))
+    policy = PausesAtTheSecondTurn(4, lambda: kill_process(pool._workers[0]))
     failures = FailurePolicy(retries=0, min_valid_members=3)
 
     async def conversation() -> Any:
@@ -101,16 +97,23 @@ def test_without_retries_the_group_comes_back_and_says_what_it_lost(counter_serv
 def test_of_many_groups_none_is_lost_or_doubled_while_processes_are_killed(
     counter_server: RunningServer, run: Callable
 ):
-    async def conversation() -> list:
-        groups = []
-        with RolloutPool(counter_server.url, env_name="counter", policy=ScriptedPolicy([ADD] * 5)) as pool:
-            async for group in pool.run_groups(list(range(5)) * 8, 4, failures=AT_ONCE, max_concurrent_groups=8):
-                groups.append(group)
-                if len(groups) in (8, 16, 24):
-                    kill(max((each for each in pool._workers if each.alive), key=lambda each: each.places_taken))
-        return groups
+    class Kills:
+        """Kills the process that plays the episode of which it is asked, three times in all."""
 
-    groups = run(conversation())
+        asked = 0
+
+        async def act(self, turn: Turn) -> Reply:
+            self.asked += 1
+            if self.asked in (50, 150, 250):
+                kill_process(next(each for each in pool._workers if turn.episode_id in each._episodes))
+            return Reply(tool_calls=(ADD,))
+
+    async def conversation() -> list:
+        tasks = list(range(5)) * 8
+        return [group async for group in pool.run_groups(tasks, 4, failures=AT_ONCE, max_concurrent_groups=8)]
+
+    with RolloutPool(counter_server.url, env_name="counter", policy=Kills()) as pool:
+        groups = run(conversation())
 
     assert sorted(group.task.index for group in groups) == sorted(list(range(5)) * 8)
     members = [member for group in groups for member in group.members]
@@ -130,7 +133,7 @@ def test_when_a_node_is_lost_its_episodes_go_to_the_living_and_its_actors_wait_f
         ray_cluster.remove_node(doomed, allow_graceful=False)
         for worker in pool._workers:  # they would outlive their node for a second
             if worker.home.node_id == doomed.node_id:
-                kill(worker)
+                kill_process(worker)
 
     async def conversation() -> Any:
         await pool.ready()
@@ -147,7 +150,7 @@ def test_when_a_node_is_lost_its_episodes_go_to_the_living_and_its_actors_wait_f
 
     policy = PausesAtTheSecondTurn(8, pull_the_plug)
     with RolloutPool(counter_server.url, num_actors=4, actor_options=IN_A_PLACE, policy=policy) as pool:
-        group = run(asyncio.wait_for(conversation(), 100))
+        group = run(conversation())
 
     assert sorted(places.values()) == [2, 2]
     assert_complete(group, 8)
@@ -181,7 +184,7 @@ class HoldsCreation:
                 return body
 
             self.arrived.set()
-            await asyncio.to_thread(self.released.wait, 60)
+            await asyncio.to_thread(self.released.wait)
             receive = receive_again
         await self.app(scope, receive, send)
         self.answered.append(scope.get("path"))
@@ -194,8 +197,8 @@ def test_a_session_that_a_dead_actor_was_still_opening_is_deleted_once_it_exists
     async def conversation(url: str) -> None:
         with RolloutPool(url, num_actors=1, max_actor_restarts=0, policy=ScriptedPolicy([ADD])) as pool:
             playing = asyncio.create_task(pool.run_episode(THREE))
-            await asyncio.to_thread(door.arrived.wait, 30)
-            kill(pool._workers[0])
+            await asyncio.to_thread(door.arrived.wait)
+            kill_process(pool._workers[0])
             assert (await playing).failure.kind == "actor_died"
             await asyncio.to_thread(wait_until, lambda: "/ping" in door.answered)  # looked for in vain
             assert "/create" not in door.answered
@@ -251,7 +254,7 @@ def test_a_driver_that_dies_leaves_no_session(
         assert process.stdout.readline() == b"in the middle\n"
         assert len(counter_server.live_sessions) == 4
         os.killpg(process.pid, sent)  # as a terminal does
-        process.wait(60)
+        process.wait()
 
     wait_until(lambda: not counter_server.live_sessions)
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import httpx
@@ -75,11 +75,11 @@ async def one_runs() -> bool:
     return len(await replicas()) == 1
 
 
-async def until(condition: Callable[[], Coroutine[None, None, bool]], pause_seconds: float = 0.1) -> None:
+async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):  # a replica may take a minute to start on a busy machine
             while not await condition():
-                await asyncio.sleep(pause_seconds)
+                await asyncio.sleep(0.1)
     except TimeoutError:
         status = serve.status().applications["default"].deployments["Replica"]
         raise AssertionError(f"{condition.__name__} never came true: {await replicas()}, {status}") from None
@@ -118,6 +118,7 @@ def test_an_event_stream_passes_through_as_it_comes(run: Callable, url: str):
     run(conversation())
 
 
+@pytest.mark.timeout(600)
 def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
     seen: Counter[int] = Counter()
 
@@ -142,25 +143,25 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
 
             async with AsyncExitStack() as stack:
                 sessions: list[Session] = []
-                # Serve may drain a replica of the first part after it was given sessions: the others take the rest.
-                while (num_free := MAX_SESSIONS * MAX_REPLICAS - await num_sessions_of_taking()) > 0:
-                    sessions += await stack.enter_async_context(opened(client, num_free))
+                http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60))
+                # Serve may drain a replica that was given sessions: then the others, and a new one, take the rest.
+                while (answer := await http.post("/create_session")).status_code != 429:
+                    num_free = MAX_SESSIONS * MAX_REPLICAS - await num_sessions_of_taking()
+                    sessions += await stack.enter_async_context(opened(client, max(num_free, 0)))
                     await until(all_started)
+                assert answer.headers["retry-after"] == "1"
                 homes = Counter(replica_of(session.id) for session in sessions)
                 assert max(homes.values()) <= MAX_SESSIONS
-                async with httpx.AsyncClient(base_url=url, timeout=30) as http:
-                    refused = await http.post("/create_session")
-                assert refused.status_code == 429
-                assert refused.headers["retry-after"] == "1"
                 assert [await work(session) for session in sessions] == [1] * len(sessions)
 
-                # One session stays on each replica, so that none can stop and all but two are to.
-                stay = [next(each for each in sessions if replica_of(each.id) == home) for home in homes]
+                # One session stays on each replica that takes sessions, so that none can stop and two of four are to.
+                taking = {name for name, (_, is_draining) in (await replicas()).items() if not is_draining}
+                stay = [next(each for each in sessions if replica_of(each.id) == home) for home in taking & set(homes)]
                 await asyncio.gather(*(session.close() for session in sessions if session not in stay))
                 await until(two_are_left)
-                draining = {name for name, (_, is_draining) in (await replicas()).items() if is_draining}
+                draining = taking & {name for name, (_, is_draining) in (await replicas()).items() if is_draining}
                 assert draining
-                assert draining < set(homes)
+                assert draining < taking
                 for count in (2, 3):
                     assert [await work(session) for session in stay] == [count] * len(stay)
                 async with opened(client, 2) as fresh:
@@ -175,7 +176,8 @@ def kill(deployment: str) -> None:
     """Kill a deployment's replicas without a word."""
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if f"#{deployment}#" in actor["name"]:
-            ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+            with suppress(ValueError):  # it ended meanwhile
+                ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
 def test_without_the_registry_and_the_ingress_sessions_only_wait(run: Callable, url: str):
@@ -196,9 +198,9 @@ def test_a_killed_replica_loses_its_sessions_and_no_other(run: Callable, url: st
     async def conversation() -> None:
         async with ORSClient(url) as client:
             async with opened(client, 8) as sessions:
-                victim = sessions[0]
-                fellows = [each for each in sessions[1:] if replica_of(each.id) == replica_of(victim.id)]
-                others = [each for each in sessions[1:] if replica_of(each.id) != replica_of(victim.id)]
+                [(fullest, _)] = Counter(replica_of(each.id) for each in sessions).most_common(1)
+                victim, *fellows = [each for each in sessions if replica_of(each.id) == fullest]
+                others = [each for each in sessions if replica_of(each.id) != fullest]
                 assert fellows
                 assert others
                 with pytest.raises(SessionLostError):
@@ -224,14 +226,13 @@ def test_sessions_of_the_old_version_end_on_it_and_deleting_waits_for_none(run: 
             updating = asyncio.create_task(asyncio.to_thread(serve.run, bench_app(partial(app_factory))))
 
             async def new_version_runs() -> bool:
-                assert await work(old) <= 11
                 return bool(set(await replicas()) - before)
 
-            await until(new_version_runs, pause_seconds=3.0)
+            assert await work(old) == 1
+            await until(new_version_runs)
             async with opened(client, 1) as (fresh,):
                 assert replica_of(fresh.id) not in before
-                count = await work(old)
-                assert count > 1
+                assert await work(old) == 2
                 await old.close()
                 await updating
                 await asyncio.to_thread(serve.delete, "default")  # with `fresh` open

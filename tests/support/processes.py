@@ -27,7 +27,7 @@ def killed(entry: Path) -> bool:
     return any(int(signals, 16) & 1 << (signal.SIGKILL - 1) for signals in pending)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait until ``condition`` holds; it is an error if it does not come to hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():

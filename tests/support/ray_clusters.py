@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import ray
 from ray.cluster_utils import Cluster
 
-__all__ = ["add_node", "connected", "start_cluster"]
+__all__ = ["add_node", "connected", "kill_process", "start_cluster"]
 
 T = TypeVar("T")
 
@@ -66,6 +67,12 @@ def _started(start: Callable[[], T]) -> T:
             if "timed out during startup" not in str(error):
                 raise
     return start()
+
+
+def kill_process(worker: Any) -> None:
+    """Kill the process of a pool's actor, which may be dead already without the pool's having heard of it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker.home.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
