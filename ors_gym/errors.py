@@ -21,6 +21,7 @@
     │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
     │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
     ├── EndpointError              the model's endpoint failed: neither the environment's fault nor the agent's
+    ├── RunFailedError             episode after episode failed, and nothing else came of a run
     ├── UnknownDialectError        no dialect reads the tool calls that a chat template writes
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
@@ -49,6 +50,7 @@ __all__ = [
     "PortalError",
     "ProtocolError",
     "RequestTimeoutError",
+    "RunFailedError",
     "SessionClosedError",
     "SessionError",
     "SessionLostError",
@@ -239,6 +241,12 @@ class EndpointError(ORSError):
     """The model's endpoint failed: neither the environment's fault nor the agent's. The episode has no end."""
 
     kind = "endpoint"
+
+
+class RunFailedError(ORSError):
+    """Episode after episode of a run failed, on every attempt: the last failure says why."""
+
+    kind = "run_failed"
 
 
 class UnknownDialectError(ORSError, ValueError):

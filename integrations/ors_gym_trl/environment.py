@@ -212,6 +212,7 @@ class OpenSource:
                 failures=failures,
                 score_group=self.source.score_group,
                 seed=seed,
+                max_failed_groups=None,  # batches are judged, over all processes
             )
         ]
 

@@ -172,6 +172,7 @@ class _Player:
             failures=run.failures,
             seed=self.seed,
             max_concurrent_groups=run.max_concurrent,
+            max_failed_groups=None,  # an evaluation has a budget of failures
         )
         async with aclosing(groups) as played:
             async for group in played:

@@ -10,6 +10,7 @@ What happens on infrastructure failure, in this order (:class:`FailurePolicy`):
    (``"drop"``), or dropped and its place given to another task's group (``"refill"``).
 
 Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failures``, and a dropped group comes back too.
+Where every episode of many groups in a row failed, or of a whole run, the run ends with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ors_gym.errors import NotFoundError, ORSError
+from ors_gym.errors import NotFoundError, ORSError, RunFailedError
 from ors_gym.policies.policy import Policy
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
 from ors_gym.rollouts.exchange import run_all
@@ -181,6 +182,7 @@ async def run_groups(
     score_group: bool | None = False,
     seed: int | None = None,
     max_concurrent_groups: int = 64,
+    max_failed_groups: int | None = 16,
 ) -> AsyncGenerator[TrajectoryGroup, None]:
     """Play a group of each task and yield each group as it completes, dropped ones too.
 
@@ -190,9 +192,18 @@ async def run_groups(
     first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
     every run, in whatever order groups end. Leaving the loop early ends the episodes that are still under way and
     closes their sessions.
+
+    A group in which every episode failed teaches nothing of the policy and much of the world: a server that is gone, an
+    environment that is not there. ``max_failed_groups`` of them in a row, as they complete, end the run, and so does a
+    run that had no others; None ends it never.
+
+    Raises:
+        RunFailedError: Every episode of so many groups in a row, or of the whole run, failed.
     """
     if max_concurrent_groups < 1:
         raise ValueError("max_concurrent_groups must be at least 1")
+    if max_failed_groups is not None and max_failed_groups < 1:
+        raise ValueError("max_failed_groups must be at least 1, or None for no limit")
     failure_policy = failures or FailurePolicy()
     waiting = iter(tasks)
     wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
@@ -200,6 +211,7 @@ async def run_groups(
     ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
     refills_due: collections.deque[tuple[int, TaskRef]] = collections.deque()
     begun: collections.Counter[TaskRef] = collections.Counter()
+    in_a_row, any_played, last = 0, False, Failure("", "")
 
     def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
         group_seed = derive_seed(seed, str(task), begun[task])
@@ -219,6 +231,8 @@ async def run_groups(
             while refills_due and len(running) < max_concurrent_groups and (next_task := next(waiting, None)):
                 start(next_task, *refills_due.popleft())
             if not running:
+                if in_a_row and not any_played and max_failed_groups is not None:
+                    raise RunFailedError(f"every episode of the run failed. Last: {last.kind}: {last.message}")
                 return
             group_task = await ended.get()
             refills, refilled_for = running.pop(group_task)
@@ -227,6 +241,13 @@ async def run_groups(
             if group.dropped and refilled and refills < failure_policy.refills:
                 refills_due.append((refills + 1, group.task))
             yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
+            if group.num_valid:
+                in_a_row, any_played = 0, True
+                continue
+            in_a_row, last = in_a_row + 1, group.failures[-1]
+            if in_a_row == max_failed_groups:
+                reason = f"{last.kind}: {last.message}"
+                raise RunFailedError(f"every episode of {in_a_row} groups in a row failed. Last: {reason}")
     finally:
         for group_task in running:
             group_task.cancel()

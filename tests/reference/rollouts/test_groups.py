@@ -23,7 +23,7 @@ from ors_gym import (
     run_groups,
     trajectory_return,
 )
-from ors_gym.errors import NotFoundError
+from ors_gym.errors import NotFoundError, RunFailedError
 from ors_gym.rollouts import combine_scores
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer
@@ -111,17 +111,12 @@ def test_a_dropped_groups_place_goes_to_the_next_task_and_both_are_reported(
 
 
 def test_refilling_ends_at_its_limit_and_where_there_are_no_more_tasks(counter_server: RunningServer, run: Callable):
-    everything_breaks = BreaksTasks(*range(5))
-    limited = run(
-        play_groups(
-            counter_server, everything_breaks, TASKS, num_groups=1, failures=failing(incomplete="refill", refills=3)
-        )
-    )
-    exhausted = run(
-        play_groups(
-            counter_server, everything_breaks, TASKS[:2], num_groups=1, failures=failing(incomplete="refill", refills=9)
-        )
-    )
+    def play(tasks: list[TaskRef], refills: int) -> list[TrajectoryGroup]:
+        failures = failing(incomplete="refill", refills=refills)
+        options = {"num_groups": 1, "failures": failures, "max_failed_groups": None}
+        return run(play_groups(counter_server, BreaksTasks(*range(5)), tasks, **options))
+
+    limited, exhausted = play(TASKS, 3), play(TASKS[:2], 9)
 
     assert [group.task.index for group in limited] == [0, 1, 2, 3]
     assert [group.refilled_for for group in limited] == [None, *TASKS[:3]]
@@ -165,6 +160,34 @@ def test_so_many_groups_are_taken_of_an_endless_stream(counter_server: RunningSe
 def test_no_groups_at_once_is_a_mistake_and_not_an_empty_run(counter_server: RunningServer, run: Callable):
     with pytest.raises(ValueError, match="max_concurrent_groups must be at least 1"):
         run(play_groups(counter_server, ScriptedPolicy([ADD]), max_concurrent_groups=0))
+
+
+@pytest.mark.parametrize(("num_tasks", "words"), [(9, "3 groups in a row failed"), (2, "of the run failed")])
+def test_an_environment_that_is_not_there_ends_the_run_with_the_reason(
+    counter_server: RunningServer, run: Callable, num_tasks: int, words: str
+):
+    groups = []
+
+    async def conversation() -> None:
+        async with ORSClient(counter_server.url) as client:
+            runner = EpisodeRunner(client, ScriptedPolicy([ADD]))
+            tasks = [TaskRef("cuonter", "train", index) for index in range(num_tasks)]
+            async for group in run_groups(runner, tasks, 2, failures=failing(), max_failed_groups=3):
+                groups.append(group)
+
+    with pytest.raises(RunFailedError, match=rf"{words}. Last: not_found: .*list_environments"):
+        run(conversation())
+
+    assert len(groups) == min(num_tasks, 3)
+
+
+def test_groups_that_fail_now_and_then_end_no_run(counter_server: RunningServer, run: Callable):
+    tasks = TASKS[:3] * 3  # two that fail, and one that does not
+    options = {"failures": failing(), "max_failed_groups": 3, "max_concurrent_groups": 1}
+
+    groups = run(play_groups(counter_server, BreaksTasks(0, 1), tasks, **options))
+
+    assert [group.num_valid for group in groups] == [0, 0, 2] * 3
 
 
 @pytest.mark.parametrize(
