@@ -3,6 +3,7 @@
 # make test-lowest   … with the lowest versions that are declared
 # make test-latest   … with the newest versions there are
 # make test-vllm     … with those that install beside vLLM
+# make test-inspect  … with Inspect, which no other test needs, in an environment of its own
 # make test-nightly  … those tests that take minutes
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, varnish and squid, those that are installed
@@ -27,11 +28,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm check wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm test-inspect inspect check wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -16
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -17
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -56,6 +57,13 @@ test-latest:
 
 test-vllm:
 	$(MAKE) test VENV=.venv-vllm CONSTRAINTS=constraints/vllm.txt EXTRAS=all,test
+
+test-inspect:
+	$(MAKE) inspect VENV=.venv-inspect CONSTRAINTS=constraints/inspect.txt
+
+inspect: $(VENV)/.inspect
+	$(BIN)/mypy integrations/ors_gym_inspect
+	$(BIN)/python -m pytest tests/inspect -W "ignore:Unclosed <MemoryObject:ResourceWarning" $(ARGS) # Inspect leaves those
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -92,6 +100,12 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	@echo "Installing ors-gym and what its tests need into $(VENV) …"
 	$(INSTALL) -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(VENV)/.inspect: pyproject.toml constraints/inspect.txt
+	@test -x $(BIN)/python || { echo "Making the environment $(VENV) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing ors-gym and Inspect into $(VENV) …"
+	$(INSTALL) -e ".[inspect,server]" hypothesis mypy pytest pytest-timeout
 	@touch $@
 
 # A machine with a GPU, or one that is not Linux, gets the default build. A Linux machine without one gets the CPU

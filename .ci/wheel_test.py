@@ -80,6 +80,23 @@ episode.setup()
 assert episode.call_tool(guess.list_tools().names[0], {"number": 7}).reward == 1.0
 episode.teardown()
 """
+INSPECT = """
+import sys
+from inspect_ai import eval
+from inspect_ai.model import ModelOutput, ModelUsage, get_model
+def act(messages, tools, choice, config):
+    looked = [message for message in messages if message.role == "tool"]
+    name, input = ("press", {"color": looked[0].text.split()[2]}) if looked else ("look", {})
+    output = ModelOutput.for_tool_call("model", name, input)
+    output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+    return output
+[log] = eval(
+    "ors_gym_inspect/ors_task",  # found by the entry point
+    task_args={"url": sys.argv[1], "env_name": "buttons", "limit": 4},
+    model=get_model("mockllm/model", custom_outputs=act), display="none", log_dir="logs",
+)
+assert log.results.scores[0].metrics["mean"].value == 1.0, log
+"""
 DATASET = """
 from ors_gym.reporting.records import to_dataset
 assert len(to_dataset([])) == 0
@@ -94,6 +111,11 @@ USES: dict[str, list[str]] = {
     "openenv": [OPENENV],
     "eval": ["ors-gym eval URL --env buttons --model random --sample 8 --split test --out run"],
     "datasets": [DATASET],
+    "inspect": [
+        INSPECT,
+        "ors-gym eval URL --env buttons --model random --sample 8 --split test --out run",
+        "ors-gym inspect run",
+    ],
     "demo": [f"python train_grpo.py {ONE_STEP}"],
     "all": [PLAY, POOL, OPENENV, f"python train_grpo.py {ONE_STEP}", "ors-gym new game", "ors-gym gates game"],
 }
@@ -117,7 +139,8 @@ def environment_with(extra: str, wheel: Path, folder: Path, *, lowest: bool) -> 
         run("make", "-s", f"VENV={environment}", f"PYTHON={sys.executable}", f"{environment}/.torch", cwd=ROOT)
     else:
         run(UV, "venv", "--quiet", "--python", sys.executable, environment, cwd=folder)
-    versions = ["--resolution", "lowest-direct"] if lowest else ["--constraint", ROOT / "constraints/locked.txt"]
+    locked = ROOT / f"constraints/{'inspect' if extra == 'inspect' else 'locked'}.txt"
+    versions = ["--resolution", "lowest-direct"] if lowest else ["--constraint", locked]
     wanted = f"ors-gym[{extra}] @ {wheel.as_uri()}" if extra else str(wheel)
     run(UV, "pip", "install", "--quiet", "--python", environment, *versions, wanted, cwd=folder)
     return environment / "bin"

@@ -40,6 +40,7 @@ TESTS = Path(__file__).parent
 LONGEST_FIRST = (
     "nightly",
     "network",
+    "inspect",
     "ray",
     "scaffold",
     "trl",

@@ -41,6 +41,7 @@ COMMANDS = {
     "eval": ("ors_gym.cli.eval", "evaluate models: errors, comparisons, a gate for CI"),
     "rescore": ("ors_gym.cli.rescore", "score a run by other rules, without playing it"),
     "replay": ("ors_gym.cli.replay", "play a run's calls again: is the environment deterministic?"),
+    "inspect": ("ors_gym_inspect.cli", "write a run as logs that `inspect view` opens"),
     "serve": ("ors_gym_server.cli.serve", "serve Gymnasium environments, OpenEnv environments and your own"),
     "new": ("ors_gym_server.cli.new", "write the folder of a new environment"),
     "gates": ("ors_gym_server.cli.gates", "try an environment's folder: served, listed, played to an end"),

@@ -16,11 +16,11 @@ from ors_gym.evaluation import Evaluation, Rules
 from ors_gym.evaluation.outcomes import Prices
 from ors_gym.evaluation.page import write_evaluation_page
 
-__all__ = ["add_scoring_options", "print_evaluation", "read_prices", "rules_of", "write_results"]
+__all__ = ["add_return_options", "add_scoring_options", "print_evaluation", "read_prices", "rules_of", "write_results"]
 
 
-def add_scoring_options(parser: argparse.ArgumentParser) -> None:
-    """Options of how episodes are scored and when there is a verdict."""
+def add_return_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:  # pyright: ignore[reportPrivateUsage]
+    """Options of how an episode is scored; returns their group."""
     scoring = parser.add_argument_group("scoring")
     option = scoring.add_argument
     option(
@@ -31,8 +31,14 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     )
     option("--unrewarded", metavar="R", type=float, default=0.0, help="return without any reward (default: 0)")
     option("--success-at", metavar="R", type=float, default=1.0, help="the least return of a success (default: 1)")
-    option("--metric", choices=["success", "return"], default="success", help="what verdicts and gates are about")
     option("--cluster-by", metavar="FIELD", help="cluster errors by a field of the task, such as a document")
+    return scoring
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Options of how episodes are scored and when there is a verdict."""
+    option = add_return_options(parser).add_argument
+    option("--metric", choices=["success", "return"], default="success", help="what verdicts and gates are about")
     option("--population", choices=["tasks", "split"], default="tasks", help="tasks like these, or this very split")
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument("--compare", metavar="RUN", help="compare with the run in this folder or file")

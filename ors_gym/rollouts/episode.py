@@ -205,15 +205,9 @@ class _Episode:
         seed = derive_seed(self.seed, number)
         turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left, seed)
         reply = await self.policy.act(turn)
-        exchange = await conversation.play(reply)
-        if exchange.finished:
-            self.stop_reason = conversation.end
-        elif reply.truncated:
-            self.stop_reason = StopReason.MAX_TOKENS
-        elif not (reply.tool_calls or exchange.outputs):
-            self.stop_reason = StopReason.POLICY_STOPPED
-        else:
-            self.stop_reason = self.limits.reached(number + 1, count_tokens(conversation.exchanges))
+        await conversation.play(reply)
+        reached = self.limits.reached(number + 1, count_tokens(conversation.exchanges))
+        self.stop_reason = conversation.stop_reason or reached
 
     def trajectory(self) -> Trajectory:
         assert self.stop_reason is not None

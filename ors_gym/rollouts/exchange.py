@@ -82,6 +82,18 @@ class Conversation:
         cut = bool(ends) and all(output.cut_short for output in ends)
         return StopReason.ENVIRONMENT_LIMIT if cut else StopReason.FINISHED
 
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the episode ended with the last message, None while it goes on; limits of the runner are not counted."""
+        if not self.exchanges:
+            return None
+        last = self.exchanges[-1]
+        if last.finished:
+            return self.end
+        if last.reply.truncated:
+            return StopReason.MAX_TOKENS
+        return None if last.reply.tool_calls or last.outputs else StopReason.POLICY_STOPPED
+
     async def play(self, reply: Reply) -> Exchange:
         """Take the agent's next message, call its tools, and return what came of it.
 
