@@ -8,8 +8,10 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ors_gym.client.arguments import check_number, check_type
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect, UnknownDialectError, dialect
+from ors_gym.http.url import ServerURL
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.options import SESSION_OPTIONS, ToolErrors, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
@@ -87,11 +89,37 @@ class Source:
         given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False, "observe")]
         if self.host is not None and given:
             raise ValueError(f"{', '.join(given)} belong to the host that plays the episodes: give them to it")
+        self._check_types()
         if self.unseen_images not in ("stop", "skip", "describe"):
             raise ValueError(f"unseen_images must be 'stop', 'skip' or 'describe', not {self.unseen_images!r}")
         object.__setattr__(self, "name", self.name or self.env_name)
         if self.tasks is not None:
             object.__setattr__(self, "tasks", tuple(self.tasks))
+
+    def _check_types(self) -> None:
+        """Refuse fields of a wrong type, in words that hold none of their values."""
+        ServerURL.parse(self.url)
+        for name in ("env_name", "name", "split", "unseen_images"):
+            check_type(name, getattr(self, name), str, none=False)
+        for name in ("eval_split", "system"):
+            check_type(name, getattr(self, name), str)
+        for name in ("max_tasks", "max_turn_tokens"):
+            check_number(name, getattr(self, name), whole=True)
+        for name in ("truncated_reward", "stopped_reward", "unrewarded_return"):
+            check_number(name, getattr(self, name))
+        if isinstance(self.tasks, str | bytes | Mapping) or not isinstance(self.tasks or (), Iterable):
+            raise ValueError(f"tasks must be indices or TaskRefs, or None, got {type(self.tasks).__name__}")
+        check_type("limits", self.limits, RolloutLimits)
+        check_type("failures", self.failures, FailurePolicy, none=False)
+        check_type("score_group", self.score_group, bool, none=False)
+        check_type("template_options", self.template_options, Mapping, what="a mapping")
+        check_type("client_options", self.client_options, Mapping, none=False, what="a mapping")
+        check_type("parser", self.parser, str, Dialect, none=False, what="a dialect's name, or a Dialect")
+        if not callable(self.reward):
+            check_type("reward", self.reward, str, none=False, what="a reduction's name, or a callable")
+        if self.host is not None and not callable(getattr(self.host, "run_episode", None)):
+            raise ValueError(f"host must be an EpisodeHost, or None, got {type(self.host).__name__}")
+        session_options_of({name: getattr(self, name) for name in SESSION_OPTIONS})
 
     def worth(self, group: TrajectoryGroup, member: Trajectory) -> float | None:
         """A member's return; None where it must not be scored."""

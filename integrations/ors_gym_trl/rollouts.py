@@ -16,6 +16,7 @@ from typing import Any, Self
 from datasets import Dataset
 from transformers import ProcessorMixin
 
+from ors_gym.client.arguments import check_number, types_in_words
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect
 from ors_gym.rollouts.seeds import derive_seed
@@ -74,13 +75,15 @@ class ORSRollouts:
         options: ``env_name``, ``split``, ``limits``, …: the fields of the only source.
     """
 
+    @types_in_words
     def __init__(self, *sources: Source | str, max_failed_batches: int = 3, **options: Any) -> None:
+        check_number("max_failed_batches", max_failed_batches, none=False, whole=True)
         if len(sources) == 1 and isinstance(sources[0], str):
             given = [Source(sources[0], **options)]
         else:
             given = [source for source in sources if isinstance(source, Source)]
             if options or not given or len(given) < len(sources):
-                raise TypeError("give one URL with its options, or one or more Source(url, env_name=…, …)")
+                raise ValueError("give one URL with its options, or one or more Source(url, env_name=…, …)")
         if len({source.name for source in given}) < len(given):
             names = ", ".join(repr(source.name) for source in given)
             raise ValueError(f"several environments need names of their own, got {names}: give name=…")

@@ -6,6 +6,7 @@ Never a TypeError: to one, ``gym.make`` adds all keyword arguments, and with the
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -43,8 +44,8 @@ def check_type(name: str, value: object, *kinds: type, none: bool = True, what: 
 
 def check_number(name: str, value: object, *, none: bool = True, whole: bool = False) -> None:
     """Refuse what is no number, or no whole number."""
-    kinds = (int,) if whole else (int, float)
-    check_type(name, value, *kinds, none=none, what="a whole number" if whole else "a number")
+    kind = numbers.Integral if whole else numbers.Real  # numpy's too
+    check_type(name, value, kind, none=none, what="a whole number" if whole else "a number")
 
 
 def check_header(what: str, name: str, value: str) -> None:

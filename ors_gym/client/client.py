@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ors_gym.client.arguments import check_header, check_number, check_strings, check_type, types_in_words
 from ors_gym.client.connection import Connection, SessionJournal
-from ors_gym.client.creation import Creation, Secrets
+from ors_gym.client.creation import Creation, Secrets, check_secrets
 from ors_gym.client.hosted import platform_secrets
 from ors_gym.client.keepalive import PING_SECONDS, Pinger
 from ors_gym.client.requests import Request, RequestSender
@@ -290,7 +290,7 @@ class ORSClient:
             raise ValueError("a session needs either split and index, or a task")
         source: dict[str, Any] = {"task_spec": dict(task)} if task is not None else {"split": split, "index": index}
         if self.hosted:
-            check_type("secrets", secrets, Mapping, what="a mapping of names to text")
+            check_secrets(secrets)
             secrets = platform_secrets(secrets or {}, self.connection.headers.get("X-API-Key"), self.url)
         return Session(self.connection, env_name, Creation(source, secrets, toolset), self.get_task)
 

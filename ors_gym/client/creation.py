@@ -18,7 +18,7 @@ from ors_gym.errors import ORSError, StatusError
 from ors_gym.redaction import Redactor
 from ors_gym.types import Task
 
-__all__ = ["Creation", "CreationForm", "Secrets"]
+__all__ = ["Creation", "CreationForm", "Secrets", "check_secrets"]
 
 Secrets: TypeAlias = "Mapping[str, str | tuple[str, Sequence[str]]]"
 """Values by name, or pairs of a value and the domains that it may be sent to."""
@@ -49,7 +49,7 @@ class Creation:
         self.toolset = toolset
         self._values: dict[str, str] = {}
         wire: dict[str, dict[str, Any]] = {}
-        check_type("secrets", secrets, Mapping, what="a mapping of names to text")
+        check_secrets(secrets)
         for name, secret in (secrets or {}).items():
             value, domains = (secret, None) if isinstance(secret, str) else _pair(secret)
             entry: dict[str, Any] = (
@@ -120,6 +120,21 @@ class Creation:
 
 def _exists(refused: StatusError) -> bool:
     return "already exists" in refused.detail.lower()
+
+
+def check_secrets(secrets: object) -> None:
+    """Refuse what are no secrets.
+
+    Raises:
+        ValueError: in words that hold no secret.
+    """
+    check_type("secrets", secrets, Mapping, what="a mapping of names to text")
+    entries: Mapping[Any, Any] = secrets or {}  # type: ignore[assignment]  # pyright: ignore
+    for name, secret in entries.items():
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a secret must be text, got {type(name).__name__}")
+        if not isinstance(secret, str):
+            _pair(secret)
 
 
 def _pair(secret: Any) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ors_gym.client.arguments import check_number
 from ors_gym.http.retry import RetryBudget
 
 __all__ = ["Timeouts"]
@@ -37,7 +38,8 @@ class Timeouts:
             value: float | None = getattr(self, item.name)
             if value is None and item.name == "call_seconds":
                 continue
-            if value is None or not value > 0:
+            check_number(f"Timeouts.{item.name}", value, none=False)
+            if not value > 0:
                 raise ValueError(f"Timeouts.{item.name} must be a positive number of seconds, got {value!r}")
 
     def retry_budget(self) -> RetryBudget:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from ors_gym.client.arguments import check_number, check_strings, check_type, types_in_words
+from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.dialects import Action
@@ -153,13 +153,9 @@ def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient
     return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
 
 
-NAMES = (list, tuple, set, frozenset)
-
-
 def _check_types(given: Mapping[str, Any]) -> None:
     """Refuse options of a wrong type; what each may hold, the recipe checks."""
-    for name in ("split", "toolset"):
-        check_type(name, given.get(name), str)
+    check_type("split", given.get("split"), str)
     check_type("observation_mode", given.get("observation_mode", "text"), str, none=False)
     check_number("max_turns", given.get("max_turns"), whole=True)
     check_number("max_episode_seconds", given.get("max_episode_seconds"))
@@ -167,11 +163,7 @@ def _check_types(given: Mapping[str, Any]) -> None:
     parser = given.get("action_parser", "hermes")
     if not hasattr(parser, "parse"):
         check_type("action_parser", parser, str, none=False, what="the name of a format, or a parser")
-    check_type("parallel_tool_calls", given.get("parallel_tool_calls", False), bool, *NAMES, none=False)
-    check_type("tool_errors", given.get("tool_errors", "observe"), str, none=False)
-    check_strings("secrets", reveal(given.get("secrets")))
     check_type("api_key", reveal(given.get("api_key")), str)
-    check_type("tools", given.get("tools"), ToolList)
     session_options_of(given)
     check_type("client_options", reveal(given.get("client_options")), Mapping, what="a mapping")
     for name in ("api_key", "hosted", "timeouts"):

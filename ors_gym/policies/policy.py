@@ -19,7 +19,7 @@ from ors_gym.spaces.spaces import ToolCallSpace
 from ors_gym.trajectory import Reply, TaskRef
 from ors_gym.types import Message, ToolCall, ToolList
 
-__all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn"]
+__all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn", "check_policy"]
 
 EPISODES_KEPT = 1 << 14
 """Episodes whose state a random policy keeps: it does not learn when one is over. More than run at once."""
@@ -47,6 +47,16 @@ class Policy(Protocol):
     async def act(self, turn: Turn) -> Reply:
         """Answer one turn. An exception ends the run: a policy's own faults are not the environment's."""
         ...
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what answers no turns.
+
+    Raises:
+        ValueError: in words.
+    """
+    if policy is not None and not callable(getattr(policy, "act", None)):
+        raise ValueError(f"policy must have a method act(turn), or be None, got {type(policy).__name__}")
 
 
 class RandomPolicy:

@@ -13,9 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Unpack
 
+from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, RequestTimeoutError
-from ors_gym.policies.policy import Policy, Turn
+from ors_gym.policies.policy import Policy, Turn, check_policy
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, check_session_options, open_session
 from ors_gym.rollouts.seeds import derive_seed
@@ -40,6 +41,10 @@ class RolloutLimits:
     A policy is told what is left, in ``Turn.max_tokens``; the episode ends after the turn that reaches it."""
 
     def __post_init__(self) -> None:
+        check_number("max_turns", self.max_turns, none=False, whole=True)
+        check_number("max_episode_seconds", self.max_episode_seconds)
+        check_number("max_concurrent_sessions", self.max_concurrent_sessions, none=False, whole=True)
+        check_number("max_tokens", self.max_tokens, whole=True)
         if self.max_turns < 1 or self.max_concurrent_sessions < 1:
             raise ValueError("max_turns and max_concurrent_sessions must be at least 1")
         if self.max_episode_seconds is not None and self.max_episode_seconds <= 0:
@@ -86,6 +91,7 @@ class EpisodeRunner:
         options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
+    @types_in_words
     def __init__(
         self,
         client: ORSClient,
@@ -94,6 +100,9 @@ class EpisodeRunner:
         limits: RolloutLimits | None = None,
         **options: Unpack[SessionOptions],
     ) -> None:
+        check_type("client", client, ORSClient, none=False)
+        check_policy(policy)
+        check_type("limits", limits, RolloutLimits)
         self.client = client
         self.policy = policy
         self.limits = limits or RolloutLimits()

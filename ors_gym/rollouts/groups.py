@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ors_gym.client.arguments import check_number
 from ors_gym.errors import NotFoundError, ORSError, RunFailedError
 from ors_gym.policies.policy import Policy
 from ors_gym.rollouts.episode import EpisodeHost, EpisodeRunner, RolloutLimits
@@ -51,6 +52,9 @@ class FailurePolicy:
     """Other tasks' groups that may be tried in the place of a dropped one."""
 
     def __post_init__(self) -> None:
+        for name in ("retries", "min_valid_members", "refills"):
+            check_number(name, getattr(self, name), none=False, whole=True)
+        check_number("retry_delay_seconds", self.retry_delay_seconds, none=False)
         if self.retries < 0 or self.min_valid_members < 1 or self.retry_delay_seconds < 0:
             raise ValueError("retries and retry_delay_seconds must be at least 0, min_valid_members at least 1")
         if self.refills < 0:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
+from ors_gym.client.arguments import check_type
 from ors_gym.client.client import ORSClient
+from ors_gym.client.creation import Secrets, check_secrets
 from ors_gym.client.session import Session
 from ors_gym.redaction import Secret, reveal
 from ors_gym.trajectory import TaskRef
@@ -27,8 +29,9 @@ ToolErrors: TypeAlias = Literal["observe", "fail"]
 class SessionOptions(TypedDict, total=False):
     """What ``gym.make``, ``EpisodeRunner``, ``RolloutPool``, ``ORSRollouts`` and the command line take alike."""
 
-    secrets: Mapping[str, str] | Secret | None
-    """Values the environment may use, by name. Passed to each session; in no log, error or trajectory."""
+    secrets: Secrets | Secret | None
+    """Values the environment may use, by name, or pairs of a value and the domains it may be sent to. Passed to each
+    session; in no log, error or trajectory."""
     toolset: str | None
     """The name of a set of tools that the server adds to the environment's."""
     tools: ToolList | None
@@ -51,13 +54,19 @@ def check_session_options(options: SessionOptions) -> SessionOptions:
     """``options`` as they are.
 
     Raises:
-        TypeError, ValueError: an option has no meaning, or another name was given.
+        ValueError: an option has no meaning or a wrong type, or another name was given.
     """
     unknown = sorted(options.keys() - set(SESSION_OPTIONS))
     if unknown:
-        raise TypeError(f"unknown options {', '.join(unknown)}; a session has {', '.join(SESSION_OPTIONS)}")
-    if isinstance(options.get("parallel_tool_calls"), str):
-        raise TypeError("parallel_tool_calls is True, False or a collection of tools' names, not one string")
+        raise ValueError(f"unknown options {', '.join(unknown)}; a session has {', '.join(SESSION_OPTIONS)}")
+    check_secrets(reveal(options.get("secrets")))
+    check_type("toolset", options.get("toolset"), str)
+    check_type("tools", options.get("tools"), ToolList)
+    parallel: object = options.get("parallel_tool_calls", False)
+    if not isinstance(parallel, bool):
+        names = "True, False or a collection of tools' names"
+        check_type("parallel_tool_calls", parallel, list, tuple, set, frozenset, none=False, what=names)
+    check_type("tool_errors", options.get("tool_errors", "observe"), str, none=False)
     if options.get("tool_errors", "observe") not in ("observe", "fail"):
         raise ValueError(f"tool_errors must be 'observe' or 'fail', not {options.get('tool_errors')!r}")
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.ors_servers import RunningServer, serve
 from tests.support.tiny import Buttons
 from tests.support.trl_runs import AT_ONCE, FailingHost, make_trainer, one_thread, play
 from tests.support.trl_says import Says
+from tests.support.wrong_arguments import KEY, PASSWORD, SECRET, check_door
 
 __all__ = ["one_thread", "play"]  # fixtures
 
@@ -73,11 +75,11 @@ def test_environments_of_one_name_need_names_of_their_own(of: Callable):
 
 
 def test_options_beside_several_sources_and_a_source_without_a_name_are_refused():
-    with pytest.raises(TypeError, match=r"one or more Source"):
+    with pytest.raises(ValueError, match=r"one or more Source"):
         ORSRollouts(Source("http://127.0.0.1:1", env_name="one"), max_tasks=4)
-    with pytest.raises(TypeError, match="env_name"):
+    with pytest.raises(ValueError, match="env_name"):
         ORSRollouts("http://127.0.0.1:1")
-    with pytest.raises(TypeError, match="max_task"):
+    with pytest.raises(ValueError, match="max_task"):
         ORSRollouts("http://127.0.0.1:1", env_name="one", max_task=4)
 
 
@@ -208,3 +210,22 @@ def test_groups_of_one_task_that_follow_each_other_stay_apart(of: Callable, play
     _, batch = play(of("buttons", LOOK, failures=AT_ONCE), 0, 0)
 
     assert [len(group.members) for group in batch.groups] == [4, 4]
+
+
+def test_wrong_fields_of_a_source_are_refused_in_words_without_keys():
+    base = {
+        "url": f"http://user:{PASSWORD}@127.0.0.1:9",
+        "env_name": "e",
+        "client_options": {"api_key": KEY},
+        "secrets": {"A": SECRET},
+    }
+    fits = dict.fromkeys(("env_name", "name", "split", "eval_split", "parser", "system", "toolset", "reward"), (str,))
+    fits |= dict.fromkeys(("truncated_reward", "stopped_reward", "unrewarded_return"), (float,))
+    fits |= dict.fromkeys(("tasks", "parallel_tool_calls"), (list,))
+    fits |= dict.fromkeys(("template_options", "client_options"), (dict,))
+
+    def door(url, **options):
+        return ORSRollouts(url, **options)
+
+    names = [field.name for field in dataclasses.fields(Source)]
+    assert check_door(door, base, (*names, "max_failed_batches"), fits) > 100

@@ -20,8 +20,9 @@ from typing import Any, Literal, Self, Unpack
 import ray
 from ray.exceptions import RayError
 
+from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.janitor import Janitor
-from ors_gym.policies.policy import Policy
+from ors_gym.policies.policy import Policy, check_policy
 from ors_gym.rollouts.episode import RolloutLimits
 from ors_gym.rollouts.groups import run_groups
 from ors_gym.rollouts.options import SessionOptions, check_session_options
@@ -76,6 +77,7 @@ class RolloutPool:
         options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
+    @types_in_words
     def __init__(
         self,
         url: str,
@@ -93,6 +95,16 @@ class RolloutPool:
         client_options: Mapping[str, Any] | None = None,
         **options: Unpack[SessionOptions],
     ) -> None:
+        check_type("env_name", env_name, str)
+        check_number("num_actors", num_actors, none=False, whole=True)
+        check_number("episodes_per_actor", episodes_per_actor, none=False, whole=True)
+        check_policy(policy)
+        check_type("limits", limits, RolloutLimits)
+        check_type("address", address, str)
+        check_type("actor_options", actor_options, Mapping, what="a mapping")
+        check_number("max_actor_restarts", max_actor_restarts, whole=True)
+        check_number("start_seconds", start_seconds, none=False)
+        check_type("client_options", client_options, Mapping, what="a mapping")
         if num_actors < 1 or episodes_per_actor < 1:
             raise ValueError("num_actors and episodes_per_actor must be at least 1")
         if policy_placement not in ("driver", "actors"):

@@ -12,11 +12,13 @@ import ors_gym
 from ors_gym.client.client import ORSClient
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.envs.async_env import EnvOptions
+from ors_gym.rollouts.episode import EpisodeRunner, RolloutLimits
+from ors_gym.rollouts.groups import FailurePolicy
+from ors_gym.rollouts.options import SESSION_OPTIONS
+from tests.support.wrong_arguments import KEY, PASSWORD, SECRET, WRONG, check_door
 
-KEY, SECRET, PASSWORD = "key-that-no-one-sees", "secret-that-no-one-sees", "password-that-no-one-sees"
 URL = f"http://user:{PASSWORD}@127.0.0.1:9"
 CLIENT = ("api_key", "hosted", "timeouts", "headers", "verify", "cert", "max_connections", "ping_seconds")
-WRONG = (["x"], 5.5, "3", object(), {"a": object()}, [("a", "b")], b"x")
 FITS = {
     "api_key": (str,),
     "split": (str,),
@@ -111,3 +113,21 @@ def test_a_session_refuses_wrong_arguments_in_words(options):
             assert SECRET not in str(caught.value)
 
     asyncio.run(conversation())
+
+
+def test_an_episode_runner_and_its_limits_refuse_wrong_arguments_in_words():
+    async def conversation() -> None:
+        async with ORSClient("http://127.0.0.1:9", api_key=KEY) as client:
+            base = {"client": client, "secrets": {"A": SECRET}}
+            fits = {"toolset": (str,), "parallel_tool_calls": (list,)}
+            assert check_door(EpisodeRunner, base, ("client", "policy", "limits", *SESSION_OPTIONS), fits) > 50
+        with pytest.raises(ValueError, match="client"):
+            EpisodeRunner(secrets={"A": SECRET})  # type: ignore[call-arg]
+
+    asyncio.run(conversation())
+    for kind in (RolloutLimits, FailurePolicy, Timeouts):
+        for name in kind.__dataclass_fields__:
+            for wrong in WRONG:
+                if not (isinstance(wrong, float) and name.endswith("_seconds")):
+                    with pytest.raises(ValueError, match=name):
+                        kind(**{name: wrong})
