@@ -26,7 +26,7 @@
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
 An agent's mistake (unknown tool, bad input) is none of these: it comes back as ``ToolOutput(ok=False)``.
-Bad arguments to this library raise ``ValueError`` or ``TypeError``.
+Bad arguments to this library raise ``ValueError``, in words that hold no keys.
 
 Errors survive pickling, so they can cross processes. ``kind`` names the class in counters and logs. Where a call was
 under way, ``session_id``, ``tool`` and ``may_have_run`` say which and whether its tool may have run.
@@ -99,6 +99,11 @@ class ORSError(Exception):
 
     def _what(self) -> str:
         return self.message
+
+    @property
+    def brief(self) -> str:
+        """What happened and where, without the session and the advice: for another error that names it as its cause."""
+        return f"{self._what()} [{self.where}]" if self.where else self._what()
 
     def __str__(self) -> str:
         context = [self.where] if self.where else []

@@ -140,7 +140,7 @@ class Session:
             await self._remote.create(self.env_name)
         except BaseException as error:
             self.state = SessionState.LOST
-            self._cause = f"it could not be opened: {error}"
+            self._cause = f"it could not be opened: {_named(error)}"
             raise
         self.state = SessionState.OPEN
         self._created_at = time.monotonic()
@@ -200,7 +200,7 @@ class Session:
         error.at(session_id=self.id)
         if not isinstance(error, StatusError) or error.status not in (404, 410):
             return error
-        self._give_up(str(error), gone=True)
+        self._give_up(error.brief, gone=True)
         what = f"the server does not know the session ({error.message})"
         if not self._used and time.monotonic() - self._created_at < FRESH_SECONDS:
             what += ", which was created a moment ago: a balancer must keep the requests with one X-Session-ID together"
@@ -287,7 +287,7 @@ class Session:
             error = self._noted(error.at(tool=tool))
             # A tool that raised has ended its call: the server says so, and the session lives on.
             if isinstance(error, SessionError) or (call.may_have_run and not isinstance(error, ToolFailedError)):
-                self._give_up(str(error))
+                self._give_up(error.brief)
             raise error from error.__cause__
         except BaseException:
             if call.may_have_run:
@@ -331,6 +331,10 @@ class Session:
         if len(scores) != len(group):
             raise ProtocolError(f"{len(scores)} scores for {len(group)} candidates").at(call.where, session_id=self.id)
         return scores
+
+
+def _named(error: BaseException) -> str:
+    return error.brief if isinstance(error, ORSError) else str(error) or type(error).__name__
 
 
 def _mapping(value: object) -> dict[Any, Any]:

@@ -39,7 +39,7 @@ class Timeouts:
             if value is None and item.name == "call_seconds":
                 continue
             check_number(f"Timeouts.{item.name}", value, none=False)
-            if not value > 0:
+            if value is None or not value > 0:
                 raise ValueError(f"Timeouts.{item.name} must be a positive number of seconds, got {value!r}")
 
     def retry_budget(self) -> RetryBudget:

@@ -109,7 +109,9 @@ def as_stated(exchange: Exchange) -> Exchange:
         }
     if isinstance(answered, dict) and isinstance(answered.get("detail"), str):
         detail = answered["detail"]
-        answered = {"detail": "Not Found" if detail.startswith("unknown environment") else _unnamed(detail)}
+        answered = {
+            "detail": "Not Found" if detail.startswith(("unknown environment", "nothing is at")) else _unnamed(detail)
+        }
     if isinstance(exchange.asked, dict) and "task_id" in exchange.asked:
         exchange = replace(exchange, asked={k: v for k, v in exchange.asked.items() if k != "task_id"})
     return replace(exchange, answered=answered)

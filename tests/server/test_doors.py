@@ -285,6 +285,18 @@ def test_a_prefix_may_be_left_before_the_paths_or_taken_off(run: Callable):
     run(conversation())
 
 
+def test_a_path_that_leads_nowhere_is_answered_with_what_there_is_and_asks_about_a_prefix(run: Callable):
+    async def conversation() -> None:
+        async with http(create_app([Lab])) as client:
+            for method, path in (("GET", "/envs/list_environments"), ("POST", "/envs/create_session")):
+                answer = await client.request(method, path)
+                assert answer.status_code == 404
+                assert all(word in answer.json()["detail"] for word in (path, "/lab/…", "/health", "--root-path"))
+            assert "--root-path" not in (await client.get("/")).json()["detail"]
+
+    run(conversation())
+
+
 # -------------------------------------------------------------------- mounted, and in several processes
 
 

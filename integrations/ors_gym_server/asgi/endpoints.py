@@ -58,7 +58,18 @@ async def answer(service: Service, method: str, prefix: str, endpoint: str, requ
         return await _OF_SESSION[key](service, request)
     if allowed := methods_of(prefix, endpoint):
         raise RefusedError(405, "Method Not Allowed", allow=allowed)
-    raise RefusedError(404, "Not Found")
+    raise RefusedError(404, _nothing_at(f"/{prefix}/{endpoint}" if prefix else f"/{endpoint}", service))
+
+
+def _nothing_at(path: str, service: Service) -> str:
+    """What a request learns that went astray: what there is, and why it may have missed it."""
+    of_server = ", ".join(f"/{endpoint}" for _, endpoint in _OF_SERVER)
+    known = {endpoint for _, endpoint in (*_OF_SERVER, *_OF_ENVIRONMENT, *_OF_SESSION)} | {"create_session"}
+    text = f"nothing is at {path[:200]}; there are {of_server}, /create_session, and the paths of the environments "
+    text += ", ".join(f"/{name}/…" for name in service.environments)
+    if path.rpartition("/")[2] in known:
+        text += ". Is what stands before it the prefix of a proxy? Then serve with it as the root path (--root-path)"
+    return text
 
 
 def methods_of(prefix: str, endpoint: str) -> str:

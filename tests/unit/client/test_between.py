@@ -242,3 +242,28 @@ def test_closing_keeps_to_close_seconds_in_all(caplog):
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(asyncio.wait_for(conversation(), 30)) < 10
     assert "was not deleted" in caplog.text
+
+
+def test_an_error_that_names_its_cause_says_everything_once():
+    gone = json_answer({"detail": "no such session"}, status="404 Not Found")
+
+    async def conversation() -> None:
+        server = ScriptedORS({"prompt": gone})
+        async with server, ORSClient(server.url) as client:
+            lost = client.session("bad", split="train", index=0)
+            await lost.open()
+            with pytest.raises(SessionLostError):
+                await lost.get_prompt()
+            never = client.session("bad", split="train", index=0)
+            server.answers["create"] = json_answer({"detail": "no such split"}, status="400 Bad Request")
+            with pytest.raises(StatusError):
+                await never.open()
+            for session in (lost, never):
+                with pytest.raises(SessionLostError) as caught:
+                    await session.list_tools()
+                said = str(caught.value)
+                assert said.count("[") == said.count("http://") + said.count("[session") == 2, said
+                assert said.count(". ") == 1, said
+                assert said.endswith(". Start the episode again on a new session"), said
+
+    asyncio.run(asyncio.wait_for(conversation(), 60))
