@@ -484,5 +484,5 @@ def test_one_tools_name_is_no_collection_of_names(run: Callable):
         async with ORSClient("http://127.0.0.1:9") as client:
             EpisodeRunner(client, parallel_tool_calls="look")
 
-    with pytest.raises(TypeError, match="collection"):
+    with pytest.raises(ValueError, match="collection"):
         run(make())

@@ -34,5 +34,5 @@ def test_named_tools_run_at_once():
     [({"tool_set": "x"}, "unknown options tool_set"), ({"parallel_tool_calls": "look"}, "not one string")],
 )
 def test_an_option_without_a_meaning_is_refused_in_words(options: SessionOptions, words: str):
-    with pytest.raises(TypeError, match=words):
+    with pytest.raises(ValueError, match=words):
         check_session_options(options)
