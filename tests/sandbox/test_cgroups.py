@@ -1,5 +1,5 @@
-"""Control groups of this machine, where it lets us make some; version 2's files, whose controllers few machines give
-away, are also written to a directory that stands in for one."""
+"""Control groups of this machine, where it delegates them; their files, which few machines give away, are also written
+to a directory that stands in for one."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from pathlib import Path
 import pytest
 
 from ors_gym_server.sandbox import SandboxLimits
-from ors_gym_server.sandbox.cgroups import ControlGroup, Hierarchy, hierarchies, processes, remove_abandoned
+from ors_gym_server.sandbox.cgroups import ControlGroup, make, places, remove_abandoned
 
 LIMITS = SandboxLimits(memory_bytes=64 * 2**20, processes=7)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_what_joined_a_group_is_killed_with_it(version):
-    for hierarchy in hierarchies():
-        directory = hierarchy.own / f"ors-gym-{os.getpid()}-test"
-        if hierarchy.version == version and os.access(hierarchy.own, os.W_OK):
+def test_what_joined_a_group_is_killed_with_it():
+    for place in places():
+        if os.access(place, os.W_OK) and (place / "cgroup.kill").exists():
+            directory = place / f"ors-gym-{os.getpid()}-test"
             break
     else:
-        pytest.skip(f"no control group of version {version} can be made on this machine")
+        pytest.skip("no control group of version 2 can be made on this machine")
     directory.mkdir()
-    group = ControlGroup((directory,))
+    group = ControlGroup(directory)
     try:
-        joins = ["/bin/sh", "-c", f'echo $$ > "{group.joining[0]}"; echo joined; exec sleep 60']
+        joins = ["/bin/sh", "-c", f'echo $$ > "{group.joining}"; echo joined; exec sleep 60']
         with subprocess.Popen(joins, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"joined\n"
-            assert processes(directory) == [process.pid]
             group.remove()
-            assert not group.gone  # not while somebody is in it
+            assert not group.gone  # not while a process is in it
             group.kill()
-            assert process.wait(10) == -9
+            assert process.wait(60) == -9
     finally:
         group.remove()
     assert group.gone
@@ -42,34 +40,34 @@ def test_what_joined_a_group_is_killed_with_it(version):
 
 def test_the_limits_of_a_group_are_the_kernels():
     group = ControlGroup.create(LIMITS)
-    if not group.directories:
-        pytest.skip("no control group can be made on this machine")
+    if group.directory is None:
+        pytest.skip("no control group with limits can be made on this machine")
     try:
-        written = {
-            file.name: file.read_text().strip()
-            for directory in group.directories
-            for file in directory.iterdir()
-            if file.name in ("memory.max", "memory.limit_in_bytes", "pids.max")
-        }
-        assert ("7" in written.values()) == group.pids
-        assert (str(LIMITS.memory_bytes) in written.values()) == group.memory
+        read = {name: (group.directory / name).read_text().strip() for name in ("memory.max", "pids.max")}
+        assert (read["pids.max"] == "7") == group.pids
+        assert (read["memory.max"] == str(LIMITS.memory_bytes)) == group.memory
     finally:
         group.remove()
     assert group.gone
 
 
-def test_version_2_is_spoken_beside_our_own_group_where_not_below_it(tmp_path):
-    own = tmp_path / "service"
-    own.touch()  # nothing can be made below it
-    hierarchy = Hierarchy(own, tmp_path, 2, frozenset({"cpu", "memory", "pids"}))
-    made = hierarchy.make("ors-gym-1-test", ["memory", "pids"], LIMITS)
-    assert made == tmp_path / "ors-gym-1-test"
-    assert {file.name: file.read_text() for file in made.iterdir()} == {
+def test_what_is_delegated_is_limited(tmp_path):
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    group = make(tmp_path, "ors-gym-1-test", LIMITS)
+    assert group == ControlGroup(tmp_path / "ors-gym-1-test", memory=True, pids=True)
+    assert {file.name: file.read_text() for file in group.directory.iterdir()} == {
         "memory.max": str(64 * 2**20),
         "memory.swap.max": "0",
         "pids.max": "7",
     }
-    assert Hierarchy(own, own, 2, frozenset()).make("ors-gym-1-test", ["memory"], LIMITS) is None
+
+
+@pytest.mark.parametrize("delegated", ["", "cpu io\n", None])
+def test_what_is_not_delegated_makes_no_group(tmp_path, delegated):
+    if delegated is not None:
+        (tmp_path / "cgroup.subtree_control").write_text(delegated)
+    assert make(tmp_path, "ors-gym-1-test", LIMITS) is None
+    assert not (tmp_path / "ors-gym-1-test").exists()
 
 
 def test_groups_of_processes_that_are_gone_are_removed(tmp_path):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from ors_gym_server.sandbox import (
 )
 from tests.support.processes import sleeping
 
-METHODS = ("bubblewrap", "unshare", "plain")
+METHODS = ("bubblewrap", "sandlock", "plain")
 LIMITS = SandboxLimits(
     wall_seconds=8.0,
     cpu_seconds=1,
@@ -245,7 +246,7 @@ def test_files_outside_are_not_seen(isolating_method, tmp_path):
         async with sandbox_by(isolating_method, "files") as sandbox:
             for path in (
                 secret,
-                "/etc/hostname",
+                "/etc/debian_version",
                 "/root",
                 "/home",
                 "/proc/1/root/root",
@@ -253,7 +254,7 @@ def test_files_outside_are_not_seen(isolating_method, tmp_path):
                 "/sys",
                 "/var",
             ):
-                result = await sandbox.run(["ls", "-d", str(path)])
+                result = await sandbox.run(["cat" if path in (secret, "/etc/debian_version") else "ls", str(path)])
                 assert not result.ok, path
             await sandbox.run(["ln", "-s", str(secret), "link"])
             for path in (str(secret), "link", "/etc/shadow", "../../../root/.profile"):
@@ -376,33 +377,90 @@ def test_two_sandboxes_share_nothing(isolating_method):
     run(conversation())
 
 
-def test_nothing_is_left_of_a_sandbox_whose_process_was_killed(isolating_method):
-    """Neither the process that keeps its files nor the run that was under way."""
+def test_nothing_is_left_of_a_sandbox_whose_process_was_killed(method):
+    """Neither the process that keeps its files, nor its directory, nor what the run had left its group with."""
     seconds = 70_000 + os.getpid() % 10_000
     script = f"""
 import asyncio
 from ors_gym_server.sandbox import LocalSandbox
 async def main():
-    async with LocalSandbox(method={isolating_method!r}, require=()) as sandbox:
-        await sandbox.run("sleep {seconds}.5")
+    async with LocalSandbox(method={method!r}, require=()) as sandbox:
+        print((await sandbox.run("pwd")).stdout.strip(), flush=True)
+        await sandbox.run("setsid sleep {seconds}.25 & setsid sleep {seconds}.5")
 asyncio.run(main())
 """
 
     async def conversation():
-        async with sandbox_by(isolating_method, "processes"):  # a namespace
+        async with sandbox_by(method, "leftovers"):
             pass
         victim = subprocess.Popen(
-            [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
-            while not sleeping(f"{seconds}.5"):
+            home = Path(victim.stdout.readline().strip())
+            while not (sleeping(f"{seconds}.5") and sleeping(f"{seconds}.25")):
                 assert victim.poll() is None
                 await asyncio.sleep(0.01)
         finally:
             victim.kill()
-            victim.wait()
-        while sleeping(f"{seconds}.5"):
+            victim.communicate()
+        while sleeping(f"{seconds}.5") or sleeping(f"{seconds}.25") or (home != Path("/work") and home.exists()):
             await asyncio.sleep(0.01)
+
+    run(conversation())
+
+
+def test_overlapping_runs_over_the_limit_are_the_sandboxs_failure():
+    """What cannot be started is no answer of the agent's command."""
+
+    async def conversation():
+        limits = replace(LIMITS, processes=4, wall_seconds=30)
+        async with sandbox_by("bubblewrap", "process count", limits=limits) as sandbox:
+            results = await asyncio.gather(
+                *(sandbox.run("sleep 1; echo over") for _ in range(8)), return_exceptions=True
+            )
+            refused = [each for each in results if isinstance(each, BaseException)]
+            assert all(isinstance(each, SandboxError) and "was not started" in str(each) for each in refused), refused
+            assert (await sandbox.run("echo next")).stdout == "next\n"
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b"])
+def test_a_path_that_no_file_can_have_is_said_in_words(method, path):
+    async def conversation():
+        async with sandbox_by(method) as sandbox:
+            with pytest.raises(SandboxError, match="no file can have the path"):
+                await sandbox.upload(b"", path)
+            with pytest.raises(FileNotFoundError, match="no file can have the path"):
+                await sandbox.download(path)
+            assert (await sandbox.run("true", cwd=path)).exit_code == 126
+            assert (await sandbox.run(["echo", path])).exit_code == 126
+
+    run(conversation())
+
+
+def test_a_process_holds_no_more_files_open_than_allowed(method):
+    async def conversation():
+        async with sandbox_by(method, limits=replace(LIMITS, open_files=20)) as sandbox:
+            assert (await sandbox.run("ulimit -n; ulimit -Hn")).stdout == "20\n20\n"
+
+    run(conversation())
+
+
+def test_programs_find_a_loopback_of_their_own():
+    program = (
+        "use IO::Socket::INET; $s = IO::Socket::INET->new(Listen => 1, LocalAddr => q(127.0.0.1)) or die;"
+        "IO::Socket::INET->new(PeerAddr => q(localhost), PeerPort => $s->sockport) or die; print q(in)"
+    )
+
+    async def conversation():
+        async with sandbox_by("bubblewrap") as sandbox:
+            result = await sandbox.run(["perl", "-e", program])
+            assert (result.stdout, result.stderr) == ("in", "")
 
     run(conversation())
 
@@ -498,14 +556,14 @@ def test_filtered_system_calls_are_not_claimed():
         if "Seccomp:\t2" in Path("/proc/self/status").read_text():
             pytest.skip("this process's own system calls are filtered, and so are the sandbox's")
         with pytest.raises(IsolationError, match="system calls"):
-            await LocalSandbox(require=["system calls"]).start()
+            await LocalSandbox(method="plain", require=["system calls"]).start()
 
     run(conversation())
 
 
 def test_the_report_reads_as_a_table():
     async def conversation():
-        async with LocalSandbox(require=()) as sandbox:
+        async with LocalSandbox(method="plain", require=()) as sandbox:
             isolation = sandbox.isolation()
             assert str(isolation).startswith(f"isolation by {isolation.method}:\n  ")
             assert "NO  system calls" in str(isolation) or isolation.holds("system calls")

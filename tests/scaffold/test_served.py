@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -232,3 +233,16 @@ def serve_new(folder: Path) -> Iterator[str]:
             yield process.stdout.readline().removeprefix("Serving at ").strip()
         finally:
             process.terminate()
+
+
+def test_a_server_of_sandboxes_says_at_its_start_where_no_session_can_work(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "my-world"
+    scaffold(folder, "sandbox")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("ors_gym_server.sandbox.confinement.SYSTEM_PATH", "/nowhere")
+    monkeypatch.setattr(sys, "argv", ["server.py", "--help"])
+    with modules_of(folder), pytest.raises(SystemExit):
+        runpy.run_path(str(folder / "server.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert "Only sessions that bring the secret E2B_API_KEY can work here: this machine has no sandbox" in said
+    assert "bubblewrap: not installed: bwrap" in said

@@ -3,11 +3,12 @@
 from ors_gym_server.sandbox.base import CommandResult, Sandbox, SandboxError, SandboxLimits, data_path
 from ors_gym_server.sandbox.daytona import DaytonaSandbox
 from ors_gym_server.sandbox.e2b import E2BSandbox
-from ors_gym_server.sandbox.isolation import Guarantee, Isolation, IsolationError, Property
+from ors_gym_server.sandbox.isolation import USUAL, Guarantee, Isolation, IsolationError, Property
 from ors_gym_server.sandbox.local import LocalSandbox
 from ors_gym_server.sandbox.modal import ModalSandbox
 
 __all__ = [
+    "USUAL",
     "CommandResult",
     "DaytonaSandbox",
     "E2BSandbox",

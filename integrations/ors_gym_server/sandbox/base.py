@@ -56,6 +56,8 @@ class SandboxLimits:
     """Memory: of all processes and files together where that can be had, else of each process."""
     processes: int = 64
     """Processes and threads at one time."""
+    open_files: int = 1024
+    """Files that one process holds open."""
     output_bytes: int = 2**20
     """How much is kept of a run's standard output, and as much of its standard error; what follows is dropped."""
     file_bytes: int = 64 * 2**20
@@ -150,7 +152,7 @@ class Sandbox(ABC):
         elif not await asyncio.to_thread(source.is_dir):
             await self.write(path, await asyncio.to_thread(source.read_bytes))
         else:
-            archive = f"/tmp/{uuid4().hex}.tar"
+            archive = f".{uuid4().hex}.tar"
             await self.write(archive, await asyncio.to_thread(packed, source))
             where = shlex.quote(str(PurePosixPath(path)))
             result = await self.run(
@@ -224,4 +226,4 @@ def as_text(output: bytes | bytearray | memoryview[Any]) -> str:
 
 def as_bytes(stdin: str | bytes | None) -> bytes | None:
     """What a command reads."""
-    return stdin.encode() if isinstance(stdin, str) else stdin
+    return stdin.encode("utf-8", "surrogatepass") if isinstance(stdin, str) else stdin

@@ -1,22 +1,38 @@
-"""What holds in a sandbox, found out by looking from inside.
+"""What holds in a sandbox, found out from inside.
 
 A flag that was passed to a program is no proof. A process in the sandbox prints what the kernel tells it of itself
-(``/proc/self``: namespaces, rights, limits) and of its surroundings, and that is compared with ours.
+(``/proc/self``: namespaces, rights, limits), and tries what must not come off: it reads and writes a file of the
+host's, connects to one of its ports, looks at our process, makes a user namespace, leaves a process behind.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import tempfile
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
+from uuid import uuid4
 
 from ors_gym_server.sandbox.base import SandboxError
-from ors_gym_server.sandbox.confinement import Confinement, Plain
+from ors_gym_server.sandbox.confinement import Confinement
 from ors_gym_server.sandbox.scripts import SYSTEM
 
-__all__ = ["LOOK", "USUAL", "Guarantee", "Isolation", "IsolationError", "Property", "isolation_seen"]
+__all__ = [
+    "LOOK",
+    "USUAL",
+    "Bait",
+    "Guarantee",
+    "Isolation",
+    "IsolationError",
+    "Property",
+    "isolation_seen",
+    "laid_out",
+]
 
 Property: TypeAlias = Literal[
     "files",
@@ -38,9 +54,9 @@ Property: TypeAlias = Literal[
 ]
 
 MEANINGS: dict[Property, str] = {
-    "files": "files of the host cannot be seen, but for its programs under /usr, read-only",
+    "files": "no file of the host can be read or written, but for its programs under /usr, read-only",
     "network": "nothing can be reached, not even this machine's own addresses",
-    "processes": "other processes can be neither seen nor signalled",
+    "processes": "other processes can be neither looked into nor signalled",
     "leftovers": "no process outlives the run that started it",
     "privileges": "not root, no capabilities, and no way to gain any",
     "environment": "no environment variable of ours, an API key say, can be read",
@@ -55,13 +71,13 @@ MEANINGS: dict[Property, str] = {
     "disk": "the size of all files together is bounded",
     "system calls": "the kernel's system calls are filtered",
 }
-USUAL: frozenset[Property] = frozenset(get_args(Property)) - {"total memory", "system calls"}
+USUAL: frozenset[Property] = frozenset(get_args(Property)) - {"total memory"}
 """What is required unless said otherwise: all that an unprivileged user of a usual Linux can have."""
 
 LOOK = r"""
 for name in cgroup ipc mnt net pid user uts; do echo "namespace $name $(readlink /proc/self/ns/$name)"; done
 while read -r key value rest; do
-    case $key in NoNewPrivs:|CapEff:|CapPrm:|Seccomp:|Uid:) echo "status $key $value" ;; esac
+    case $key in NoNewPrivs:|CapEff:|CapPrm:|Seccomp:|Seccomp_filters:|Uid:) echo "status $key $value" ;; esac
 done < /proc/self/status
 while read -r line; do echo "limit $line"; done < /proc/self/limits
 for name in /*; do echo "root ${name#/}"; done
@@ -69,8 +85,26 @@ for name in /*; do echo "root ${name#/}"; done
 tr '\0' '\n' < /proc/self/environ | while IFS='=' read -r name value; do echo "variable $name"; done
 while read -r name rest; do echo "interface $name"; done < /proc/net/dev
 echo "disk $(stat -f -c '%S %b' .)"
+exec 2>/dev/null
+[ "$(cat "$1")" != bait ] || echo "reached read"
+(echo written > "$1") && echo "reached write"
+command -v bash >/dev/null && echo "tried network"
+bash -c ": < /dev/tcp/127.0.0.1/$2" && echo "reached network"
+echo "process $(tr '\0\n' '  ' < "/proc/$3/cmdline")"
+kill -0 "$3" && echo "reached signal"
+(: < "/proc/$3/environ") && echo "reached environ"
+command -v ipcmk >/dev/null && echo "tried ipc"
+made=$(ipcmk -M 1) && echo "reached ipc" && ipcrm -m "${made##* }"
+unshare --user true && echo "reached user namespace"
+setsid sleep "$4" </dev/null >/dev/null &
+wait_for_it=0
+until [ "$wait_for_it" = 50 ] || grep -q "sleep" "/proc/$!/cmdline"; do wait_for_it=$((wait_for_it + 1)); done
+:
 """
-"""A shell script that prints what a process finds in the sandbox."""
+"""A shell script that prints what a process finds in the sandbox, and what it comes to.
+
+Its arguments are those of :class:`Bait`.
+"""
 LIMIT_NAMES = {"Max cpu time": "cpu", "Max file size": "fsize", "Max address space": "as", "Max processes": "nproc"}
 
 
@@ -110,9 +144,63 @@ class Isolation:
         return "\n".join([f"isolation by {self.method}:", *lines])
 
 
-def isolation_seen(printed: str, confinement: Confinement, passed_in: Collection[str]) -> Isolation:
+@dataclass(frozen=True, slots=True)
+class Bait:
+    """What a process in the sandbox must not come to: a file, a port, our process; and how long it leaves a sleeper."""
+
+    file: Path
+    port: int
+    process: int
+    seconds: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """Those of :data:`LOOK`."""
+        return [str(self.file), str(self.port), str(self.process), self.seconds]
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether the sleeper lives on."""
+        wanted = f"sleep\0{self.seconds}\0".encode()
+        entries = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return any(command_line(entry) == wanted and not killed(entry) for entry in entries)
+
+
+@contextmanager
+def laid_out() -> Iterator[Bait]:
+    """The bait, for the time of one look."""
+    with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as server:
+        Path(name).chmod(0o755)
+        file = Path(name, "bait")
+        file.write_text("bait")
+        file.chmod(0o666)
+        yield Bait(file, server.getsockname()[1], os.getpid(), f"5.{uuid4().int % 10**12:012}")
+
+
+def command_line(process: Path) -> bytes:
+    """What a process was started with; nothing for one that ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def killed(process: Path) -> bool:
+    """Whether SIGKILL is pending: the process runs no more, but a busy machine has not ended it yet."""
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return True
+    pending = (int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(signals >> (signal.SIGKILL - 1) & 1 for signals in pending)
+
+
+def isolation_seen(printed: str, left_behind: bool, confinement: Confinement, passed_in: Collection[str]) -> Isolation:
     """Judge what :data:`LOOK` printed in a sandbox; ``passed_in`` are the names of the variables passed in."""
-    return Isolation(confinement.name, tuple(judge(Seen.read(printed), confinement, passed_in)))
+    seen = Seen.read(printed)
+    if left_behind:
+        seen.reached.add("left behind")
+    return Isolation(confinement.name, tuple(judge(seen, confinement, passed_in)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +213,16 @@ class Seen:
     root: set[str]
     variables: set[str]
     interfaces: set[str]
+    tried: set[str]
+    """What it had the means to try."""
+    reached: set[str]
+    """What came off."""
     disk_bytes: int
 
     @classmethod
     def read(cls, printed: str) -> Seen:
         """Sort the lines by their first word."""
-        seen = cls({}, {}, {}, set(), set(), set(), 0)
+        seen = cls({}, {}, {}, set(), set(), set(), set(), set(), 0)
         disk_bytes = 0
         for line in printed.splitlines():
             kind, _, rest = line.partition(" ")
@@ -151,6 +243,12 @@ class Seen:
                     seen.variables.add(rest)
                 case "interface" if rest.endswith(":"):
                     seen.interfaces.add(rest.rstrip(":"))
+                case "tried":
+                    seen.tried.add(rest)
+                case "reached":
+                    seen.reached.add(rest)
+                case "process" if rest and rest == command_line_of_ours():
+                    seen.reached.add("process")
                 case "disk" if len(words) == 2:
                     disk_bytes = int(words[0]) * int(words[1])
                 case _:
@@ -168,42 +266,77 @@ class Seen:
         return limit is not None and limit <= bound
 
 
+def command_line_of_ours() -> str:
+    """As :data:`LOOK` would print it."""
+    text = command_line(Path("/proc/self")).decode(errors="replace")
+    return text.replace("\0", " ").replace("\n", " ")
+
+
+def own_filters() -> int:
+    """How many filters of system calls this process runs under, and so every process it starts."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Seccomp_filters:"):
+            return int(line.split()[1])
+    return 0
+
+
 def judge(seen: Seen, confinement: Confinement, passed_in: Collection[str]) -> Iterator[Guarantee]:
     """Each property in turn."""
     limits, group = confinement.limits, confinement.group
+    filtered = int(seen.status.get("Seccomp_filters", "0")) > own_filters()
+    landlocked = confinement.name == "sandlock" and filtered
     expected = {"dev", "etc", "proc", "tmp", "work", *SYSTEM, *(path.split("/")[1] for path in confinement.mounts)}
-    strange = sorted(seen.root - expected)
-    if seen.apart("mnt") and not strange:
+    if seen.reached & {"read", "write"}:
+        yield Guarantee("files", False, "the host's: what its user may read or write, programs may too")
+    elif seen.apart("mnt") and not seen.root - expected:
         yield Guarantee("files", True, "a root directory of its own")
+    elif landlocked:
+        yield Guarantee("files", True, "Landlock; names and sizes of the host's files can be seen")
     else:
-        yield Guarantee("files", False, "the host's root directory: what its user may read or write, programs may too")
+        yield Guarantee("files", False, "the host's root directory")
     if limits.network:
         yield Guarantee("network", False, "asked for by SandboxLimits(network=True)")
+    elif "network" in seen.reached:
+        yield Guarantee("network", False, "the host's network")
     elif seen.apart("net") and seen.interfaces <= {"lo"}:
         yield Guarantee("network", True, "a network namespace with no interface but its own loopback")
+    elif landlocked and "network" in seen.tried:
+        yield Guarantee("network", True, "connections are refused by Landlock and seccomp, to itself as well")
     else:
-        yield Guarantee("network", False, "the host's network")
+        yield Guarantee("network", False, "the host's network; without bash inside, nothing could be tried")
     apart = seen.apart("pid")
-    yield Guarantee("processes", apart, "a PID namespace" if apart else "the host's process table")
     if apart:
-        yield Guarantee("leftovers", True, "the PID namespace ends with the run")
-    elif isinstance(confinement, Plain) and confinement.finds_leftovers:
-        yield Guarantee("leftovers", True, f"killed by the sandbox's own {confinement.finds_leftovers}")
+        yield Guarantee("processes", True, "a PID namespace")
+    elif landlocked and not seen.reached & {"process", "signal", "environ"}:
+        yield Guarantee("processes", True, "/proc without others, signals scoped by Landlock")
     else:
+        yield Guarantee("processes", False, "the host's process table")
+    if "left behind" in seen.reached:
         yield Guarantee("leftovers", False, "only the process group is killed; setsid leaves it")
+    else:
+        by = "the PID namespace ends with the run" if apart else "all that belongs to the run is killed with it"
+        yield Guarantee("leftovers", True, by)
     rights = [seen.status.get(name, "1").strip("0") for name in ("CapEff", "CapPrm")]
     powerless = not any(rights) and seen.status.get("NoNewPrivs") == "1" and seen.status.get("Uid") != "0"
     own = "" if confinement.user is None else f", the host's user {confinement.user}"
-    yield Guarantee("privileges", powerless, f"no_new_privs, no capabilities{own}" if powerless else "rights are left")
-    leaked = sorted(seen.variables - set(passed_in) - {"OLDPWD", "PWD", "SHLVL", "_"})
-    if leaked:
+    if not powerless:
+        yield Guarantee("privileges", False, "rights are left")
+    elif "user namespace" in seen.reached:
+        yield Guarantee("privileges", False, "user namespaces can be made, and give rights in them")
+    else:
+        yield Guarantee("privileges", True, f"no_new_privs, no capabilities{own}")
+    if leaked := sorted(seen.variables - set(passed_in) - {"OLDPWD", "PWD", "SHLVL", "_"}):
         yield Guarantee("environment", False, f"seen: {', '.join(leaked)}")
-    elif seen.apart("pid") or confinement.user is not None:
+    elif apart or "environ" not in seen.reached:
         yield Guarantee("environment", True, "only what is passed in")
     else:
         yield Guarantee("environment", False, "not passed in, but the same user's processes show theirs in /proc")
-    apart = seen.apart("ipc")
-    yield Guarantee("ipc", apart, "an IPC namespace" if apart else "the host's")
+    if seen.apart("ipc"):
+        yield Guarantee("ipc", True, "an IPC namespace")
+    elif landlocked and "ipc" in seen.tried and "ipc" not in seen.reached:
+        yield Guarantee("ipc", True, "System V's is refused")
+    else:
+        yield Guarantee("ipc", False, "the host's")
     yield Guarantee("wall time", True, "killed from outside")
     yield Guarantee("output", True, "dropped beyond the limit")
     holds = seen.bounded("cpu", limits.cpu_seconds)
@@ -215,15 +348,24 @@ def judge(seen: Seen, confinement: Confinement, passed_in: Collection[str]) -> I
         "total memory", group.memory, "control group" if group.memory else "no control group can be made here"
     )
     counted = seen.bounded("nproc", limits.processes) and (seen.apart("user") or confinement.user is not None)
-    by = "control group" if group.pids else "RLIMIT_NPROC" if counted else "RLIMIT_NPROC would count the user's others"
-    yield Guarantee("process count", group.pids or counted, by)
+    if group.pids:
+        yield Guarantee("process count", True, "control group")
+    elif landlocked:
+        yield Guarantee("process count", True, "counted by sandlock, threads as one with their process")
+    else:
+        yield Guarantee(
+            "process count", counted, "RLIMIT_NPROC" if counted else "RLIMIT_NPROC counts the user's others"
+        )
     holds = seen.bounded("fsize", limits.file_bytes)
     yield Guarantee("file size", holds, "RLIMIT_FSIZE" if holds else "no RLIMIT_FSIZE")
     holds = 0 < seen.disk_bytes <= limits.disk_bytes + 2**16
     yield Guarantee("disk", holds, "a memory file system of that size" if holds else "the host's own file system")
-    holds = seen.status.get("Seccomp") == "2"
-    by = "by what the host's container set up" if holds else "the kernel is shared; a hole in it is a way out"
-    yield Guarantee("system calls", holds, by)
+    if filtered:
+        yield Guarantee("system calls", True, f"a filter that {confinement.name} loaded")
+    else:
+        holds = seen.status.get("Seccomp") == "2"
+        by = "what the host's container set up" if holds else "none; a hole in the kernel is a way out"
+        yield Guarantee("system calls", holds, by)
 
 
 def user_namespace_advice() -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, Self
 
 from ors_gym_server.sandbox.base import CommandResult, Sandbox, SandboxError, SandboxLimits, as_bytes, as_text
+from ors_gym_server.sandbox.bubblewrap import Bubblewrap
 from ors_gym_server.sandbox.cgroups import ControlGroup
-from ors_gym_server.sandbox.confinement import METHODS, Confinement, carried, carrying
+from ors_gym_server.sandbox.confinement import Confinement, Plain, carried, carrying
 from ors_gym_server.sandbox.isolation import (
     LOOK,
     USUAL,
@@ -18,9 +20,12 @@ from ors_gym_server.sandbox.isolation import (
     IsolationError,
     Property,
     isolation_seen,
+    laid_out,
     user_namespace_advice,
 )
 from ors_gym_server.sandbox.process import Ended, execute
+from ors_gym_server.sandbox.sandlock import Sandlock
+from ors_gym_server.sandbox.scripts import BEGUN
 
 __all__ = ["LocalSandbox"]
 
@@ -32,6 +37,8 @@ CANNOT_EXECUTE = 126
 """The exit code by which shells say that a command cannot be started."""
 MAX_WORD_BYTES = 2**17 - 1
 """Linux's limit on one word of a command (MAX_ARG_STRLEN), without the NUL at its end."""
+METHODS: tuple[type[Confinement], ...] = (Bubblewrap, Sandlock, Plain)
+"""From the one that holds most to the one that holds least."""
 
 
 class LocalSandbox(Sandbox):
@@ -39,9 +46,9 @@ class LocalSandbox(Sandbox):
 
     ``require`` names what must hold (:data:`~ors_gym_server.sandbox.isolation.USUAL` unless given; ``()`` accepts
     anything): :meth:`start` raises :class:`IsolationError` where the machine cannot hold it, with what to install.
-    :meth:`isolation` says what does hold. ``method`` fixes how (``bubblewrap``, ``unshare``, ``plain``); the best is
-    tried first otherwise. ``mounts`` are files or directories of the host's that are seen, read-only, at a path in the
-    sandbox: ``{"/orwd_data": data_path()}``. ``env`` are variables for every run.
+    :meth:`isolation` says what does hold. ``method`` fixes how (``bubblewrap``, ``sandlock``, ``plain``); the
+    first that holds what is required is taken otherwise. ``mounts`` are files or directories of the host's that are
+    seen, read-only, at a path in the sandbox: ``{"/orwd_data": data_path()}``. ``env`` are variables for every run.
 
     The limits of :class:`SandboxLimits` are held to as far as :meth:`isolation` says. The kernel is shared with the
     host: against those who look for holes in it, a virtual machine is the better sandbox.
@@ -57,11 +64,11 @@ class LocalSandbox(Sandbox):
         mounts: Mapping[str, Path] | None = None,
         env: Mapping[str, str] | None = None,
         require: Collection[Property] | None = None,
-        method: Literal["bubblewrap", "unshare", "plain"] | None = None,
+        method: Literal["bubblewrap", "sandlock", "plain"] | None = None,
     ) -> None:
         self.limits = limits or SandboxLimits()
         self.require: Collection[Property] = USUAL if require is None else frozenset(require)
-        if unknown := set(self.require) - USUAL - {"total memory", "system calls"}:
+        if unknown := set(self.require) - USUAL - {"total memory"}:
             raise ValueError(f"no such property of a sandbox: {', '.join(sorted(unknown))}")
         if self.limits.network:
             self.require = frozenset(self.require) - {"network"}
@@ -109,6 +116,21 @@ class LocalSandbox(Sandbox):
             + f"\nFor namespaces, {user_namespace_advice()}. To accept less, say so: LocalSandbox(require=…)."
         )
 
+    @classmethod
+    def problem(cls, limits: SandboxLimits | None = None, *, require: Collection[Property] | None = None) -> str:
+        """Why no such sandbox can be had on this machine; empty where it can. For programs, before they serve."""
+
+        async def attempt() -> str:
+            sandbox = cls(limits, require=require)
+            try:
+                await sandbox.start()
+            except SandboxError as error:
+                return str(error)
+            await sandbox.close()
+            return ""
+
+        return asyncio.run(attempt())
+
     async def close(self) -> None:
         """Kill what runs, and discard the files and the control group."""
         confinement, self._confinement = self._confinement, None
@@ -129,7 +151,7 @@ class LocalSandbox(Sandbox):
     ) -> CommandResult:
         """Run a command; whatever it leaves running is killed when it ends."""
         words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        if problem := impossible(words):
+        if problem := impossible([*words, cwd or ""]):
             return CommandResult(CANNOT_EXECUTE, "", problem)
         ended = await self._execute(
             words,
@@ -146,12 +168,16 @@ class LocalSandbox(Sandbox):
 
     async def write(self, path: str, content: bytes) -> None:
         """Make a file, by a process in the sandbox."""
+        if impossible([path]):
+            raise SandboxError(f"no file can have the path {path[:200]!r}")
         ended = await self._file_command(WRITE, path, content, keep_bytes=4096)
         if ended.returncode != 0:
             raise SandboxError(f"could not write {len(content)} bytes to {path}: {self._reason(ended)}")
 
     async def read(self, path: str) -> bytes:
         """A file's content, by a process in the sandbox."""
+        if impossible([path]):
+            raise FileNotFoundError(f"no file can have the path {path[:200]!r}")
         ended = await self._file_command(READ, path, None, keep_bytes=self.limits.file_bytes)
         if ended.returncode == NO_SUCH_FILE:
             raise FileNotFoundError(f"no such file in the sandbox: {path}")
@@ -177,6 +203,7 @@ class LocalSandbox(Sandbox):
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": confinement.home,
+            "TMPDIR": confinement.temporary,
             "USER": "sandbox",
             "LANG": "C.UTF-8",
             **self._env,
@@ -197,7 +224,7 @@ class LocalSandbox(Sandbox):
         if confinement is None:
             raise SandboxError("the sandbox is closed, or was not started")
         environment = self._environment(confinement) | dict(env)
-        turn = nullcontext() if confinement.namespaces else self._turn
+        turn = nullcontext() if confinement.overlapping else self._turn
         async with turn:
             task = asyncio.ensure_future(
                 execute(
@@ -206,15 +233,19 @@ class LocalSandbox(Sandbox):
                     directory="/" if confinement.namespaces else confinement.home,
                     stdin=stdin,
                     timeout_seconds=timeout_seconds,
-                    keep_bytes=keep_bytes,
+                    keep_bytes=keep_bytes + len(BEGUN),
                     monitor=confinement.namespaces,
+                    ends_itself=confinement.ends_itself,
                     kill_leftovers=confinement.kill_leftovers,
                 )
             )
             self._running.add(task)
             try:
                 ended = await task
-                return ended if ended.returncode is not None else ended.without(confinement.noise)
+                if not ended.begun and ended.returncode is not None:
+                    reason = as_text(ended.stderr).strip() or f"its first process ended with {ended.returncode}"
+                    raise SandboxError(f"the command was not started: {reason}")
+                return ended.of_command(keep_bytes)
             except asyncio.CancelledError:
                 caller = asyncio.current_task()
                 if self._confinement is confinement or (caller is not None and caller.cancelling()):
@@ -228,17 +259,20 @@ class LocalSandbox(Sandbox):
     async def _look(self, confinement: Confinement) -> Isolation:
         """Open, run a first process, and see what holds."""
         await confinement.open()
-        ended = await self._execute(
-            ["/bin/sh", "-c", LOOK],
-            stdin=None,
-            env={},
-            timeout_seconds=max(10.0, self.limits.wall_seconds),
-            keep_bytes=2**16,
-            confinement=confinement,
-        )
+        with laid_out() as bait:
+            ended = await self._execute(
+                ["/bin/sh", "-c", LOOK, "sh", *bait.arguments],
+                stdin=None,
+                env={},
+                timeout_seconds=max(10.0, self.limits.wall_seconds),
+                keep_bytes=2**16,
+                confinement=confinement,
+            )
+            left_behind = await asyncio.to_thread(lambda: bait.left_behind)
         if ended.returncode != 0:
             raise SandboxError(as_text(ended.stderr).strip() or f"its first process ended with {ended.returncode}")
-        return isolation_seen(as_text(ended.stdout), confinement, self._environment(confinement).keys())
+        passed_in = self._environment(confinement).keys()
+        return isolation_seen(as_text(ended.stdout), left_behind, confinement, passed_in)
 
     async def _discard(self, confinement: Confinement) -> None:
         await confinement.close()
@@ -254,8 +288,12 @@ class LocalSandbox(Sandbox):
 
 def impossible(words: Sequence[str]) -> str:
     """Why Linux cannot be given these words as a command, where it cannot: they may be an agent's."""
-    if any("\0" in word for word in words):
+    try:
+        encoded = [os.fsencode(word) for word in words]
+    except UnicodeEncodeError:
+        return "sh: a command cannot hold characters that UTF-8 has no bytes for\n"
+    if any(b"\0" in word for word in encoded):
         return "sh: a command cannot hold NUL characters\n"
-    if any(len(word.encode()) > MAX_WORD_BYTES for word in words):
+    if any(len(word) > MAX_WORD_BYTES for word in encoded):
         return f"sh: a command is longer than {MAX_WORD_BYTES} bytes: write it to a file in parts, and run that\n"
     return ""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from ors_gym_server.sandbox.scripts import BEGUN
+
 __all__ = ["Ended", "execute"]
 
 FLOOD = 64
@@ -29,9 +31,16 @@ class Ended:
     timed_out: bool
     truncated: bool
 
-    def without(self, noise: bytes) -> Ended:
-        """The same without these last words on standard error."""
-        return replace(self, stderr=self.stderr.removesuffix(noise))
+    @property
+    def begun(self) -> bool:
+        """Whether the command itself ran: all that confines it was in place."""
+        return BEGUN in self.stderr
+
+    def of_command(self, keep_bytes: int) -> Ended:
+        """The same without what was written to standard error before the command ran, and no more than is kept."""
+        stderr = self.stderr.partition(BEGUN)[2]
+        too_long = self.truncated or max(len(self.stdout), len(stderr)) > keep_bytes
+        return replace(self, stdout=self.stdout[:keep_bytes], stderr=stderr[:keep_bytes], truncated=too_long)
 
 
 class Output(asyncio.SubprocessProtocol):
@@ -75,13 +84,15 @@ async def execute(
     timeout_seconds: float,
     keep_bytes: int,
     monitor: bool,
+    ends_itself: bool,
     kill_leftovers: Callable[[], Awaitable[None]],
 ) -> Ended:
     """Run a program to its end, or for ``timeout_seconds``; its process group is killed in any case.
 
     A ``monitor`` is a program that ends when its only child does, the first process of a PID namespace: that one is
-    killed, and the monitor's end then says that the kernel has ended all others. ``kill_leftovers`` is called last,
-    for processes that left the group. Raises :class:`OSError` where the program cannot be started.
+    killed, and the monitor's end then says that the kernel has ended all others. A program that ``ends_itself`` is sent
+    SIGTERM, and its end says that it has ended all others. ``kill_leftovers`` is called last, for processes that left
+    the group. Raises :class:`OSError` where the program cannot be started.
     """
     loop = asyncio.get_running_loop()
     transport, output = await loop.subprocess_exec(
@@ -105,7 +116,7 @@ async def execute(
         except TimeoutError:
             timed_out = True
     finally:
-        if monitor and not ended and kill_children(group):
+        if not ended and ((ends_itself and end(group)) or (monitor and kill_children(group))):
             with suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await output.gone.wait()
@@ -123,6 +134,15 @@ async def execute(
         timed_out,
         any(count > keep_bytes for count in output.written.values()),
     )
+
+
+def end(process: int) -> bool:
+    """Ask a process to end; whether there was one."""
+    try:
+        os.kill(process, signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def kill_children(process: int) -> bool:

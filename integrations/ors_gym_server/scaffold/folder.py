@@ -76,6 +76,8 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
     elif kind == "openenv":
         _check_openenv(source)
         words |= {"http://localhost:8000": source, DEPENDENCIES: _toml("ors-gym[openenv]")}
+    elif archetype == "sandbox":
+        words |= {DEPENDENCIES: _toml("ors-gym[sandbox,server]")}
     elif archetype not in ARCHETYPES:
         raise ScaffoldError(
             f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID and openenv:URL"

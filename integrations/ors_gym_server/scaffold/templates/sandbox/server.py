@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from ors_gym.types import Task, TextBlock, ToolOutput
@@ -17,7 +18,7 @@ LIMITS = SandboxLimits(wall_seconds=20, cpu_seconds=10, memory_bytes=256 * 2**20
 class Command(BaseModel):
     """What the tool ``bash`` takes."""
 
-    command: str = Field(description="one line or a script, for the shell")
+    command: str = Field(description="one line or a script, for bash")
 
 
 class Answer(BaseModel):
@@ -66,8 +67,8 @@ class MyEnvironment(Environment):
 
     @tool
     async def bash(self, params: Command) -> ToolOutput:
-        """Run a shell command. Files stay from command to command, processes do not; there is no network."""
-        result = await self.sandbox.run(params.command)
+        """Run a command of bash. Files stay from command to command, processes do not; there is no network."""
+        result = await self.sandbox.run(["/bin/bash", "-c", params.command])
         parts = [result.stdout, result.stderr]
         if result.truncated:
             parts.append("[there was more]")
@@ -96,4 +97,6 @@ def _sandbox(secrets: Mapping[str, str]) -> Sandbox:
 
 
 if __name__ == "__main__":
+    if problem := LocalSandbox.problem(LIMITS):
+        print(f"Only sessions that bring the secret E2B_API_KEY can work here: {problem}", file=sys.stderr)
     main(MyEnvironment)
