@@ -1,6 +1,6 @@
-"""CPU time per tool call: ors-gym beside plain aiohttp and the reference client, 16 to 1,024 concurrent sessions.
+"""CPU time per tool call: ors-gym, also over httpx and httpx2, beside plain aiohttp and the reference client.
 
-``python benchmarks/client_cost.py [--rounds 3] [--calls 8000] [--sessions 16 64 256 1024]``
+``python benchmarks/client_cost.py [--rounds 3] [--calls 8000] [--sessions 16 64 256 1024]``, concurrently open
 
 Each client runs in its own process against one stub server; the clients take turns within a round, so that a
 noisy machine is noisy for all of them. What counts is the client's CPU time, not the wall clock. Medians over rounds.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import json
 import resource
 import statistics
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,18 @@ async def ors_gym(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
     from ors_gym.client.client import ORSClient
 
     client = await stack.enter_async_context(ORSClient(url))
+    opened = [await stack.enter_async_context(client.session("stub", split="train", index=0)) for _ in range(sessions)]
+    return [lambda session=session: session.call_tool("guess", INPUT) for session in opened]
+
+
+async def over_httpx(stack: AsyncExitStack, url: str, sessions: int, library: str) -> list[Call]:
+    """Sessions of ORSClient, whose requests travel through a client of httpx or httpx2."""
+    from ors_gym.client.client import ORSClient
+
+    http = importlib.import_module(library)
+    limits = http.Limits(max_connections=None, max_keepalive_connections=None)
+    carrier = await stack.enter_async_context(http.AsyncClient(limits=limits, trust_env=False))
+    client = await stack.enter_async_context(ORSClient(url, http_client=carrier))
     opened = [await stack.enter_async_context(client.session("stub", split="train", index=0)) for _ in range(sessions)]
     return [lambda session=session: session.call_tool("guess", INPUT) for session in opened]
 
@@ -65,7 +79,13 @@ async def aiohttp(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
     return [lambda sid=str(number): call(sid) for number in range(sessions)]
 
 
-CLIENTS = {"aiohttp": aiohttp, "ors-gym": ors_gym, "reference": reference}
+CLIENTS = {
+    "aiohttp": aiohttp,
+    "ors-gym": ors_gym,
+    "httpx": partial(over_httpx, library="httpx"),
+    "httpx2": partial(over_httpx, library="httpx2"),
+    "reference": reference,
+}
 
 
 async def measure(client: str, url: str, sessions: int, calls: int) -> dict[str, float]:

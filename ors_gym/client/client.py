@@ -29,6 +29,7 @@ from ors_gym.client.session import Session, SessionState
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.errors import NotFoundError, ProtocolError, StatusError
 from ors_gym.http.factory import files_allowed, make_transport
+from ors_gym.http.httpx_transport import HTTPXClient
 from ors_gym.http.tls import Certificate, Verify
 from ors_gym.http.url import ServerURL
 from ors_gym.redaction import Redactor
@@ -67,8 +68,8 @@ class ORSClient:
         timeouts: how long each kind of wait may last.
         headers: sent with every request.
         transport, http_client, auth, proxy: httpx's own; requests then travel through httpx instead of the faster
-            default. An ``http_client`` is used as it is and never closed. Proxies set in the environment
-            (``HTTP_PROXY``, …) are honoured too.
+            default. An ``http_client`` (of httpx or httpx2) is used as it is and never closed. Proxies set in the
+            environment (``HTTP_PROXY``, …) are honoured too.
         verify: a file or folder with the certificates of a private authority; True for the usual ones, or those that
             ``SSL_CERT_FILE`` names; False for no verification. An ``ssl.SSLContext`` too, but it crosses no process.
         cert: a client certificate: one file with its key, or the pair of files.
@@ -88,7 +89,7 @@ class ORSClient:
         timeouts: Timeouts = Timeouts(),  # noqa: B008  (frozen)
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: HTTPXClient | None = None,
         auth: httpx.Auth | tuple[str, str] | None = None,
         proxy: httpx.Proxy | str | None = None,
         verify: Verify = True,

@@ -7,7 +7,7 @@ import sys
 import httpx
 
 from ors_gym.http.asyncio_transport import KEEPALIVE_SECONDS, AsyncioTransport
-from ors_gym.http.httpx_transport import HTTPXTransport
+from ors_gym.http.httpx_transport import HTTPXClient, HTTPXTransport
 from ors_gym.http.proxies import ProxyServer, proxy_for
 from ors_gym.http.tls import Certificate, Verify, make_tls_context
 from ors_gym.http.transport import Transport
@@ -19,7 +19,7 @@ def make_transport(
     base: str,
     connect_seconds: float,
     transport: httpx.AsyncBaseTransport | None = None,
-    http_client: httpx.AsyncClient | None = None,
+    http_client: HTTPXClient | None = None,
     auth: httpx.Auth | tuple[str, str] | None = None,
     proxy: httpx.Proxy | str | None = None,
     verify: Verify = True,

@@ -6,7 +6,6 @@ import inspect
 import pickle
 import re
 
-import httpx
 import pytest
 
 from ors_gym import errors
@@ -60,15 +59,18 @@ def test_what_is_known_first_is_kept():
     assert error.may_have_run is False
 
 
-def test_every_error_of_httpx_is_named_at_the_boundary():
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+def test_every_error_of_httpx_is_named_at_the_boundary(library):
+    library = pytest.importorskip(library)
+
     def all_subclasses(cls: type[Exception]) -> set[type[Exception]]:
         return {cls}.union(*(all_subclasses(each) for each in cls.__subclasses__()))
 
-    for cls in all_subclasses(httpx.HTTPError) | all_subclasses(httpx.StreamError):
-        others = cls.__module__.split(".")[0] != "httpx"  # of another package that was imported
-        if others or cls is httpx.HTTPStatusError:  # only raise_for_status() raises it, which is never called
+    for cls in all_subclasses(library.HTTPError) | all_subclasses(library.StreamError):
+        others = cls.__module__.split(".")[0] != library.__name__  # of another package that was imported
+        if others or cls is library.HTTPStatusError:  # only raise_for_status() raises it, which is never called
             continue
         takes_message = "message" in inspect.signature(cls.__init__).parameters
         error = cls("boom") if takes_message else cls()
-        with pytest.raises(errors.TransportError), _translate_httpx_errors():
+        with pytest.raises(errors.TransportError), _translate_httpx_errors(library, ""):
             raise error

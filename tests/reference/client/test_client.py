@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from openreward.environments import Environment, Server, Split, ToolOutput, tool
 
@@ -31,7 +32,7 @@ from ors_gym.http.httpx_transport import HTTPXTransport
 from ors_gym.types import TextBlock
 from tests.support.environments import Counter, Ledger, Mirror
 from tests.support.faulty_proxy import Fault, FaultyProxy, http_answer
-from tests.support.ors_servers import RunningServer, serve
+from tests.support.ors_servers import RunningServer, free_port, serve
 
 
 class Endless(Environment):
@@ -342,14 +343,15 @@ def test_an_application_that_raises_is_a_broken_connection(when):
         ask("http://app", lambda client: client.health(), transport=ASGITransport(app))
 
 
-def test_a_client_of_the_users_own_is_used_and_left_open(server):
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_a_client_of_the_users_own_is_used_and_left_open(server, library):
     async def conversation() -> None:
         seen: list[str] = []
 
-        async def note(request: httpx.Request) -> None:
+        async def note(request: Any) -> None:
             seen.append(request.url.path)
 
-        async with httpx.AsyncClient(event_hooks={"request": [note]}) as http_client:
+        async with library.AsyncClient(event_hooks={"request": [note]}) as http_client:
             async with ORSClient(server.url, http_client=http_client) as client:
                 assert await one_episode(client) == "count 3"
             assert not http_client.is_closed
@@ -402,6 +404,22 @@ def test_only_what_needs_httpx_travels_through_it(monkeypatch):
     assert isinstance(ORSClient("http://other").connection.sender.transport, AsyncioTransport)
     monkeypatch.setenv("http_proxy", "https://proxy:1")
     assert isinstance(ORSClient("http://other").connection.sender.transport, HTTPXTransport)
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_a_server_that_cannot_be_reached_through_the_users_client_is_a_connect_error(library):
+    async def conversation() -> None:
+        async with library.AsyncClient() as http_client:
+            async with ORSClient(f"http://127.0.0.1:{free_port()}", http_client=http_client) as client:
+                with pytest.raises(ConnectError, match="ConnectError"):
+                    await client.list_environments()
+
+    asyncio.run(conversation())
+
+
+def test_a_client_of_another_library_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"httpx\.AsyncClient or an httpx2\.AsyncClient, got builtins\.object"):
+        ORSClient("http://localhost", http_client=object())  # type: ignore[arg-type]
 
 
 def test_the_users_client_and_transport_options_exclude_each_other():
