@@ -1,8 +1,8 @@
 """Requests over httpx or httpx2, for what only they can carry: a transport, a client, an auth object or a proxy.
 
 :class:`~ors_gym.http.asyncio_transport.AsyncioTransport` is the default: httpx's own pool scans all connections for
-every request (1.5 ms at 16 concurrent sessions, 9 ms at 256, 32 ms at 1,024). Neither follows redirects: headers with
-keys and secrets go to the configured server only.
+every request (CPU time of a call: 1.5 ms at 16 concurrent sessions, 9 ms at 256, 32 ms at 1,024; httpx2 2.16 takes
+half of httpx's time at 16). Neither follows redirects: headers with keys and secrets go to the configured server only.
 """
 
 from __future__ import annotations
