@@ -60,6 +60,9 @@ class EnvOptions(SessionOptions, total=False):
     """Added to the reward for each action that could not be read, names no tool or was refused. 0.0 by default."""
     api_key: str | Secret | None
     hosted: bool
+    spaces: Literal["text", "native"]
+    """``"native"``: the spaces of the environment itself, on servers that have it from Gymnasium; see
+    :class:`~ors_gym.envs.native_env.NativeEnv`."""
     timeouts: Timeouts
     client_options: Mapping[str, Any] | Secret
     """Further arguments of :class:`~ors_gym.ORSClient`."""
@@ -97,6 +100,8 @@ class EnvRecipe:
 
         Raises ValueError, with what there is, for an option, split or missing name; NotFoundError for an unknown name.
         """
+        if options.get("spaces", "text") != "text":
+            raise ValueError("spaces='native' is an option of gym.make and gym.make_vec")
         mode = options.get("observation_mode", "text")
         if mode not in _OBSERVATION_SPACES:
             raise ValueError(f"no observation_mode is called {mode!r}; there are {', '.join(_OBSERVATION_SPACES)}")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from copy import copy
-from typing import Any, Unpack
-from urllib.parse import urlsplit
+from typing import Any, Protocol, Unpack
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
 
 from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.dialects import Action
 from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
+from ors_gym.envs.copying import CopiedByArguments, without_secrets
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.errors import PortalError
 from ors_gym.redaction import Secret, reveal
@@ -25,10 +23,8 @@ from ors_gym.types import ToolList
 
 __all__ = ["ORSEnv"]
 
-_SECRET_ARGUMENTS = ("api_key", "secrets", "client_options")
 
-
-class ORSEnv(gymnasium.Env[Any, Action]):
+class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[reportIncompatibleVariableOverride]  # spec
     """One episode of an ORS environment at a time.
 
     ::
@@ -64,7 +60,7 @@ class ORSEnv(gymnasium.Env[Any, Action]):
         render_mode: str | None = None,
         **options: Unpack[EnvOptions],
     ) -> None:
-        self._spec: EnvSpec | None = None
+        self._arguments = without_secrets({"url": url, "env_name": env_name, "render_mode": render_mode, **options})
         self.render_mode = checked_render_mode(render_mode)
         self._portal, self.recipe = look_up(url, env_name, options)
         self.action_space = self.recipe.action_space
@@ -103,6 +99,11 @@ class ORSEnv(gymnasium.Env[Any, Action]):
     __repr__ = __str__
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an episode has begun."""
+        return self._episode.task is not None
+
+    @property
     def task(self) -> TaskRef | None:
         """The task of the episode, None before the first."""
         return self._episode.task
@@ -111,15 +112,6 @@ class ORSEnv(gymnasium.Env[Any, Action]):
     def tools(self) -> ToolList:
         """The tools of this very episode, which may be more than the environment's; asked for when first used."""
         return self._portal.run(self._episode.list_tools())
-
-    @property
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What ``gym.make`` was called with; secrets behind a :class:`Secret`."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._spec = clean_spec(spec)
 
 
 def checked_render_mode(render_mode: str | None) -> str | None:
@@ -153,6 +145,13 @@ def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient
     return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
 
 
+class Closes(Protocol):
+    """Something with a session."""
+
+    async def close(self) -> None:
+        """Close the session."""
+
+
 def _check_types(given: Mapping[str, Any]) -> None:
     """Refuse options of a wrong type; what each may hold, the recipe checks."""
     check_type("split", given.get("split"), str)
@@ -171,36 +170,16 @@ def _check_types(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is given twice: by itself and in client_options")
 
 
-def release_when_collected(owner: object, portal: Portal, *episodes: AsyncORSEnv) -> weakref.finalize[Any, Any]:
+def release_when_collected(owner: object, portal: Portal, *episodes: Closes) -> weakref.finalize[Any, Any]:
     """Close the episodes' sessions when ``owner`` is forgotten without being closed; at exit the portal does it."""
     finalizer = weakref.finalize(owner, _release, portal, episodes)
     finalizer.atexit = False
     return finalizer
 
 
-def _release(portal: Portal, episodes: tuple[AsyncORSEnv, ...]) -> None:
+def _release(portal: Portal, episodes: tuple[Closes, ...]) -> None:
     try:
         for episode in episodes:
             portal.submit(episode.close())  # not waited for: the collector may run on any thread
     except PortalError:
         pass  # closed, and with it every session; or a forked child, whose parent's sessions they are
-
-
-def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`, a url with a password too."""
-
-    def is_secret(name: str, value: Any) -> bool:
-        if name == "url":
-            return isinstance(value, str) and urlsplit(value).username is not None
-        return name in _SECRET_ARGUMENTS and not isinstance(value, Secret | None)
-
-    return {name: Secret(value) if is_secret(name, value) else value for name, value in arguments.items()}
-
-
-def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
-    """A copy of the spec that shows no secrets."""
-    if spec is None:
-        return None
-    spec = copy(spec)
-    spec.kwargs = without_secrets(spec.kwargs)
-    return spec

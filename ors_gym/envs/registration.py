@@ -13,7 +13,8 @@ import gymnasium
 
 from ors_gym.client.arguments import check_type, types_in_words
 from ors_gym.envs.async_env import EnvOptions
-from ors_gym.envs.env import client_of, without_secrets
+from ors_gym.envs.copying import without_secrets
+from ors_gym.envs.env import client_of
 
 __all__ = ["ORS_ID", "register_envs", "register_ors"]
 
@@ -49,7 +50,7 @@ def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOpti
 def _register(env_id: str, kwargs: dict[str, Any]) -> None:
     gymnasium.register(  # pyright: ignore[reportUnknownMemberType]  # Gymnasium's kwargs: dict
         env_id,
-        entry_point="ors_gym.envs.env:ORSEnv",
-        vector_entry_point="ors_gym.envs.vector_env:ORSVectorEnv",
+        entry_point="ors_gym.envs.making:make_env",
+        vector_entry_point="ors_gym.envs.making:make_vector_env",
         kwargs=without_secrets(kwargs),
     )

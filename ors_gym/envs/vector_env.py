@@ -10,7 +10,6 @@ from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from gymnasium import Space
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -20,7 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from ors_gym.client.arguments import check_number, types_in_words
 from ors_gym.dialects import Action
 from ors_gym.envs.async_env import EnvOptions
-from ors_gym.envs.env import checked_render_mode, clean_spec, look_up, release_when_collected
+from ors_gym.envs.copying import CopiedByArguments, without_secrets
+from ors_gym.envs.env import checked_render_mode, look_up, release_when_collected
+from ors_gym.envs.members import MemberAttributes
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.envs.sub_env import SubEnv, SubEnvResult
 from ors_gym.redaction import Secret
@@ -32,7 +33,7 @@ Batch: TypeAlias = tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.bool_]
 """Observations, rewards, terminations, truncations, infos."""
 
 
-class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
+class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``num_envs`` episodes of one ORS environment, each on its own session.
 
     ::
@@ -100,7 +101,18 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         self.render_mode = checked_render_mode(render_mode)
         mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 1, "autoreset_mode": mode}
-        self._spec: EnvSpec | None = None
+        self._arguments = without_secrets(
+            {
+                "num_envs": num_envs,
+                "url": url,
+                "env_name": env_name,
+                "group_size": group_size,
+                "autoreset_mode": mode,
+                "restarts": restarts,
+                "render_mode": render_mode,
+                **options,
+            }
+        )
         self._portal, self.recipe = look_up(url, env_name, options)
         self.single_action_space = self.recipe.action_space
         single_observation_space: Space[Any] = self.recipe.observation_space
@@ -155,8 +167,7 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
 
     def render(self) -> tuple[Any, ...]:
         """Each member's episode in the render mode."""
-        episodes = [member.episode for member in self._members]
-        return tuple(render(self.render_mode, episode.transcript, episode.last_image) for episode in episodes)
+        return self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:
         """Abandon what is under way, close every session and wait until the server has deleted them."""
@@ -216,9 +227,14 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
     # ---------------------------------------------------------------- members
 
     @property
+    def has_begun(self) -> bool:
+        """Whether episodes have begun."""
+        return any(task is not None for task in self.tasks)
+
+    @property
     def tasks(self) -> tuple[TaskRef | None, ...]:
         """The members' tasks."""
-        return tuple(member.episode.task for member in self._members)
+        return self.get_attr("task")
 
     @property  # type: ignore[misc]  # as in SyncVectorEnv
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -230,20 +246,25 @@ class ORSVectorEnv(VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):
         """The seeds of the members' random generators."""
         return tuple(member.seed for member in self._members)
 
-    @property
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What ``gym.make_vec`` was called with; secrets behind a :class:`~ors_gym.envs.env.Secret`."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._spec = clean_spec(spec)
-
     def __repr__(self) -> str:
         called = "" if self.spec is None else f"{self.spec.id}, "
         return f"ORSVectorEnv({called}{self.recipe}, num_envs={self.num_envs})"
 
     # ---------------------------------------------------------------- inside
+
+    def _attributes_of(self, member: int) -> Mapping[str, Any]:
+        sub_env = self._members[member]
+        return {
+            "action_space": self.recipe.action_space,
+            "metadata": {name: value for name, value in self.metadata.items() if name != "autoreset_mode"},
+            "np_random": sub_env.rng,
+            "np_random_seed": sub_env.seed,
+            "observation_space": self.recipe.observation_space,
+            "render": lambda: render(self.render_mode, sub_env.episode.transcript, sub_env.episode.last_image),
+            "render_mode": self.render_mode,
+            "spec": self.spec,
+            "task": sub_env.episode.task,
+        }
 
     def _check_open(self) -> None:
         if self.closed:

@@ -6,7 +6,8 @@
     app = create_app([FrozenLake])
 
 A task is a seed: the episode of a task is the one that ``env.reset(seed=seed)`` begins, and the same actions make it go
-the same way as in the environment itself. Each call of a tool is one step, with its reward.
+the same way as in the environment itself. Each call of a tool is one step, with its reward. Learners that are no
+language models get the environment's own spaces from the same class; see :mod:`ors_gym.spaces.native`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any, ClassVar
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
+from ors_gym.spaces.native import NATIVE_TASK, NativeOptions
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
 from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
 from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory, GymnasiumEpisode, about
 from ors_gym_server.adapters.known_environments import Formatter, action_names_of, known_of
+from ors_gym_server.adapters.native_episode import NativeEpisode
 from ors_gym_server.adapters.seed_tasks import SeedTasks, Tasks
 from ors_gym_server.authoring.environment import Environment
 
@@ -48,6 +51,8 @@ class GymnasiumEnvironment(Environment):
 
     _has_begun: ClassVar[bool] = False
     _episode: GymnasiumEpisode | None = None
+    _native: NativeEpisode | str | None = None
+    """Of a session whose task asks for the spaces themselves: the episode, or why there is none."""
     _first: tuple[Block, ...] = ()
     _finished = False
 
@@ -85,15 +90,27 @@ class GymnasiumEnvironment(Environment):
         """Make the environment and reset it."""
         cls = type(self)
         with contextlib.nullcontext() if cls._has_begun else _BEGINNING:
-            self._episode = GymnasiumEpisode(self.recipe)
-            self._first = self._episode.reset(self.task_spec)
+            if NATIVE_TASK in self.task_spec:
+                self._native = self._begin_native()
+            else:
+                self._episode = GymnasiumEpisode(self.recipe)
+                self._first = self._episode.reset(self.task_spec)
         cls._has_begun = True
+
+    def _begin_native(self) -> NativeEpisode | str:
+        try:
+            return NativeEpisode(self.recipe, self.tasks, NativeOptions.of_task(self.task_spec))
+        except ValueError as error:
+            return str(error)
 
     def teardown(self) -> None:
         """Close the environment."""
         if self._episode is not None:
             episode, self._episode = self._episode, None
             episode.close()
+        if isinstance(self._native, NativeEpisode):
+            native, self._native = self._native, None
+            native.close()
 
     def get_prompt(self) -> Sequence[Block]:
         """The instructions, and the first observation."""
@@ -101,6 +118,10 @@ class GymnasiumEnvironment(Environment):
 
     def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput:
         """Take one step. What is no action leaves the episode as it was."""
+        if isinstance(self._native, NativeEpisode):
+            return self._native.call(name, input)
+        if self._native is not None:
+            return ToolOutput(ok=False, error=self._native, reason="input_validation")
         if self._episode is None:
             raise RuntimeError("the session has no episode: setup() has not run, or teardown() has")
         if self._finished:

@@ -57,8 +57,8 @@ def registry_left_as_it_was():
 
 def test_importing_the_package_registers_the_environment_and_its_vector():
     spec = gym.spec(ORS_ID)
-    assert spec.entry_point == "ors_gym.envs.env:ORSEnv"
-    assert spec.vector_entry_point == "ors_gym.envs.vector_env:ORSVectorEnv"
+    assert spec.entry_point == "ors_gym.envs.making:make_env"
+    assert spec.vector_entry_point == "ors_gym.envs.making:make_vector_env"
 
 
 def test_registering_twice_is_registering_once():

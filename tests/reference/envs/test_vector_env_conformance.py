@@ -36,7 +36,8 @@ wrappers: record_video                             test_render_gives_each_member
 
 Not asked, because they do not apply:
 
-- ``call``, ``set_attr``: members are sessions, not environment objects; ``tasks`` tells theirs.
+- ``set_attr``: members are sessions, not environment objects; what ``call`` and ``get_attr`` know of them is asked in
+  tests/server/adapters/test_native.py.
 - ``check_spaces``, ``observation_mode``: all members have the same spaces.
 - ``copy``, ``no_copy``: observations are immutable.
 - shared memory, ``float16``, array conversion, vectorized Box and Dict transforms, ``normalize_observation``, human

@@ -1,0 +1,78 @@
+"""Environments that are copied and pickled by the arguments that make them, as Gymnasium's are by ``EzPickle``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from gymnasium.envs.registration import EnvSpec
+
+from ors_gym.redaction import Secret
+
+__all__ = ["CopiedByArguments", "without_secrets"]
+
+_SECRET_ARGUMENTS = ("api_key", "secrets", "client_options")
+
+
+class CopiedByArguments:
+    """A copy is a new environment of the same arguments and spec, which asks the server anew."""
+
+    _arguments: Mapping[str, Any]
+    """Of the constructor, secret ones behind a :class:`~ors_gym.redaction.Secret`."""
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What ``gym.make`` or ``gym.make_vec`` was called with; secrets behind a :class:`Secret`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = clean_spec(spec)
+
+    @property
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether an episode has begun, which no copy can take over."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.has_begun:
+            raise TypeError(
+                f"cannot pickle or copy {self}: it has begun an episode, which belongs to this process; "
+                "copy an environment before its first reset, or make another one from its spec"
+            )
+        return _make_again, (type(self), dict(self._arguments), self.spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        make, arguments = self.__reduce__()
+        copied: Self = make(*arguments)
+        return copied
+
+
+def _make_again(cls: type[Any], arguments: dict[str, Any], spec: Any) -> Any:
+    made = cls(**arguments)
+    made.spec = spec
+    return made
+
+
+def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`, a url with a password too."""
+
+    def is_secret(name: str, value: Any) -> bool:
+        if name == "url":
+            return isinstance(value, str) and urlsplit(value).username is not None
+        return name in _SECRET_ARGUMENTS and not isinstance(value, Secret | None)
+
+    return {name: Secret(value) if is_secret(name, value) else value for name, value in arguments.items()}
+
+
+def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
+    """A copy of the spec that shows no secrets."""
+    if spec is None:
+        return None
+    spec = copy(spec)
+    spec.kwargs = without_secrets(spec.kwargs)
+    return spec

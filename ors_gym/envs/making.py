@@ -1,0 +1,34 @@
+"""What Gymnasium calls to make the environments that are registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ors_gym.client.arguments import types_in_words
+from ors_gym.envs.env import ORSEnv
+from ors_gym.envs.native_env import NativeEnv
+from ors_gym.envs.native_vector_env import NativeVectorEnv
+from ors_gym.envs.vector_env import ORSVectorEnv
+
+__all__ = ["make_env", "make_vector_env"]
+
+
+class _Maker:
+    """Calls the class that ``spaces`` asks for."""
+
+    def __init__(self, text: type[Any], native: type[Any]) -> None:
+        self._classes = {"text": text, "native": native}
+        self.metadata = getattr(text, "metadata", {})  # gym.make looks here whether a render mode needs a wrapper
+
+    @types_in_words
+    def __call__(self, *args: Any, spaces: str = "text", **kwargs: Any) -> Any:
+        if spaces not in self._classes:
+            raise ValueError(f"spaces must be 'text' or 'native', not {spaces!r}")
+        return self._classes[spaces](*args, **kwargs)
+
+
+make_env = _Maker(ORSEnv, NativeEnv)
+"""``gym.make``'s entry point."""
+
+make_vector_env = _Maker(ORSVectorEnv, NativeVectorEnv)
+"""``gym.make_vec``'s entry point."""
