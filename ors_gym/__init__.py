@@ -1,6 +1,6 @@
 """Open Reward Standard environments for ``gym.make`` loops, Ray and TRL's ``GRPOTrainer``.
 
-The names here are those that most programs need; the rest is imported from its room: ``ors_gym.errors``,
+These are the names that most programs need; import the rest from the subpackages: ``ors_gym.errors``,
 ``ors_gym.types``, ``ors_gym.rollouts``, ``ors_gym.reporting``, ….
 
 Importing this package registers ``ors_gym/ORS-v0`` with Gymnasium, and imports neither ray, trl nor torch.

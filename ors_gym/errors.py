@@ -1,9 +1,9 @@
-"""Everything that can go wrong between an agent and an ORS environment, each fault under one name.
+"""Exceptions: everything that can go wrong between an agent and an ORS environment.
 
 ::
 
     ORSError
-    ├── TransportError             the network broke; says nothing about the environment
+    ├── TransportError             a network failure; says nothing about the environment
     │   ├── ConnectError           no connection was made, so nothing was sent
     │   │   └── CertificateError   the server's certificate is not trusted
     │   ├── ConnectionLostError    the connection broke after something was sent
@@ -14,22 +14,22 @@
     │   ├── NotFoundError          404: no such environment, route, split or task
     │   ├── CapacityError          429 for longer than the wait allowed
     │   └── StartingError          503 "starting" for longer than the wait allowed
-    ├── ToolFailedError            the tool raised; its session lives on
-    ├── SessionError               this episode is over; a new session may well succeed
+    ├── ToolFailedError            the tool raised; its session continues
+    ├── SessionError               this episode is over; a new session may succeed
     │   ├── SessionLostError       the server no longer has the session, or it was given up
     │   ├── SessionClosedError     the session was used before it was opened or after it was closed
     │   ├── AmbiguousCallError     the call may or may not have run, so it is not sent again
     │   └── CallTimeoutError       the call took longer than allowed; its tool may run on
     ├── EndpointError              the model's endpoint failed: neither the environment's fault nor the agent's
-    ├── RunFailedError             episode after episode failed, and nothing else came of a run
+    ├── RunFailedError             every episode of a run failed
     ├── UnknownDialectError        no dialect reads the tool calls that a chat template writes
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
-An agent's mistake (unknown tool, bad input) is none of these: it comes back as ``ToolOutput(ok=False)``.
-Bad arguments to this library raise ``ValueError``, in words that hold no keys.
+An agent's mistake (unknown tool, bad input) is not an exception but ``ToolOutput(ok=False)``.
+Wrong arguments to this library raise ``ValueError`` with messages that contain no keys.
 
-Errors survive pickling, so they can cross processes. ``kind`` names the class in counters and logs. Where a call was
-under way, ``session_id``, ``tool`` and ``may_have_run`` say which and whether its tool may have run.
+Errors can be pickled. ``kind`` names the class in counters and logs. For an error during a call, ``session_id``,
+``tool`` and ``may_have_run`` say which call it was and whether its tool may have run.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ __all__ = [
 
 
 class ORSError(Exception):
-    """The root. ``message`` says what happened, :meth:`at` adds where, the class knows what to do about it."""
+    """The base class. ``message`` says what happened, :meth:`at` adds where, the class adds advice."""
 
     kind: ClassVar[str] = "ors"
     advice: ClassVar[str] = ""
@@ -71,7 +71,7 @@ class ORSError(Exception):
     where: str = ""
     """The request: method and URL."""
     session_id: str = ""
-    """The session concerned, empty where there is none."""
+    """The session's id, empty without a session."""
     tool: str = ""
     """The tool that was called, empty outside calls."""
     may_have_run: bool | None = None
@@ -89,7 +89,7 @@ class ORSError(Exception):
         tool: str = "",
         may_have_run: bool | None = None,
     ) -> Self:
-        """Say where it happened; what is known already is kept. Returns the error itself."""
+        """Add where it happened, keeping what is already set. Returns the error itself."""
         self.where = self.where or where
         self.session_id = self.session_id or session_id
         self.tool = self.tool or tool
@@ -102,7 +102,7 @@ class ORSError(Exception):
 
     @property
     def brief(self) -> str:
-        """What happened and where, without the session and the advice: for another error that names it as its cause."""
+        """What happened and where, without session and advice, for an error that names this one as its cause."""
         return f"{self._what()} [{self.where}]" if self.where else self._what()
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class ORSError(Exception):
 
 
 class TransportError(ORSError):
-    """The network broke; says nothing about the environment."""
+    """A network failure; says nothing about the environment."""
 
     kind = "transport"
 
@@ -202,7 +202,7 @@ class StartingError(StatusError):
 
 
 class SessionError(ORSError):
-    """This episode is over; a new session may well succeed."""
+    """This episode is over; a new session may succeed."""
 
     kind = "session"
 
@@ -222,7 +222,7 @@ class SessionClosedError(SessionError):
 
 
 class ToolFailedError(ORSError):
-    """The tool raised, and its session lives on."""
+    """The tool raised; its session continues."""
 
     kind = "tool_failed"
     advice = "The traceback is in the server's log"
@@ -243,19 +243,19 @@ class CallTimeoutError(SessionError):
 
 
 class EndpointError(ORSError):
-    """The model's endpoint failed: neither the environment's fault nor the agent's. The episode has no end."""
+    """The model's endpoint failed, not the environment or the agent. The episode has no result."""
 
     kind = "endpoint"
 
 
 class RunFailedError(ORSError):
-    """Episode after episode of a run failed, on every attempt: the last failure says why."""
+    """Every episode of a run failed on every attempt; the message has the last failure."""
 
     kind = "run_failed"
 
 
 class UnknownDialectError(ORSError, ValueError):
-    """No dialect reads back the tool calls that a chat template writes."""
+    """No dialect reads the tool calls that a chat template writes."""
 
     kind = "unknown_dialect"
     advice = (

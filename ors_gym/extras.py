@@ -1,4 +1,4 @@
-"""Packages that come with an extra, named where they are missing."""
+"""One-line errors for packages of an extra that are not installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["packages_of"]
 
 @contextmanager
 def packages_of(extra: str) -> Iterator[None]:
-    """Import within it what needs the packages of ``ors-gym[extra]``.
+    """Context for imports that need the packages of ``ors-gym[extra]``.
 
     Raises:
-        ModuleNotFoundError: One is not installed. It says which extra to install.
+        ModuleNotFoundError: A package is missing; the message names the extra to install.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""JSON from and to others: the one place that converts what a server, a model or a file says.
+"""JSON of servers, models and files: the only module that reads and writes it.
 
-Reading is bounded in length, depth, digits and number of values, and every refusal is a ``ValueError`` in words.
+Reading is limited in length, depth, digits and number of values; beyond a limit it raises ``ValueError``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ __all__ = ["LIMITS", "JSONLimits", "encode_json", "parse_json", "read_json"]
 
 @dataclass(frozen=True, slots=True)
 class JSONLimits:
-    """What a JSON text may hold."""
+    """Limits of a JSON text."""
 
     max_bytes: int = 64 * 2**20
-    """Its length, in bytes or characters."""
+    """Maximum length in bytes or characters."""
     max_depth: int = 200
-    """Arrays and objects inside each other. Python's own limit is near 1,000, shared with the caller's frames."""
+    """Maximum nesting. Python's own limit is near 1,000, shared with the caller's frames."""
     max_digits: int = 4300
-    """Digits of one integer: Python's default, whatever ``sys.set_int_max_str_digits`` says."""
+    """Maximum digits of an integer: Python's default, independent of ``sys.set_int_max_str_digits``."""
     max_values: int = 2_000_000
-    """Values and keys: 64 MiB of ``[],[],…`` would take more than a gigabyte."""
+    """Maximum number of values and keys: 64 MiB of ``[],[],…`` would take more than a gigabyte."""
 
 
 LIMITS = JSONLimits()
-"""The limits of everything that is read."""
+"""The default limits."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -38,7 +38,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(text: str | bytes, limits: JSONLimits = LIMITS) -> Any:
-    r"""Read JSON; half a surrogate pair becomes U+FFFD, which every reader takes.
+    r"""Read JSON; a lone surrogate becomes U+FFFD, so that the text can be encoded.
 
     >>> read_json('{"a": "\\ud800"}')
     {'a': '�'}

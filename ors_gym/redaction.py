@@ -1,4 +1,4 @@
-"""Secrets kept out of errors, logs, records and pages."""
+"""Redaction of secrets in errors, logs, records and pages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from urllib.parse import quote, quote_plus
 __all__ = ["MASK", "Redactor", "Secret", "reveal"]
 
 MASK = "••••••"
-"""What stands in place of a secret."""
+"""The mark that replaces a secret."""
 
 SHORT_CHARACTERS = 8
-"""A secret shorter than this is masked only where it stands as its own word."""
+"""Secrets shorter than this are masked only as whole words."""
 
 PERCENT_CODE = re.compile("%[0-9A-F]{2}")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -44,13 +44,13 @@ class Redactor:
         return self._pattern is not None
 
     def __call__(self, text: str) -> str:
-        """``text`` without secrets, and as Unicode that every reader takes: half surrogate pairs are replaced."""
+        """``text`` without secrets; lone surrogates are replaced too, so that it can be encoded."""
         text = text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
         return self._pattern.sub(MASK, text) if self._pattern else text
 
 
 def _forms(secret: str) -> set[str]:
-    """The encodings in which a secret turns up."""
+    """The encodings of a secret that are searched for."""
     encoded = secret.encode()
     forms = {
         secret,
@@ -79,7 +79,7 @@ def _pattern(form: str, *, whole_word: bool) -> str:
 
 
 class Secret:
-    """A value that shows itself nowhere: in place of an ``api_key``, ``secrets`` or ``client_options``.
+    """A value without a visible repr, in place of an ``api_key``, ``secrets`` or ``client_options``.
 
     Gymnasium keeps the arguments of ``gym.make`` in ``env.spec`` and prints them; the environments put these three
     behind a Secret there. ``spec.to_json()`` refuses to write one.
@@ -106,5 +106,5 @@ class Secret:
 
 
 def reveal(value: Any) -> Any:
-    """The value behind a :class:`Secret`; other values are their own."""
+    """The value of a :class:`Secret`; other values unchanged."""
     return value.reveal() if isinstance(value, Secret) else value

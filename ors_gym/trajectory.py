@@ -1,8 +1,8 @@
-"""What happened in an episode: data only, picklable, without a producer's packages.
+"""Records of episodes: plain picklable data.
 
-An episode has exactly one end, of one of three kinds that are never mixed: *terminated* (the environment said
-``finished``, or the policy chose to stop), *truncated* (a limit of ours or of the environment), *failed* (the world
-broke it). A failed episode has no return. Member i of a group stays at index i.
+An episode ends in exactly one of three ways: *terminated* (the environment said ``finished``, or the policy stopped),
+*truncated* (a limit of the runner or of the environment), *failed* (infrastructure failure). A failed episode has no
+return. Member i of a group stays at index i.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class StopReason(StrEnum):
     POLICY_STOPPED = "policy_stopped"
     """The policy sent a plain message where the environment has no terminal tool. Terminated."""
     ENVIRONMENT_LIMIT = "environment_limit"
-    """The environment answered ``finished`` for its own limit, such as a time limit. Truncated."""
+    """The environment answered ``finished`` because of its own limit, such as a time limit. Truncated."""
     MAX_TURNS = "max_turns"
-    """The policy had its last turn. Truncated."""
+    """The limit of turns was reached. Truncated."""
     MAX_SECONDS = "max_episode_seconds"
-    """The episode's time was over. Truncated."""
+    """The time limit was reached. Truncated."""
     MAX_TOKENS = "max_tokens"
-    """The policy's token budget was spent, or its message was cut off. Truncated."""
+    """The token limit was reached, or a message was cut off. Truncated."""
     FAILED = "failed"
-    """The world broke it: see :attr:`Trajectory.failure`."""
+    """Infrastructure failure: see :attr:`Trajectory.failure`."""
 
     @property
     def terminated(self) -> bool:
@@ -63,12 +63,12 @@ class StopReason(StrEnum):
 
     @property
     def truncated(self) -> bool:
-        """A limit cut the episode short: one of ours, or the environment's own."""
+        """A limit of the runner or of the environment ended the episode."""
         return not (self.terminated or self.failed)
 
     @property
     def failed(self) -> bool:
-        """The episode was broken and must not be scored."""
+        """Infrastructure failed; the episode must not be scored."""
         return self is StopReason.FAILED
 
 
@@ -76,7 +76,7 @@ class StopReason(StrEnum):
 class TaskRef:
     """Which task an episode plays: ``index`` of ``split``, or a ``task`` object of its own.
 
-    Beside an index, ``task`` is what the server says the task is, where that is known; it is not compared.
+    With an index, ``task`` is the server's JSON of the task where it is known; it is not compared.
     """
 
     env_name: str
@@ -110,7 +110,7 @@ class TaskRef:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What broke an episode: ``kind`` to count by (an error's ``kind``), ``message`` to read."""
+    """Why an episode failed: the error's ``kind`` and ``message``."""
 
     kind: str
     message: str
@@ -118,7 +118,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One action, what came of it, and how long that took."""
+    """One action, its output, and its duration."""
 
     action: ToolCall
     output: ToolOutput
@@ -145,17 +145,17 @@ class Reply:
     error: str | None = None
     reason: str | None = None
     reasoning: str = ""
-    """What the model thought before it spoke; kept in the conversation."""
+    """The model's reasoning, kept in the conversation."""
     truncated: bool = False
     num_tokens: int | None = None
-    """Tokens that the message took, reasoning included, where they are known: they count against
+    """Tokens of the message, reasoning included, where known; they count against
     ``RolloutLimits.max_tokens``."""
     num_prompt_tokens: int | None = None
-    """Tokens that the model read for it, where they are known."""
+    """Input tokens, where known."""
     num_cached_tokens: int | None = None
-    """Of those read, tokens that the endpoint had kept from an earlier request."""
+    """Input tokens that the endpoint read from its cache."""
     num_reasoning_tokens: int | None = None
-    """Of ``num_tokens``, those that the model thought with."""
+    """Reasoning tokens, a part of ``num_tokens``."""
 
     def __post_init__(self) -> None:
         if self.error is not None and self.tool_calls:
@@ -164,7 +164,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One message of the agent and what came of it.
+    """One message of the agent and the outputs of its calls.
 
     ``transitions`` has the calls that were answered, in the order of the message. A plain message that went to the
     environment's terminal tool has one transition and no call of its own.
@@ -173,7 +173,7 @@ class Exchange:
     reply: Reply
     transitions: tuple[Transition, ...] = ()
     notices: tuple[Block, ...] = ()
-    """What the agent reads after the results, such as that its time is over."""
+    """Text for the agent after the results, such as a notice of the time limit."""
     finished: bool = False
     """Whether the environment ended the episode."""
 
@@ -196,7 +196,7 @@ class Exchange:
         return (*(block for output in self.outputs for block in output.shown), *self.notices)
 
     def said(self) -> Message:
-        """The agent's message: its thoughts, its text, its calls."""
+        """The agent's message: reasoning, text and calls."""
         reply = self.reply
         reasoning = (ReasoningBlock(reply.reasoning),) if reply.reasoning else ()
         text = (TextBlock(reply.text),) if reply.text else ()
@@ -204,7 +204,7 @@ class Exchange:
         return Message("assistant", (*reasoning, *text, *calls))
 
     def heard(self) -> tuple[Message, ...]:
-        """The message that answers the agent; none where nothing came of what it said.
+        """The message that answers the agent, None without an output or error.
 
         The model does not know the terminal tool, so what that tool gives for a plain message is plain text and images.
         """
@@ -218,14 +218,14 @@ class Exchange:
 
 
 def count_tokens(exchanges: Iterable[Exchange]) -> int | None:
-    """Tokens that the agent wrote; None where it never said."""
+    """Tokens of the agent's messages; None where unknown."""
     counts = [each.reply.num_tokens for each in exchanges if each.reply.num_tokens is not None]
     return sum(counts) if counts else None
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One episode's record: what it began with, and each exchange in turn. ``seconds`` counts from opening to end."""
+    """The record of one episode: its prompt and its exchanges. ``seconds`` counts from opening to end."""
 
     episode_id: str
     task: TaskRef
@@ -235,7 +235,7 @@ class Trajectory:
     failure: Failure | None = None
     seconds: float = 0.0
     attempt: int = 0
-    """How many episodes of this group member failed before this one."""
+    """Number of failed attempts before this one."""
 
     def __post_init__(self) -> None:
         if self.stop_reason.failed != (self.failure is not None):
@@ -278,12 +278,12 @@ class Trajectory:
 
     @property
     def truncated(self) -> bool:
-        """A limit of ours cut the episode short."""
+        """A limit ended the episode."""
         return self.stop_reason.truncated
 
     @property
     def failed(self) -> bool:
-        """The world broke the episode: it has no return."""
+        """Infrastructure failed: the episode has no return."""
         return self.stop_reason.failed
 
 
@@ -294,16 +294,16 @@ class TrajectoryGroup:
     task: TaskRef
     members: tuple[Trajectory, ...]
     failures: tuple[Failure, ...] = field(default=())
-    """Every failed attempt, also those that a later attempt made good."""
+    """Every failed attempt, including those followed by a successful one."""
     dropped: bool = False
-    """Too few members are valid under the run's failure policy: nothing of the group may be trained on."""
+    """Too few members are valid under the failure policy: the group must not be trained on."""
     scores: tuple[float | None, ...] | None = None
-    """What the environment's ``score_group`` gave each member, beside the rewards of its episode; None for a member
-    that was not scored. None for the whole where scores were not asked for, or the environment gives none."""
+    """Each member's score from the environment's ``score_group``, None for a member without one; None without
+    scoring."""
     attempts: int = 0
-    """Episodes begun, those that failed included."""
+    """Number of episodes started, including failed ones."""
     refilled_for: TaskRef | None = None
-    """The task whose dropped group this one takes the place of."""
+    """The task of the dropped group that this group replaces."""
 
     @property
     def num_valid(self) -> int:

@@ -1,4 +1,4 @@
-"""Answers of our ASGI applications: the types of ASGI, JSON, and the refusal of a request."""
+"""Types of ASGI, JSON answers, and refusals: shared by the ASGI applications."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 NO_STORE = (b"cache-control", b"no-store")
-"""Sent with every answer: a cache would give one session's prompt to another."""
+"""Sent with every answer, because a cache would give one session's prompt to another."""
 
 
 EVENT_STREAM: Message = {
@@ -37,18 +37,18 @@ EVENT_STREAM: Message = {
         (b"x-accel-buffering", b"no"),
     ],
 }
-"""The start of an event stream: no proxy may keep it, change it, or collect it before it passes it on."""
+"""Headers of an event stream: no proxy may cache, transform or buffer it."""
 
 
 class RefusedError(Exception):
-    """Why a request is refused, as the answer to it; nothing of it ran.
+    """A refused request: nothing of it ran.
 
     Args:
         status: The HTTP status.
-        detail: What to tell the client: a text, or the list of what is wrong with a body.
-        retry_seconds: When to ask again. With a status of 503 the client is told that the environment is starting,
-            which makes it ask again however little it may repeat.
-        allow: The methods that the endpoint has, for a status of 405.
+        detail: The error text, or the list of errors in a body.
+        retry_seconds: Value of ``Retry-After``. A 503 with it says that the environment is starting, so that clients
+            retry even a request that they may not repeat.
+        allow: The allowed methods, for a status of 405.
     """
 
     def __init__(self, status: int, detail: Any, retry_seconds: int | None = None, allow: str | None = None) -> None:
@@ -60,7 +60,7 @@ class RefusedError(Exception):
 
 
 async def refuse(send: Send, refused: RefusedError) -> None:
-    """Answer a request with its refusal."""
+    """Send a refusal."""
     headers: list[tuple[bytes, bytes]] = []
     if refused.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % refused.retry_seconds))
@@ -73,7 +73,7 @@ async def refuse(send: Send, refused: RefusedError) -> None:
 
 
 async def send_json(send: Send, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Send an answer of JSON."""
+    """Send JSON."""
     sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), NO_STORE, *headers]
     await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": body})

@@ -4,8 +4,8 @@
 
     client = ORSClient("http://app", transport=ASGITransport(app))
 
-Unlike ``httpx.ASGITransport``, which returns an answer when the application has finished it, this one passes every
-piece on as it is sent, so that event streams behave as they do on a network. Lifespan events are the caller's.
+Unlike ``httpx.ASGITransport``, which buffers a whole answer, this transport streams each piece as it is sent, so event
+streams behave as on a network. Lifespan events are left to the caller.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ ASGIApp: TypeAlias = Callable[
 
 
 class ASGITransport(httpx.AsyncBaseTransport):
-    """Runs ``app`` for each request, and streams its answer."""
+    """Run ``app`` for each request and stream its answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._running: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request as soon as the application has begun to."""
+        """Send a request; returns once the application has sent the head of its answer."""
         exchange = _Exchange(await request.aread())
         task = asyncio.create_task(self._run(_scope(request), exchange))
         self._running.add(task)
@@ -52,7 +52,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
             exchange.sent.put_nowait(None)
 
     async def aclose(self) -> None:
-        """Cancel what the application still does for requests whose client has gone."""
+        """Cancel requests that still run in the application."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -88,7 +88,7 @@ class _Exchange(httpx.AsyncByteStream):
         raise httpx.RemoteProtocolError(f"the application ended in the middle of its answer ({self.error!r})")
 
     async def aclose(self) -> None:
-        """Report a disconnect to the application and leave the rest to it, as a server does."""
+        """Report a disconnect to the application, as a server does."""
         self._gone.set()
 
 

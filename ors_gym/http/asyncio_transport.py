@@ -1,12 +1,11 @@
 """HTTP/1.1 over asyncio, cheap at any number of connections.
 
-What every request costs decides how many sessions one process can drive, and the common clients spend their time and
-their garbage collector's on features that ORS has no use for. Here a connection is one object, parsing is
-`httptools <https://github.com/MagicStack/httptools>`_ (llhttp, the parser of Node.js), and taking a connection from
-the pool costs the same whether there are ten or ten thousand.
+The CPU time of a request limits how many sessions one process can drive, and general HTTP clients spend most of it on
+features that ORS does not use. Here a connection is one object, `httptools <https://github.com/MagicStack/httptools>`_
+(llhttp, the parser of Node.js) parses the answers, and taking a connection from the pool is O(1).
 
-Covers what an ORS server answers: HTTP/1.1 and 1.0, TLS, bodies of known length, chunked or ended by the connection's
-end; HTTP proxies; gzip where it comes unasked. No redirects, and no cookies but what the caller sends.
+Supports HTTP/1.1 and 1.0, TLS, bodies with a length, chunked or ended by the connection's end, HTTP proxies, and gzip
+that was not asked for. Redirects are not followed; cookies are left to the caller.
 """
 
 from __future__ import annotations
@@ -33,27 +32,27 @@ from ors_gym.http.url import host_of
 __all__ = ["KEEPALIVE_SECONDS", "AsyncioTransport"]
 
 KEEPALIVE_SECONDS = 4.0
-"""How long an idle connection is kept: less than the 5 s after which uvicorn by default closes it. A connection that
-closes while a request is on its way leaves a call that may or may not have run."""
+"""How long an idle connection is kept: less than uvicorn's default of 5 s, because a connection that closes while a
+request is on its way leaves a call that may or may not have run."""
 
 MAX_TARGETS = 4096
 """Size of the parsed-URL cache; bounded because a proxy's clients choose the URLs."""
 
 PAUSE_BYTES = 1 << 20
-"""How much of an answer may lie unread before the server is asked, by TCP's own means, to wait."""
+"""Unread bytes of an answer after which reading pauses, so that TCP slows the server down."""
 
 
 MAX_HEAD_BYTES = 512 * 1024
-"""What may arrive without a byte of body: the header section, interim answers, trailers."""
+"""Maximum bytes without any body: header section, interim answers, trailers."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A URL, taken apart once."""
+    """A parsed URL."""
 
     origin: tuple[str, str, int]
     line: str
-    """The end of the request line and the Host header."""
+    """The rest of the request line, and the Host header."""
 
 
 class AsyncioTransport:
@@ -70,7 +69,7 @@ class AsyncioTransport:
         proxy: ProxyServer | None = None,
     ) -> None:
         self.decompress = decompress
-        """Whether compressed bodies are decompressed; a proxy passes them on as they are."""
+        """Whether compressed bodies are decompressed; a proxy forwards them as they are."""
         self._connect_seconds = connect_seconds
         self._proxy = proxy
         self._dialer = Dialer(connect_seconds=connect_seconds, proxy=proxy)
@@ -114,7 +113,7 @@ class AsyncioTransport:
         return await self._connect(origin)
 
     def give(self, origin: tuple[str, str, int], connection: _Connection) -> None:
-        """Take a connection back whose answer was read to its end."""
+        """Return a connection whose answer was read to its end."""
         idle = self._idle[origin]
         now = connection.idle_since = asyncio.get_running_loop().time()
         idle.append(connection)
@@ -190,7 +189,7 @@ class _Exchange:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, and the answer that is being read from it."""
+    """One connection with the answer that it is reading."""
 
     def __init__(self, registry: set[_Connection]) -> None:
         self.idle_since = 0.0
@@ -210,7 +209,7 @@ class _Connection(asyncio.Protocol):
         self._fault: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    # what the pool and the exchange ask
+    # called by the pool and the exchange
 
     @property
     def closing(self) -> bool:
@@ -219,7 +218,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is here to its end."""
+        """Whether the answer is complete."""
         return self._complete
 
     @property
@@ -276,10 +275,10 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # what asyncio calls
+    # called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """The connection is made."""
         # uvloop's transports have the methods of asyncio.Transport without being one.
         self._transport = cast("asyncio.Transport", transport)
         self._registry.add(self)
@@ -302,7 +301,7 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: of the body, where nothing else says how long it is; of the request, otherwise."""
+        """The connection is closed: the end of a body without a length, an error for other bodies."""
         whole = self._in_body and not {"content-length", "transfer-encoding"} & self.headers.keys()
         if whole and exc is None:
             self._complete = True
@@ -312,23 +311,23 @@ class _Connection(asyncio.Protocol):
         self.closed.set()
         self._wake()
 
-    # what the parser calls
+    # called by the parser
 
     def on_message_begin(self) -> None:
-        """An answer begins; a second one in a row is somebody's mistake, or an attack."""
+        """An answer begins; a second one without a request is a fault or an attack."""
         if self._complete:
             self._fault = ProtocolError("the server sent a second answer to one request")
             self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; of repeated ones the last, but every cookie, a line each."""
+        """Keep a header: the last of repeated ones, but every ``Set-Cookie``, one per line."""
         key, text = name.lower().decode("latin-1"), value.decode("latin-1")
         if key == "set-cookie" and key in self.headers:
             text = f"{self.headers[key]}\n{text}"
         self.headers[key] = text
 
     def on_headers_complete(self) -> None:
-        """The head is here; that of an interim answer (1xx) is passed over."""
+        """The head is complete; interim answers (1xx) are skipped."""
         self.status = self._parser.get_status_code()
         if self.status < 200:
             self.headers = {}
@@ -337,7 +336,7 @@ class _Connection(asyncio.Protocol):
             self._keep_alive = self._parser.should_keep_alive()
 
     def on_body(self, chunk: bytes) -> None:
-        """Keep a piece of the body, and ask the server to wait if too much lies unread."""
+        """Keep a piece of the body; pause reading when too much is unread."""
         self._chunks.append(chunk)
         self._without_body = 0
         self._unread += len(chunk)
@@ -346,7 +345,7 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
         if self._in_body:
             self._complete = True
 

@@ -1,4 +1,4 @@
-"""Answers that are compressed although the request did not ask for it: some servers and proxies do so."""
+"""Decompression of answers that some servers and proxies compress without being asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ors_gym.http.transport import TransportResponse, read_body
 __all__ = ["DecompressedResponse"]
 
 PIECE_BYTES = 1 << 20
-"""The longest piece decompressed at once: a few bytes may stand for gigabytes."""
+"""Maximum bytes decompressed at once: a few compressed bytes may expand to gigabytes."""
 
 
 class DecompressedResponse:

@@ -1,4 +1,4 @@
-"""Connections to a host by name: whichever of its addresses answers, directly or through a proxy.
+"""Connections to a host name, to the first of its addresses that answers, directly or through a proxy.
 
 asyncio's own ``happy_eyeballs_delay`` is unknown to uvloop, on which Ray's async actors run.
 """
@@ -19,16 +19,16 @@ from ors_gym.http.proxies import ProxyServer
 __all__ = ["Dialer"]
 
 NEXT_ADDRESS_SECONDS = 0.25
-"""How long an address is waited for before the next one is tried beside it (RFC 8305)."""
+"""Delay before the next address is tried in parallel (RFC 8305)."""
 
 MAX_REPLY_BYTES = 64 * 1024
-"""The longest reply to CONNECT."""
+"""Maximum bytes of a reply to CONNECT."""
 
 Address: TypeAlias = "tuple[socket.AddressFamily, Any]"
 
 
 class Dialer:
-    """Opens sockets; remembers which address of a host answered."""
+    """Opens sockets and remembers which address of a host answered."""
 
     def __init__(self, *, connect_seconds: float, proxy: ProxyServer | None = None) -> None:
         self._seconds = connect_seconds
@@ -104,7 +104,7 @@ class Dialer:
 
 
 async def _addresses(host: str, port: int) -> list[Address]:
-    """The addresses of a host, its two families in turn."""
+    """The addresses of a host, alternating between IPv6 and IPv4."""
     with contextlib.suppress(ValueError):
         literal = ipaddress.ip_address(host)
         if literal.version == 4:
@@ -118,7 +118,7 @@ async def _addresses(host: str, port: int) -> list[Address]:
 
 
 async def _first_to_answer(addresses: Sequence[Address]) -> tuple[Address, socket.socket]:
-    """Connect to the address that answers first; each next one is tried when the one before is slow or refuses."""
+    """Connect to the first address that answers; the next one is tried when the previous is slow or refuses."""
     if len(addresses) == 1:
         return addresses[0], await _connected(addresses[0])
     waiting = list(addresses)

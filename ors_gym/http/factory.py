@@ -1,4 +1,4 @@
-"""Which transport carries a client's requests, and how many at once."""
+"""Choice of the transport for a client's requests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_transport(
 
 
 def files_allowed() -> int:
-    """How many files, sockets among them, this process may have open."""
+    """Maximum open files of this process, sockets included."""
     if sys.platform == "win32":
         return 8192
     import resource

@@ -1,4 +1,4 @@
-"""Which proxy a server is reached through: the environment's, but never for this machine itself."""
+"""The proxy for a server: from the environment, never for this machine itself."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ProxyServer:
     url: str
     """With credentials."""
     shown: str
-    """Without them, and which setting named it."""
+    """Without credentials, with the name of the setting that it comes from."""
 
     @classmethod
     def named(cls, url: str, setting: str) -> ProxyServer:
         """Check a proxy's URL.
 
         Raises:
-            ValueError: it is none; says which setting has it.
+            ValueError: the URL is wrong; the message names the setting.
         """
         url = url if "://" in url else f"http://{url}"
         bare = f"{url.partition('://')[0]}://{url.partition('://')[2].rpartition('@')[2]}"

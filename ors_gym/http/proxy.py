@@ -1,9 +1,9 @@
-"""One address before several ORS servers: each request goes on to the server that holds its session.
+"""A proxy in front of several ORS servers: each request goes to the server that holds its session.
 
-An ASGI application that knows nothing of environments. Which server takes a new session, and which one holds a session,
-is what its :class:`Backends` say; the proxy passes requests on and answers back, piece by piece as they come, so that
-event streams arrive as the server sends them. A client that leaves takes its request to the server with it, and a
-server that dies in the middle of an answer cuts the answer: its reader knows that it is not whole.
+An ASGI application without knowledge of environments. Its :class:`Backends` decide which server takes a new session
+and know which one holds a session. The proxy streams requests and answers piece by piece, so event streams arrive as
+the server sends them. When a client disconnects, its request to the server is cancelled; when a server dies in the
+middle of an answer, the answer is cut, so that the reader sees that it is incomplete.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ors_gym.http.asyncio_transport import AsyncioTransport
 __all__ = ["Backends", "StickyProxy"]
 
 CONNECT_SECONDS = 5.0
-"""For a connection to a server: they are on this machine, or in this cluster."""
+"""Connect timeout; servers are on this machine or in this cluster."""
 
 MAX_KEYS = 1000
-"""API keys remembered as accepted, by their digests."""
+"""How many accepted API keys are remembered, by their digests."""
 
 HOP_BY_HOP = frozenset(
     (b"host", b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"te", b"upgrade", b"expect")
 )
-"""Headers of a request that concern one connection; the one to the server has its own."""
+"""Request headers that belong to one connection and are not forwarded."""
 
 NOT_PASSED_BACK = frozenset(("connection", "keep-alive", "transfer-encoding", "date", "server"))
-"""Headers of an answer that the ASGI server writes itself."""
+"""Answer headers that the ASGI server writes itself."""
 
 
 class Backends(Protocol):
     """The servers behind a proxy. Servers are named by their URLs, without a path."""
 
     async def place(self) -> str:
-        """The id of a session that is about to be created, on the server that :meth:`find` says.
+        """Reserve a place and return the new session's id; :meth:`find` returns its server.
 
         Raises:
             RefusedError: no server can take another session now.
@@ -55,7 +55,7 @@ class Backends(Protocol):
         ...
 
     async def any(self) -> str:
-        """A server, for a request that is not a session's.
+        """A server for a request without a session.
 
         Raises:
             RefusedError: there is none.
@@ -63,7 +63,7 @@ class Backends(Protocol):
         ...
 
     async def unreachable(self, url: str) -> RefusedError:
-        """What to answer if no connection to a server can be made."""
+        """The answer when a server cannot be reached."""
         ...
 
 
@@ -164,10 +164,10 @@ class StickyProxy:
             gone.cancel()
 
     async def _authenticate(self, headers: Mapping[str, str]) -> None:
-        """Ask a server whether it lets the client in, before anything is read or done for it.
+        """Ask a server whether it accepts the client's API key, before the body is read.
 
         Raises:
-            RefusedError: 401 or 403, it does not.
+            RefusedError: 401 or 403: it does not.
         """
         key = {name: headers[name] for name in ("x-api-key", "authorization") if name in headers}
         digest = hashlib.sha256(repr(key).encode()).digest()
@@ -204,7 +204,7 @@ class StickyProxy:
 
 
 def _path(scope: Scope) -> str:
-    """The path with its query, as it was sent, without what leads to this application."""
+    """The path and query as sent, without the application's root path."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     path = raw.decode("latin-1")
     if root := scope.get("root_path"):

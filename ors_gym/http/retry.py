@@ -1,4 +1,4 @@
-"""When an HTTP request is tried again, and after how long."""
+"""When an HTTP request is retried, and after what delay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RetryBudget", "backoff_seconds", "is_gateway_failure", "is_starting"
 
 
 class RetryBudget:
-    """How long one request may still wait for a server that is starting or full."""
+    """The time that one request may still wait for a server that is starting or full."""
 
     def __init__(self, *, starting_seconds: float, capacity_seconds: float) -> None:
         self._limits = {503: starting_seconds, 429: capacity_seconds}
@@ -26,9 +26,9 @@ class RetryBudget:
     async def wait(self, response: TransportResponse, *, repeatable: bool = False) -> bool:
         """Wait as long as the answer asks for; return whether the request may be sent again.
 
-        False at once when the answer asks for no waiting, or when the time for it is up. A 503 that does not say that
-        nothing ran is waited for only where the request is repeatable and the answer is a gateway's: a page, or one
-        with ``Retry-After``.
+        False at once when the answer does not ask for a retry or the time is up. A 503 that does not say that nothing
+        ran is retried only if the request is repeatable and the answer comes from a gateway: an HTML page, or one with
+        ``Retry-After``.
         """
         status = response.status
         waits = status == 429 or (status == 503 and is_starting(response.headers))
@@ -69,10 +69,10 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def backoff_seconds(attempt: int, first: float, longest: float) -> float:
-    """A wait that doubles with each attempt, randomly shortened by up to half so that crowds spread."""
+    """Exponential back-off with jitter: doubles with each attempt, shortened at random by up to half."""
     return min(longest, first * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1.0)
 
 
 def is_gateway_failure(response: TransportResponse) -> bool:
-    """Whether the answer comes from a gateway that cannot say what became of the request."""
+    """Whether the answer comes from a gateway that does not know whether the request ran."""
     return response.status in (502, 504) or (response.status == 503 and not is_starting(response.headers))

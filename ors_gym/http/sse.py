@@ -1,9 +1,8 @@
 r"""Server-sent events: bytes in, events out, no I/O.
 
-Follows the WHATWG standard where text could be lost: exactly one space after the colon is removed; lines end at
-``\n``, ``\r`` and ``\r\n`` and nowhere else, wherever the bytes are cut. It differs in two points, both to
-accept what ORS servers send: an event with a name and no data is an event, and bytes that are no UTF-8 are an error
-instead of replacement characters.
+Follows the WHATWG standard: exactly one space after the colon is removed; lines end at ``\n``, ``\r`` and ``\r\n``
+only, however the bytes are split. It differs in two points to accept what ORS servers send: an event with a name and
+no data is an event, and bytes that are not UTF-8 are an error instead of replacement characters.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ors_gym.errors import ProtocolError
 __all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder"]
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""The longest event accepted. The reference server cuts results every 4,096 characters, but not its errors."""
+"""Maximum size of an event. The reference server splits results every 4,096 characters, but not its errors."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -37,7 +36,7 @@ class EventDecoder:
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
-        self._partial: list[bytes] = []  # the pieces of a line whose end has not come
+        self._partial: list[bytes] = []  # pieces of an incomplete line
         self._partial_bytes = 0
         self._data_bytes = 0
         self._after_cr = False

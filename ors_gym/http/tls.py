@@ -1,4 +1,4 @@
-"""TLS: which certificates are trusted, and which one the client shows."""
+"""TLS: trusted certificates and the client's certificate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 __all__ = ["Certificate", "Verify", "make_tls_context"]
 
 Verify: TypeAlias = "ssl.SSLContext | str | os.PathLike[str] | bool"
-"""A file or folder of certificates to trust; True for the usual ones; False for no verification; or a whole context."""
+"""A file or folder of trusted certificates; True for the default ones; False for no verification; or a context."""
 
 Certificate: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]]"
 """A client's certificate with its key in one file, or the two files."""

@@ -1,4 +1,4 @@
-"""What the client needs of HTTP: one request sent, its answer streamed."""
+"""The interface of a transport: send one request and stream its answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ors_gym.json_text import LIMITS
 __all__ = ["MAX_ANSWER_BYTES", "Transport", "TransportResponse", "read_beginning", "read_body"]
 
 MAX_ANSWER_BYTES = LIMITS.max_bytes
-"""The longest answer read into memory."""
+"""Maximum size of an answer read into memory."""
 
 BEGINNING_BYTES = 64 * 1024
-"""How much of a refusal is read: errors show the beginning."""
+"""How much of an error's body is read; messages show its beginning."""
 
 
 class TransportResponse(Protocol):
-    """An answer whose body is still to come."""
+    """An answer whose body is not read yet."""
 
     @property
     def status(self) -> int:
@@ -48,9 +48,9 @@ class Transport(Protocol):
     """Sends one request and streams the answer.
 
     Raises:
-        ConnectError: nothing was sent, or, where ``knows_unsent`` is False, perhaps something was.
+        ConnectError: nothing was sent, unless ``knows_unsent`` is False.
         ConnectionLostError: the connection broke later.
-        RequestTimeoutError: the transport's own limits ended it.
+        RequestTimeoutError: a limit of the transport was reached.
     """
 
     knows_unsent: bool

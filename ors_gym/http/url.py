@@ -18,7 +18,7 @@ _CREDENTIALS = re.compile("//.*@", re.DOTALL)  # also of a password with a slash
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """A server's URL, taken apart."""
+    """A parsed server URL."""
 
     text: str
     """The URL without credentials, as it is shown; a non-ASCII path percent-encoded."""
@@ -88,7 +88,7 @@ def _fault(url: str, parts: SplitResult, port: int | None, *, query: bool) -> st
 
 
 def _words(url: str, reason: str) -> str:
-    """The standard library's reason in the user's words."""
+    """The standard library's error in the user's terms."""
     host = url.partition("//")[2].partition("/")[0].rpartition("@")[2]
     if host.count(":") > 1 or "[" in host or "]" in host:
         return IN_BRACKETS

@@ -33,7 +33,7 @@ class MyEnvironment(Environment):
     # ---- an episode
 
     def setup(self) -> None:
-        """Begin."""
+        """The connection is made."""
         self.guesses_left = MAX_GUESSES
 
     def get_prompt(self) -> str:

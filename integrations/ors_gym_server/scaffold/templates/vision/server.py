@@ -41,7 +41,7 @@ class MyEnvironment(Environment):
     # ---- an episode
 
     def setup(self) -> None:
-        """Begin."""
+        """The connection is made."""
         self.scene = scene(self.task_spec["seed"])
 
     def get_prompt(self) -> list[Block]:
