@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ors_gym.dialects import DIALECTS, Dialect
-from ors_gym.policies.chat import Completion, ToolNames
+from ors_gym.policies.completion import Completion
+from ors_gym.policies.names import ToolNames
 from ors_gym.types import ToolSpec
 from tests.support.hostile_texts import OPENINGS, PIECES
 

@@ -8,8 +8,8 @@ return. Member i of a group stays at index i.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -156,10 +156,15 @@ class Reply:
     """Input tokens that the endpoint read from its cache."""
     num_reasoning_tokens: int | None = None
     """Reasoning tokens, a part of ``num_tokens``."""
+    blocks: tuple[MessageBlock, ...] = field(default=(), compare=False)
+    """The message as the endpoint sent it: its blocks in order, each with its original form in ``detail``, to be sent
+    back unchanged. Empty where text, reasoning and calls are all there is."""
 
     def __post_init__(self) -> None:
         if self.error is not None and self.tool_calls:
             raise ValueError("a reply with an error calls no tools: its calls would stay without results")
+        if self.blocks and sum(isinstance(block, ToolCallBlock) for block in self.blocks) != len(self.tool_calls):
+            raise ValueError("the blocks of a reply hold its tool calls, one block each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +201,11 @@ class Exchange:
         return (*(block for output in self.outputs for block in output.shown), *self.notices)
 
     def said(self) -> Message:
-        """The agent's message: reasoning, text and calls."""
+        """The agent's message: reasoning, text and calls, in the order of its endpoint where known."""
         reply = self.reply
+        if reply.blocks:
+            ids = iter(call.id for call in reply.tool_calls)
+            return Message("assistant", tuple(_with_id(block, ids) for block in reply.blocks))
         reasoning = (ReasoningBlock(reply.reasoning),) if reply.reasoning else ()
         text = (TextBlock(reply.text),) if reply.text else ()
         calls = (ToolCallBlock(call.id, call.name, call.input) for call in reply.tool_calls)
@@ -215,6 +223,10 @@ class Exchange:
             ToolResultBlock(each.action.id, each.output.shown, is_error=not each.output.ok) for each in self.transitions
         )
         return (Message("user", (*results, *self.notices)),) if results or self.notices else ()
+
+
+def _with_id(block: MessageBlock, ids: Iterator[str]) -> MessageBlock:
+    return replace(block, id=next(ids)) if isinstance(block, ToolCallBlock) else block
 
 
 def count_tokens(exchanges: Iterable[Exchange]) -> int | None:

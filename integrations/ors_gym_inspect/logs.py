@@ -35,7 +35,7 @@ from ors_gym.evaluation.files import FilePath, model_of, read_scored, run_file
 from ors_gym.evaluation.outcomes import place_of
 from ors_gym.evaluation.rules import Rules
 from ors_gym.evaluation.task_plan import TaskIdentity
-from ors_gym.policies.chat import ToolNames
+from ors_gym.policies.names import ToolNames
 from ors_gym.reporting.records import TrajectoryRecord
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Trajectory

@@ -25,7 +25,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolCallError, ToolInfo, ToolParams
 
-from ors_gym.policies.chat import ToolNames
+from ors_gym.policies.names import ToolNames
 from ors_gym.trajectory import Exchange, Reply
 from ors_gym.types import (
     ImageBlock,

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
-from ors_gym.policies.chat import ToolNames
+from ors_gym.policies.names import ToolNames
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, open_session
 from ors_gym.trajectory import StopReason, TaskRef

@@ -28,7 +28,7 @@ from ors_gym.cli.arguments import (
     session_options,
 )
 from ors_gym.cli.output import say, visible
-from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
+from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_keys
 from ors_gym.cli.scoring import add_scoring_options, print_evaluation, read_prices, rules_of, write_results
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
@@ -121,7 +121,7 @@ class _Eval:
         for spec in arguments.model:
             policy = make_policy(spec, arguments, "--model")
             self.models[_shown_name(spec, policy)] = policy
-        self.hidden = tuple(filter(None, (*hidden_values(arguments), model_key(arguments))))
+        self.hidden = tuple(filter(None, (*hidden_values(arguments), *model_keys(arguments))))
         if arguments.retry_failed and not arguments.resume:
             raise InputError("--retry-failed goes on with a run: say --resume and --out")
         if arguments.resume and not arguments.out:
@@ -259,7 +259,7 @@ def _indices(text: str | None) -> list[int] | None:
 
 def _shown_name(spec: str, policy: Policy) -> str:
     """A model's name in results: without its endpoint's address, which may hold a key."""
-    return f"openai:{policy.model}" if isinstance(policy, ChatPolicy) else spec
+    return f"{policy.api}:{policy.model}" if isinstance(policy, ChatPolicy) else spec
 
 
 def _plain(name: str) -> str:

@@ -11,12 +11,14 @@ from typing import Any, NoReturn, cast
 
 from ors_gym.cli.arguments import InputError
 from ors_gym.dialects import DIALECTS
+from ors_gym.policies.api import API
+from ors_gym.policies.apis import APIS
 from ors_gym.policies.endpoint import ChatPolicy
 from ors_gym.policies.policy import Policy, RandomPolicy
 
-__all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_key"]
+__all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_keys"]
 
-POLICIES = "random, openai:MODEL, module:name"
+POLICIES = f"random, {', '.join(f'{name}:MODEL' for name in APIS)}, module:name"
 
 
 def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -24,10 +26,11 @@ def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright
     parser.add_argument(
         "--base-url",
         metavar="URL",
-        default=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-        help="the endpoint of openai:MODEL (default: OPENAI_BASE_URL, or OpenAI itself)",
+        help="the endpoint of the model (default: the provider's own, or OPENAI_BASE_URL, ANTHROPIC_BASE_URL, …)",
     )
-    parser.add_argument("--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY)")
+    parser.add_argument(
+        "--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY, ANTHROPIC_API_KEY, …)"
+    )
     parser.add_argument(
         "--sampling",
         metavar="NAME=VALUE",
@@ -45,17 +48,19 @@ def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright
 
 def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--policy") -> Policy:
     """The policy that ``spec`` names; ``openai:MODEL@URL`` names its endpoint too."""
-    if arguments.sampling and not spec.startswith("openai:"):
-        raise InputError(f"--sampling is for {option} openai:MODEL")
-    if arguments.parser != "plain" and not spec.startswith("openai:"):
+    module, colon, name = spec.partition(":")
+    api = APIS.get(module)
+    if arguments.sampling and api is None:
+        raise InputError(f"--sampling is for {option} openai:MODEL and the like")
+    if arguments.parser != "plain" and module != "openai":
         raise InputError(f"--parser is for {option} openai:MODEL")
     if spec == "random":
         return RandomPolicy(arguments.seed)
-    module, colon, name = spec.partition(":")
     if not (colon and name):
-        _wrong_policy(option, spec, "write random, openai:MODEL or module:name")
-    if module == "openai":
-        return _chat_policy(spec, name, arguments, option)
+        others = ", ".join(f"{name}:MODEL" for name in APIS if name != "openai")
+        _wrong_policy(option, spec, f"write random, openai:MODEL or module:name (or {others})")
+    if api is not None:
+        return _chat_policy(spec, name, api, arguments, option)
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules of the working directory, as for python -m
     try:
@@ -69,7 +74,7 @@ def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--polic
     return cast("Policy", made)
 
 
-def _chat_policy(spec: str, name: str, arguments: argparse.Namespace, option: str) -> ChatPolicy:
+def _chat_policy(spec: str, name: str, api: API, arguments: argparse.Namespace, option: str) -> ChatPolicy:
     options: dict[str, Any] = {}
     for item in arguments.sampling:
         key, equals, value = item.partition("=")
@@ -80,16 +85,22 @@ def _chat_policy(spec: str, name: str, arguments: argparse.Namespace, option: st
         except ValueError:
             options[key] = value  # text, as people write it
     model, at, address = name.partition("@http")
-    base_url = f"http{address}" if at else arguments.base_url
+    base_url = f"http{address}" if at else arguments.base_url or os.environ.get(api.address_variable) or api.address
+    key = arguments.model_key or next(iter(_keys_of(api)), None)
     try:
-        return ChatPolicy(base_url, model, api_key=model_key(arguments), options=options, parser=arguments.parser)
+        return ChatPolicy(base_url, model, api=api.name, api_key=key, options=options, parser=arguments.parser)
     except ValueError as error:
         _wrong_policy(option, spec, str(error))
 
 
-def model_key(arguments: argparse.Namespace) -> str | None:
-    """The endpoint's key, None without one."""
-    return arguments.model_key or os.environ.get("OPENAI_API_KEY")
+def model_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Every key that an endpoint may be sent: what no record and no page may hold."""
+    known = (key for api in APIS.values() for key in _keys_of(api))
+    return tuple(dict.fromkeys(filter(None, (arguments.model_key, *known))))
+
+
+def _keys_of(api: API) -> list[str]:
+    return [os.environ[name] for name in api.key_variables if os.environ.get(name)]
 
 
 def _wrong_policy(option: str, spec: str, problem: str) -> NoReturn:

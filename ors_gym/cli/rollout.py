@@ -30,7 +30,7 @@ from ors_gym.cli.arguments import (
     session_options,
 )
 from ors_gym.cli.output import say, visible
-from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_key
+from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_keys
 from ors_gym.policies.endpoint import ChatPolicy
 from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.progress import RunProgress
@@ -50,14 +50,17 @@ examples:
   ors-gym rollout http://localhost:8080 --episodes 256 --report random.html
   ors-gym rollout http://localhost:8080 --policy openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1
   ors-gym rollout http://localhost:8080 --policy openai:gpt-5-mini --sampling max_completion_tokens=4096
+  ors-gym rollout http://localhost:8080 --policy anthropic:claude-opus-5-5 --sampling max_tokens=4096
   ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl            a line for each episode
   ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl --resume   goes on where that ended
   ors-gym rollout http://localhost:8080 --json | jq .mean_return
   ors-gym rollout http://localhost:8080 --env wordle --split test --policy my_agents:GreedyPolicy
 
-openai:MODEL asks any endpoint with OpenAI's chat completions: vLLM, SGLang, llama.cpp, a hosted model. Its key is read
-from OPENAI_API_KEY. A policy of your own is an object with `async def act(self, turn: Turn) -> Reply` (see
-ors_gym.policies.policy), or a class or function that makes one without arguments; it is named as module:name.
+openai:MODEL asks any endpoint with OpenAI's chat completions: vLLM, SGLang, llama.cpp, a hosted model. responses:MODEL
+asks OpenAI's Responses, which its newer models want for tools; anthropic:MODEL and google:MODEL ask these providers'
+own APIs. Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY. A policy of your own is an object
+with `async def act(self, turn: Turn) -> Reply` (see ors_gym.policies.policy), or a class or function that makes one
+without arguments; it is named as module:name.
 
 An episode that fails (a lost connection, a lost session) is played again on a fresh session and is never
 scored. Ctrl-C closes every session, and leaves the file and the report with what there is.
@@ -120,7 +123,7 @@ class _Rollout:
         self.console = console
         self.secrets = secrets(arguments)
         self.policy = make_policy(arguments.policy, arguments)
-        self.hidden = tuple(filter(None, (*hidden_values(arguments), model_key(arguments))))
+        self.hidden = tuple(filter(None, (*hidden_values(arguments), *model_keys(arguments))))
         self.num_groups = -(-arguments.episodes // arguments.group_size)
         self.groups: list[TrajectoryGroup] = []
         self.settings: dict[str, Any] = {}

@@ -1,92 +1,106 @@
-"""A policy behind a chat-completions endpoint: vLLM, SGLang, llama.cpp, or a hosted model.
+"""A policy behind a model's endpoint: vLLM, SGLang, llama.cpp, or a hosted model by its provider's own API.
 
 ::
 
     async with ChatPolicy("http://localhost:8000/v1", "Qwen/Qwen3-8B", max_tokens=2048) as policy:
         trajectory = await EpisodeRunner(client, policy).run_episode(TaskRef("wordle", "train", 3))
 
-Each turn is one request, streamed, that carries the conversation and the tools of the episode. What can go wrong with
-it, and what then:
+Each turn is one request, streamed, that carries the conversation and the tools of the episode. What the endpoint sent
+beside text and calls, such as signed or encrypted thoughts, goes back to it unchanged. What can go wrong:
 
 - The endpoint is busy (429), down (5xx) or not there (no connection), and nothing of the answer has come: asked again,
   when its ``Retry-After`` says or ever more seldom, for ``retry_seconds`` in all.
-- The answer breaks off, or that time is up: :class:`~ors_gym.errors.EndpointError`. The episode fails, and is played
-  again or dropped like one whose environment broke; nothing is scored.
+- The answer breaks off, ends with a word that is not known, or that time is up:
+  :class:`~ors_gym.errors.EndpointError`. The episode fails, and is played again or dropped like one whose environment
+  broke; nothing is scored.
+- A content filter withholds the answer, or refuses the conversation: the same, for this episode alone.
 - The conversation has grown too long for the model: the episode is truncated (``max_tokens``).
-- The endpoint refuses the key or the model, or the very first requests: :class:`EndpointRefusedError`, which ends the
-  run. No other episode would fare better.
-- The model wrote a call that cannot be read: an observation for it, with a reason.
+- ``max_tokens`` does not fit beside the conversation: lowered until it does, and said in the log.
+- The endpoint refuses the key, the model, further spending, or the very first requests, or it was never reached:
+  :class:`EndpointRefusedError`, which ends the run. No other episode would fare better.
+- The model wrote a call that cannot be read, or that was cut off: no call of the message is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects import Dialect, dialect
-from ors_gym.errors import EndpointError, ProtocolError, TransportError
+from ors_gym.errors import CertificateError, ConnectError, EndpointError, ProtocolError, TransportError
 from ors_gym.http.factory import make_transport
-from ors_gym.http.retry import backoff_seconds, retry_after_seconds
+from ors_gym.http.retry import backoff_seconds
 from ors_gym.http.sse import EventDecoder
 from ors_gym.http.transport import Transport, TransportResponse, read_beginning
 from ors_gym.json_text import parse_json
-from ors_gym.policies.chat import Completion, ToolNames, chat_messages
+from ors_gym.policies.answer import Answer, Finish, Origin
+from ors_gym.policies.api import Request
+from ors_gym.policies.apis import api_named
 from ors_gym.policies.policy import Reply, Turn
+from ors_gym.policies.refusals import Refusal, Verdict, judge, room_left
 from ors_gym.redaction import Redactor
-from ors_gym.types.shapes import JSONObject
 
 if TYPE_CHECKING:
     import httpx
 
 __all__ = ["ChatPolicy", "EndpointRefusedError"]
 
-TOO_LONG = re.compile(
-    r"context.?(length|window|size)|prompt is too long|prompt.{0,40}tokens.{0,40}too (long|large)|max_model_len"
-    r"|token count.{0,40}exceed|too many (input |prompt )?tokens|tokens.{0,40}must be <=",
-    re.IGNORECASE,
-)
-"""What servers say of a conversation that does not fit: OpenAI, vLLM, SGLang, llama.cpp and hosted ones differ."""
 DONE = "[DONE]"
-"""The end of a stream."""
+"""The end of a stream, where the API has one."""
+FIRST_CONTACT_SECONDS = 15.0
+"""How long an endpoint is asked for that was never reached: its address may well be wrong."""
+QUIET_SECONDS = 20.0
+"""After which the log says that the first answer has not begun."""
+
+logger = logging.getLogger(__name__)
 
 
 class EndpointRefusedError(RuntimeError):
     """The endpoint refuses the requests themselves: the key, the model or a setting is wrong. Ends the run."""
 
 
-class _AskAgainError(Exception):
-    """Nothing was produced, and asking again may help; ``after_seconds`` if the endpoint said when."""
+class _RefusedError(Exception):
+    """A request was refused, and nothing was produced."""
 
-    def __init__(self, why: str, after_seconds: float | None = None) -> None:
-        super().__init__(why, after_seconds)
+    def __init__(self, why: str, refusal: Refusal, *, unreached: bool = False) -> None:
+        super().__init__(why, refusal)
         self.why = why
-        self.after_seconds = after_seconds
+        self.refusal = refusal
+        self.unreached = unreached
+
+
+def _again(why: str, *, unreached: bool = False) -> _RefusedError:
+    return _RefusedError(why, Refusal(Verdict.AGAIN, why), unreached=unreached)
 
 
 class ChatPolicy:
-    """Asks a model at an OpenAI-compatible endpoint. Picklable, so that each Ray actor can have its own.
+    """Asks a model at an endpoint. Picklable, so that each Ray actor can have its own.
 
     Args:
-        base_url: The API's address, such as ``http://localhost:8000/v1`` (``/v1`` is added to an address without a
-            path).
+        base_url: The API's address, such as ``http://localhost:8000/v1`` (``/v1``, or what the API has instead, is
+            added to an address without a path).
         model: The model's name there.
-        api_key: Sent as a bearer token; in no log, error or repr. No environment variable is read.
+        api: The provider's API: ``openai`` for Chat Completions, ``responses`` for OpenAI's Responses, ``anthropic``
+            for Messages, ``google`` for generateContent.
+        api_key: Sent as the API wants it; in no log, error or repr. No environment variable is read.
         max_tokens: Of one message. An episode's own limit (``RolloutLimits.max_tokens``) lowers it.
         options: Anything else of the request's body: ``temperature``, ``top_p``, ``seed``, ``tool_choice``,
-            ``chat_template_kwargs``, …
-        parser: Reads the text of a message. The default sets ``<think>…</think>`` apart; for a server that does not
-            parse tool calls give the model's dialect (see :mod:`ors_gym.dialects`): the request then says so.
-        send_reasoning: Give the model its earlier thoughts back. Some models want them, some endpoints refuse them.
+            ``chat_template_kwargs``, ``thinking``, … Google's go into the ``generationConfig`` where they belong there.
+        parser: Reads the text of a message. The default sets ``<think>…</think>`` apart; for a server of Chat
+            Completions that does not parse tool calls give the model's dialect (see :mod:`ors_gym.dialects`): the
+            request then says so.
+        send_reasoning: By default thoughts go back as the endpoint sent them. True sends those of others too, as
+            ``reasoning_content``; False sends none. For Chat Completions; the other APIs need their own back.
         stream: Ask for the answer in pieces: a dead endpoint is noticed by its silence.
-        max_tokens_field: What the endpoint calls ``max_tokens``; OpenAI's newer models want
-            ``max_completion_tokens``. Either may be given in ``options`` instead.
+        max_tokens_field: What the endpoint calls ``max_tokens``, if not what the API does; OpenAI's newer models want
+            ``max_completion_tokens``. Any name of the limit may be given in ``options`` instead.
         retry_seconds: How long a busy endpoint, or one that is not there, is asked again for one message.
         silence_seconds: How long an answer may go without a sign of life, the wait for its beginning included.
         headers: Sent with every request; kept as secret as the key.
@@ -98,51 +112,63 @@ class ChatPolicy:
         base_url: str,
         model: str,
         *,
+        api: str = "openai",
         api_key: str | None = None,
         max_tokens: int | None = None,
         options: Mapping[str, Any] | None = None,
         parser: str | Dialect = "plain",
-        send_reasoning: bool = False,
+        send_reasoning: bool | None = None,
         stream: bool = True,
-        max_tokens_field: str = "max_tokens",
+        max_tokens_field: str | None = None,
         retry_seconds: float = 120.0,
         silence_seconds: float = 600.0,
         headers: Mapping[str, str] | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
+        self._api = api_named(api)
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"an endpoint's base_url begins with http:// or https://, got {base_url!r}")
         if parts.username is not None:
             raise ValueError("an endpoint's base_url holds no credentials: give them as api_key or headers")
-        path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-        whole = parts._replace(path=f"{path}/chat/completions", fragment="")
+        self._options = dict(options or {})
+        stream = bool(self._options.pop("stream", stream))
+        path, _, query = (self._api.root(parts.path) + self._api.call(model, stream=stream)).partition("?")
+        whole = parts._replace(path=path, query="&".join(filter(None, (parts.query, query))), fragment="")
         self._target = whole.geturl()
         self.url = whole._replace(query="").geturl()
         """Where requests go, without the query, in which some endpoints want the key."""
         self.model = model
-        self._headers = {"Content-Type": "application/json", "User-Agent": "ors-gym", **(headers or {})}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self.api = api
+        of_key = self._api.headers(api_key) if api_key else {}
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        common = {"content-type": "application/json", "user-agent": "ors-gym", **self._api.own_headers(), **of_key}
+        self._headers = {name: value for name, value in common.items() if name.lower() not in given} | dict(
+            headers or {}
+        )
         of_query = [value for _, value in parse_qsl(parts.query)]
         self._redact = Redactor([api_key or "", *(headers or {}).values(), *of_query])
-        self._options = dict(options or {})
-        for name in ("max_tokens", "max_completion_tokens"):  # so that an episode's own limit lowers it here too
+        self._limit_name = max_tokens_field or self._api.limits[0]
+        for name in self._api.limits:  # so that an episode's own limit lowers it here too
             if name in self._options:
-                max_tokens_field, max_tokens = name, self._options.pop(name)
+                self._limit_name, max_tokens = max_tokens_field or name, self._options.pop(name)
         if max_tokens is not None and max_tokens < 1:
             raise ValueError("max_tokens must be at least 1, or None for no limit")
         self._max_tokens = max_tokens
         self._dialect = dialect(parser)
+        if self._dialect.name != "plain" and api != "openai":
+            raise ValueError(f"the API {api!r} sends calls apart from text: parser is for {'openai'!r}")
         self._send_reasoning = send_reasoning
         self._stream = stream
-        self._max_tokens_field = max_tokens_field
         self._retry_seconds = retry_seconds
         self._silence_seconds = silence_seconds
         self._http_client = http_client
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._accepted = False
+        self._reached = False
+        self._quirks: frozenset[str] = frozenset()
+        self._said: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<ChatPolicy {self.model} at {self.url}>"
@@ -171,93 +197,156 @@ class ChatPolicy:
             EndpointError: the endpoint failed; this episode is over.
             EndpointRefusedError: it refuses such requests; so is the run.
         """
-        names = ToolNames(turn.tools)
-        # Half a surrogate pair, which an environment may well have sent, is no Unicode and becomes a question mark.
-        body = json.dumps(self._body(turn, names), ensure_ascii=False, allow_nan=False).encode(errors="replace")
-        deadline = time.monotonic() + self._retry_seconds
+        names = self._api.names(turn.tools)
+        origin = Origin(self.url, self.model)
+        limits = [limit for limit in (self._max_tokens, turn.max_tokens) if limit is not None]
+        limit = min(limits) if limits else None
+        began = time.monotonic()
         attempt = 0
         while True:
+            request = Request(
+                self.model,
+                turn.messages,
+                turn.tools,
+                names,
+                origin,
+                self._dialect,
+                self._stream,
+                limit,
+                self._limit_name,
+                self._send_reasoning,
+                self._options,
+                self._quirks,
+            )
+            # Half a surrogate pair, which an environment may well have sent, is no Unicode and becomes a question mark.
+            body = self._api.body(request)
+            wire = json.dumps(body, ensure_ascii=False, allow_nan=False).encode(errors="replace")
             try:
-                completion = await self._ask(body)
-            except _AskAgainError as again:
-                delay = backoff_seconds(attempt, 0.5, 20.0)
-                delay = delay if again.after_seconds is None else max(again.after_seconds, 0.05)
-                if time.monotonic() + delay > deadline:
-                    times = f"{attempt + 1} attempt{'s' if attempt else ''}"
-                    raise self._failure(f"{again.why} ({times} in {self._retry_seconds:g} s)") from None
-                attempt += 1
-                await asyncio.sleep(delay)
-                continue
-            return Reply(truncated=True) if completion is None else completion.reply(self._dialect, names, turn.tools)
+                answer = await self._ask(wire)
+            except _RefusedError as refused:
+                match refused.refusal.verdict:
+                    case Verdict.AGAIN:
+                        await self._wait(refused, attempt, began)
+                        attempt += 1
+                        continue
+                    case Verdict.LESS_OUTPUT | Verdict.REQUEST if self._learn(refused, request.quirks):
+                        continue
+                    case Verdict.LESS_OUTPUT if (lower := self._lowered(refused, limit)) is not None:
+                        limit = lower
+                        continue
+                    case Verdict.TOO_LONG | Verdict.LESS_OUTPUT:
+                        return Reply(truncated=True)
+                    case Verdict.MORE_OUTPUT if turn.max_tokens == limit:  # what is left of the episode's tokens
+                        return Reply(truncated=True)
+                    case verdict:
+                        raise self._ending(verdict, refused.why) from None
+            return answer.reply(self._dialect, names, turn.tools, origin=origin, max_tokens=limit)
 
-    def _body(self, turn: Turn, names: ToolNames) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": chat_messages(turn.messages, names, with_reasoning=self._send_reasoning),
-            "stream": self._stream,
-        }
-        if self._stream:
-            body["stream_options"] = {"include_usage": True}
-        if len(turn.tools):
-            body["tools"] = names.declare(turn.tools)
-            if self._dialect.name != "plain":  # the calls are read here: vLLM refuses tools that it should parse
-                body["tool_choice"] = "none"
-                if self._dialect.special_marks:
-                    body["skip_special_tokens"] = False
-        limits = [limit for limit in (self._max_tokens, turn.max_tokens) if limit is not None]
-        if limits:
-            body[self._max_tokens_field] = min(limits)
-        return body | self._options
+    async def _wait(self, refused: _RefusedError, attempt: int, began: float) -> None:
+        """Wait before the request is sent again, or give up."""
+        patience = self._retry_seconds
+        never_reached = refused.unreached and not self._reached
+        if never_reached:
+            patience = min(patience, FIRST_CONTACT_SECONDS)
+        delay = refused.refusal.after_seconds
+        delay = backoff_seconds(attempt, 0.5, 20.0) if delay is None else max(delay, 0.05)
+        if time.monotonic() + delay > began + patience:
+            times = f"{attempt + 1} attempt{'s' if attempt else ''}"
+            why = f"{refused.why} ({times} in {patience:g} s)"
+            if never_reached and patience < self._retry_seconds:
+                raise self._ending(Verdict.RUN, why)
+            raise self._failure(why)
+        if not self._accepted:
+            self._say("waiting", f"{refused.why}; asking again for up to {patience:g} s")
+        await asyncio.sleep(delay)
 
-    async def _ask(self, body: bytes) -> Completion | None:
-        """Send a request once; None where the conversation is too long for the model."""
-        completion = Completion()
+    def _learn(self, refused: _RefusedError, known: frozenset[str]) -> bool:
+        """Whether the refusal names something that the request can do without."""
+        said = refused.refusal.said
+        learned = {quirk for quirk, words in self._api.quirks.items() if words.search(said)} - known
+        self._quirks |= learned
+        return bool(learned)
+
+    def _lowered(self, refused: _RefusedError, limit: int | None) -> int | None:
+        """The limit to ask with instead; None where less than a token would be left, or there is no limit."""
+        limit = self._api.default_limit if limit is None else limit
+        if limit is None:
+            return None
+        room = room_left(refused.refusal.said)
+        lower = limit // 2 if room is None or room.tokens >= limit else room.tokens
+        if lower < 1:
+            return None
+        if room is not None and room.always and self._max_tokens is not None:
+            self._max_tokens = min(self._max_tokens, lower)
+        self._say("lowered", f"max_tokens={limit} is more than the model allows: lowered to {lower}")
+        return lower
+
+    async def _ask(self, body: bytes) -> Answer:
+        """Send a request once.
+
+        Raises:
+            _RefusedError: nothing was produced.
+        """
+        answer = self._api.answer()
+        loop = asyncio.get_running_loop()
+        quiet = loop.call_later(QUIET_SECONDS, self._say_quiet)
         try:
             async with (
                 asyncio.timeout(self._silence_seconds) as silence,
                 self._transport_here().send("POST", self._target, self._headers, body) as response,
             ):
                 if response.status != 200:
+                    self._reached = True
                     self._refuse(response, await read_beginning(response))
-                    return None
-                self._accepted = True
-                async for answers in _answers(response):
-                    silence.reschedule(asyncio.get_running_loop().time() + self._silence_seconds)
-                    for answer in answers:
-                        self._take(answer, completion)
+                async for events in _events(response):
+                    self._reached = True
+                    quiet.cancel()
+                    silence.reschedule(loop.time() + self._silence_seconds)
+                    for event in events:
+                        self._take(event, answer)
         # What happens to the connection after the answer's end does not matter.
         except TimeoutError:
-            if not completion.finish_reason:
+            if not answer.finish_reason:
                 raise self._failure(f"the endpoint was silent for {self._silence_seconds:g} s") from None
+        except CertificateError as error:
+            raise self._ending(Verdict.RUN, error.message) from None
         except TransportError as error:
-            if not (completion.begun or completion.finish_reason):
-                raise _AskAgainError(error.message) from None
-            if not completion.finish_reason:
+            if not (answer.begun or answer.finish_reason):
+                raise _again(error.message, unreached=isinstance(error, ConnectError)) from None
+            if not answer.finish_reason:
                 raise self._failure(f"the answer was cut off: {error.message}") from error
         except ProtocolError as error:
             raise self._failure(f"the endpoint's answer makes no sense: {error.message}") from None
-        if not completion.finish_reason:
-            if completion.begun:
+        finally:
+            quiet.cancel()
+        if not answer.finish_reason:
+            if answer.begun:
                 raise self._failure("the answer was cut off before its end")
-            raise _AskAgainError("the answer ended before it began")
-        if completion.finish_reason == "content_filter":
-            raise self._failure("the endpoint's content filter kept the answer back")
-        return completion
+            raise _again("the answer ended before it began")
+        if answer.finish is Finish.FILTERED:
+            raise self._failure(f"the endpoint's content filter kept the answer back ({answer.finish_reason})")
+        if answer.finish is Finish.FAILED:
+            why = f"the answer ended with {answer.finish_reason!r}, which is no proper end"
+            if not answer.begun and judge(None, {}, {"code": answer.finish_reason}).verdict is Verdict.AGAIN:
+                raise _again(why)
+            raise self._failure(why)
+        self._accepted = True
+        return answer
 
-    def _take(self, answer: Any, completion: Completion) -> None:
+    def _take(self, event: Any, answer: Answer) -> None:
         """Feed a piece of the answer, unless it says that something broke."""
-        if answer == DONE:
-            completion.end()
+        if event == DONE:
+            answer.end()
             return
-        if not isinstance(answer, Mapping) or not cast("JSONObject", answer).get("error"):
-            completion.feed(answer)
+        error = answer.error_of(event)
+        if error is None:
+            answer.feed(event)
             return
-        error = cast("JSONObject", answer)["error"]
-        why = f"the endpoint broke the answer off: {_said(answer)}"
-        code = cast("JSONObject", error).get("code") if isinstance(error, Mapping) else None
-        if not completion.begun and str(code).isdigit() and _is_passing(int(str(code))):
-            raise _AskAgainError(why)
-        raise self._failure(why)
+        refusal = judge(None, {}, error)
+        why = f"the endpoint broke the answer off: {refusal.said[:1000]}"
+        if answer.begun and refusal.verdict is not Verdict.RUN:
+            raise self._failure(why)
+        raise _RefusedError(why, refusal)
 
     def _transport_here(self) -> Transport:
         """The transport of the running event loop."""
@@ -270,46 +359,46 @@ class ChatPolicy:
         return self._transport
 
     def _refuse(self, response: TransportResponse, body: bytes) -> None:
-        """Say what an answer that is no 200 means; return for a conversation that is too long."""
+        """Raise what an answer means that is no 200."""
         try:
-            said = _said(parse_json(body))
+            refusal = judge(response.status, response.headers, parse_json(body))
         except ProtocolError:
-            said = body.decode(errors="replace").strip()
-        status = response.status
-        why = f"the endpoint answered {status}: {said[:1000]}" if said else f"the endpoint answered {status}"
-        if _is_passing(status):
-            raise _AskAgainError(why, retry_after_seconds(response.headers))
-        if status in (400, 413, 422) and TOO_LONG.search(said):
-            return
-        if status in (401, 403, 404) or not self._accepted:
-            raise EndpointRefusedError(self._redact(f"{self.url} with model {self.model!r}: {why}"))
-        raise self._failure(why)
+            refusal = judge(response.status, response.headers, body.decode(errors="replace"))
+        why = f"the endpoint answered {response.status}"
+        raise _RefusedError(f"{why}: {refusal.said[:1000]}" if refusal.said else why, refusal)
+
+    def _ending(self, verdict: Verdict, why: str) -> EndpointError | EndpointRefusedError:
+        """The error that ends the run, or only the episode."""
+        accepted = self._accepted and verdict is Verdict.REQUEST
+        if verdict is Verdict.EPISODE or accepted:
+            return self._failure(why)
+        return EndpointRefusedError(self._redact(f"{self.url} with model {self.model!r}: {why}"))
 
     def _failure(self, why: str) -> EndpointError:
         return EndpointError(self._redact(why)).at(f"POST {self.url}")
 
+    def _say(self, once: str, what: str) -> None:
+        """Say something in the log, once in the life of the policy."""
+        if once not in self._said:
+            self._said.add(once)
+            logger.warning("%s with model %s: %s", self.url, self.model, self._redact(what))
 
-async def _answers(response: TransportResponse) -> AsyncIterator[list[Any]]:
-    """The JSON of an answer as it arrives: a stream's chunks, or the whole where the endpoint does not stream.
+    def _say_quiet(self) -> None:
+        if not self._accepted:
+            self._say("quiet", f"no answer for {QUIET_SECONDS:g} s; waiting for up to {self._silence_seconds:g} s")
+
+
+async def _events(response: TransportResponse) -> AsyncIterator[list[Any]]:
+    """The JSON of an answer as it arrives: a stream's events, or the whole where the endpoint does not stream.
 
     Whatever arrives gives a list, which is empty for a comment that only says that the endpoint is alive.
     """
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+    kind = response.headers.get("content-type", "")
+    if kind.startswith("text/html"):
+        raise _again("the endpoint answered with a web page", unreached=True)
+    if not kind.startswith("text/event-stream"):
         yield [parse_json(await response.read())]
         return
     events = EventDecoder()
     async for chunk in response.chunks():
         yield [DONE if data.strip() == DONE else parse_json(data) for _, data in events.feed(chunk)]
-
-
-def _is_passing(status: int) -> bool:
-    """Whether a status speaks of the endpoint's state and not of the request."""
-    return status >= 500 or status in (408, 409, 425, 429)
-
-
-def _said(answer: Any) -> str:
-    """What an endpoint says of an error: OpenAI's ``{"error": {"message"}}``, FastAPI's ``detail``, or anything."""
-    while isinstance(answer, Mapping):
-        fields = cast("JSONObject", answer)
-        answer = next((fields[key] for key in ("error", "message", "detail") if fields.get(key)), str(fields))
-    return str(answer)

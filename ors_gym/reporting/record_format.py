@@ -12,16 +12,11 @@ from typing import Any, TypeAlias, cast
 from ors_gym.json_text import LIMITS
 from ors_gym.redaction import SHORT_CHARACTERS
 from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, Transition
-from ors_gym.types import (
-    Message,
-    MessageBlock,
-    ToolCall,
-    ToolOutput,
-    ToolResultBlock,
-)
+from ors_gym.types import Message, MessageBlock, ToolCall, ToolOutput, ToolResultBlock
 from ors_gym.types.messages import (
     block_to_wire,
     blocks_from_wire,
+    message_block_from_wire,
 )
 from ors_gym.types.shapes import (
     JSONObject,
@@ -118,7 +113,7 @@ class RecordEncoder:
             "calls": calls + of_terminal_tool,
             "notices": [self._block(block) for block in exchange.notices],
             "finished": exchange.finished,
-        }
+        } | ({"blocks": [self._block(block) for block in exchange.said().blocks]} if reply.blocks else {})
 
     def _call(self, call_id: str | None, call: ToolCall, answer: Transition | None) -> JSONObject:
         return {
@@ -198,6 +193,7 @@ def _read_exchange(wire: JSONObject) -> Exchange:
         wire["num_prompt_tokens"],
         wire.get("num_cached_tokens"),
         wire.get("num_reasoning_tokens"),
+        tuple(map(message_block_from_wire, wire.get("blocks") or ())),
     )
     return Exchange(reply, transitions, blocks_from_wire(wire["notices"], "notices"), wire["finished"])
 

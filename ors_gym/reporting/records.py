@@ -21,11 +21,14 @@ The file needs no header and no package of its writer's: any JSON reader takes i
                     "calls": [{"id": "call_0_0", "name": "guess", "input": {"word": "crane"}, "seconds": 0.1,
                                "output": {"ok": true, "reward": null, "finished": false, "metadata": null,
                                           "error": null, "reason": null, "blocks": [{"type": "text", "text": "…"}]}}],
-                    "notices": [], "finished": false}]}
+                    "notices": [], "finished": false,
+                    "blocks": [{"type": "text", "text": "…", "detail": {…}}]}]}
 
 An exchange is one message of the agent and what came of it. A call that was not answered has ``output`` null; the call
-of the terminal tool, which a plain message goes to, has ``id`` null. ``return``, ``num_turns`` and ``num_tokens`` are
-there for other readers. A reader ignores keys that it does not know, and refuses another ``version``.
+of the terminal tool, which a plain message goes to, has ``id`` null. ``blocks`` has the message as its endpoint sent
+it, with what only the endpoint understands; it is absent where there is no such thing. ``return``, ``num_turns`` and
+``num_tokens`` are there for other readers. A reader ignores keys that it does not know, and refuses another
+``version``.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from ors_gym.errors import ProtocolError
 from ors_gym.extras import packages_of
-from ors_gym.policies.chat import ToolNames, chat_messages
+from ors_gym.policies.chat import chat_messages
+from ors_gym.policies.names import ToolNames
 from ors_gym.redaction import Redactor
 from ors_gym.reporting.record_format import RecordEncoder, read_failure, read_task, read_trajectory
 from ors_gym.rollouts.returns import trajectory_return

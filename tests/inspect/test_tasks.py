@@ -14,7 +14,7 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.model import ChatMessageTool, ChatMessageUser, ContentImage, ModelOutput, ModelUsage, get_model
 
-from ors_gym.policies.chat import ToolNames
+from ors_gym.policies.names import ToolNames
 from ors_gym.types import ToolSpec
 from ors_gym_inspect import ors_task
 from ors_gym_inspect.messages import tool_infos

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ors_gym.policies.chat import Completion, ToolNames
+from ors_gym.policies.completion import Completion
+from ors_gym.policies.names import ToolNames
 from ors_gym.trajectory import Reply
 
 

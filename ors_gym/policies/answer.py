@@ -1,0 +1,240 @@
+"""A model's answer in the making, whichever API it comes from, and the reply that it becomes. No I/O."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Any, ClassVar, Literal, cast
+
+from ors_gym.dialects import Dialect, tool_call
+from ors_gym.dialects.scanning import UnreadableCallError
+from ors_gym.errors import ProtocolError
+from ors_gym.policies.names import ToolNames
+from ors_gym.trajectory import Reply
+from ors_gym.types import MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolSpec
+from ors_gym.types.shapes import JSONObject
+
+__all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_object", "count_in", "count_or"]
+
+
+class Finish(Enum):
+    """What the word means with which an answer ends."""
+
+    DONE = auto()
+    """The model has said what it wanted to say."""
+    CUT = auto()
+    """A token limit cut the answer off."""
+    FILTERED = auto()
+    """A content filter, or the model itself, withheld the answer."""
+    MALFORMED = auto()
+    """The model wrote a call that the endpoint could not read."""
+    FAILED = auto()
+    """Something else ended it, which includes every word that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The endpoint and the model that a message comes from: what only they understand goes back only to them."""
+
+    endpoint: str
+    model: str
+
+    def keep(self, sent: JSONObject | None) -> JSONObject | None:
+        """The ``detail`` of a block, with what the endpoint sent of it."""
+        return None if sent is None else {"endpoint": self.endpoint, "model": self.model, "sent": sent}
+
+    def kept(self, block: MessageBlock) -> dict[str, Any] | None:
+        """What the endpoint sent of a block; None for the blocks of others."""
+        detail = block.detail or {}
+        if (detail.get("endpoint"), detail.get("model")) != (self.endpoint, self.model):
+            return None
+        sent = detail.get("sent")
+        return dict(cast("JSONObject", sent)) if isinstance(sent, Mapping) else None
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of an answer."""
+
+    kind: Literal["text", "reasoning", "call"]
+    text: str = ""
+    sent: JSONObject | None = None
+    """The part as it came, to be given back unchanged; None where its text alone is as good."""
+    call_id: str = ""
+    name: str = ""
+    arguments: Any = None
+    """JSON text or an object."""
+
+    def read(self, names: ToolNames) -> ToolCall:
+        """The call, with the id of its provider.
+
+        Raises:
+            ValueError: it cannot be read, in words.
+        """
+        text = self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
+        call = tool_call({"id": self.call_id, "name": self.name, "arguments": text})
+        return replace(call, name=names.own(call.name))
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.arguments})" if self.kind == "call" else self.text
+
+
+@dataclass
+class Answer(ABC):
+    """An answer in the making: fed with a stream's events or with one whole answer, then read as a reply."""
+
+    words: ClassVar[Mapping[str, Finish]]
+    """The words with which answers end; every other one is a failure."""
+
+    begun: bool = False
+    """Whether the model has produced anything."""
+    finish_reason: str = ""
+    """Why the answer ended; empty while it has not."""
+    usage: dict[str, int | None] = field(default_factory=dict[str, "int | None"])
+    """The counts of a reply, by their names."""
+
+    @abstractmethod
+    def feed(self, event: Any) -> None:
+        """Take one event of a stream, or a whole answer.
+
+        Raises:
+            ProtocolError: it is neither.
+        """
+
+    def end(self) -> None:
+        """Take the end of the stream, where the API has a word for it."""
+        return
+
+    def error_of(self, event: Any) -> Any:
+        """The error that an event tells of, None for any other event."""
+        if isinstance(event, list) and event:
+            event = as_array(event, "an error")[0]
+        if not isinstance(event, Mapping):
+            return None
+        return cast("Any", event) if cast("JSONObject", event).get("error") else None
+
+    @abstractmethod
+    def pieces(self) -> Iterable[Piece]:
+        """The parts of the answer in the endpoint's order."""
+
+    @property
+    def finish(self) -> Finish:
+        """What the end of the answer means."""
+        return self.words.get(self.finish_reason, Finish.FAILED)
+
+    def reply(
+        self,
+        dialect: Dialect,
+        names: ToolNames,
+        tools: Iterable[ToolSpec] = (),
+        *,
+        origin: Origin | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply:
+        """What the model said. ``dialect`` reads its text, which holds calls where the server does not parse them.
+
+        An answer that was cut off makes no call, nor does one with arguments that cannot be read: the reply then has
+        an ``error`` and a ``reason``, and what the model wrote stands in its text. vLLM calls an answer that was cut
+        off at ``max_tokens`` finished if it has calls, so an answer with calls of that length is taken for cut off.
+        """
+        pieces = list(self.pieces())
+        calls = [piece for piece in pieces if piece.kind == "call"]
+        spent = self.usage.get("num_tokens")
+        at_limit = bool(calls) and max_tokens is not None and spent is not None and spent >= max_tokens
+        cut = at_limit or self.finish is Finish.CUT
+        shown = [replace(tool, name=names.shown(tool.name)) for tool in tools]
+        parsed = dialect.parse("".join(piece.text for piece in pieces if piece.kind == "text"), tools=shown, cut=cut)
+        thoughts = (*(piece.text for piece in pieces if piece.kind == "reasoning"), parsed.reasoning)
+        counted = replace(
+            parsed,
+            tool_calls=tuple(replace(call, name=names.own(call.name)) for call in parsed.tool_calls),
+            reasoning="\n".join(filter(None, thoughts)),
+            truncated=cut,
+            **cast("Any", self.usage),
+        )
+        if self.finish is Finish.MALFORMED:
+            why = f"the endpoint could not read the call ({self.finish_reason})"
+            return _unread(counted, calls, why, "invalid_call")
+        if parsed.error is not None:
+            return counted
+        try:
+            if calls and cut:
+                raise UnreadableCallError("unfinished_call", "the message was cut off at its limit")
+            made = [call.read(names) for call in calls]
+        except ValueError as unreadable:
+            return _unread(counted, calls, str(unreadable), getattr(unreadable, "reason", "invalid_call"))
+        whole = replace(counted, tool_calls=(*counted.tool_calls, *made))
+        if origin is None or all(piece.sent is None for piece in pieces):
+            return whole
+        return replace(whole, blocks=tuple(_blocks(pieces, parsed, whole, origin)))
+
+
+def _unread(reply: Reply, calls: Iterable[Piece], why: str, reason: str) -> Reply:
+    text = "\n".join(filter(None, (reply.text, *map(str, calls))))
+    error = f"No tool was called: {why}. Give the arguments as one JSON object"
+    return replace(reply, text=text, tool_calls=(), error=error, reason=reason)
+
+
+def _blocks(pieces: Sequence[Piece], parsed: Reply, whole: Reply, origin: Origin) -> Iterator[MessageBlock]:
+    """The message in the endpoint's order, each block with what the endpoint sent of it."""
+    calls = list(whole.tool_calls)
+    in_text, made = calls[: len(parsed.tool_calls)], iter(calls[len(parsed.tool_calls) :])
+    if parsed.reasoning or in_text:  # the dialect took the text apart
+        yield from (
+            ReasoningBlock(each.text, detail=origin.keep(each.sent)) for each in pieces if each.kind == "reasoning"
+        )
+        yield from (ReasoningBlock(thought) for thought in [parsed.reasoning] if thought)
+        yield from (TextBlock(text) for text in [parsed.text] if text)
+        yield from (ToolCallBlock("", call.name, call.input) for call in in_text)
+        pieces = [piece for piece in pieces if piece.kind == "call"]
+    for piece in pieces:
+        detail = origin.keep(piece.sent)
+        if piece.kind == "reasoning":
+            yield ReasoningBlock(piece.text, detail=detail)
+        elif piece.kind == "text":
+            yield TextBlock(piece.text, detail)
+        else:
+            call = next(made)
+            yield ToolCallBlock("", call.name, call.input, detail)
+
+
+def count_or(value: Any, known: int | None = None) -> int | None:
+    """A number of tokens, ``known`` where there is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else known
+
+
+def count_in(usage: JSONObject, group: str, *names: str) -> int | None:
+    """A number of tokens inside a group of the usage, under the first of its names; None where there is none."""
+    details = usage.get(group)
+    if not isinstance(details, Mapping):
+        return None
+    found = (count_or(cast("JSONObject", details).get(name)) for name in names)
+    return next((value for value in found if value is not None), None)
+
+
+def as_object(value: Any, what: str) -> JSONObject:
+    """A JSON object of an answer; ``what`` names it in the error.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise ProtocolError(f"expected a JSON object for {what}, got {type(value).__name__}")
+    return cast("JSONObject", value)
+
+
+def as_array(value: Any, what: str) -> Sequence[Any]:
+    """A JSON array of an answer, empty where there is none; ``what`` names it in the error.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ProtocolError(f"expected a JSON array for {what}, got {type(value).__name__}")
+    items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return items

@@ -1,0 +1,235 @@
+"""Anthropic's Messages. No I/O.
+
+https://docs.anthropic.com/en/api/messages. The blocks of an answer, thinking with its signature among them, go back
+unchanged and in their order. The results of a message's calls open the next user message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from ors_gym.json_text import read_json
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_in, count_or
+from ors_gym.policies.api import API, Request, said_blocks, split_system
+from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, ToolSpec
+from ors_gym.types.shapes import JSONObject
+
+__all__ = ["AnthropicMessages"]
+
+COMBINED = ("oneOf", "anyOf", "allOf")
+"""What the API takes anywhere in a schema but at its top."""
+
+
+class AnthropicMessages(API):
+    """``POST /v1/messages``."""
+
+    name = "anthropic"
+    address = "https://api.anthropic.com/v1"
+    address_variable = "ANTHROPIC_BASE_URL"
+    key_variables = ("ANTHROPIC_API_KEY",)
+    limits = ("max_tokens",)
+    default_limit = 8192
+
+    def root(self, path: str) -> str:
+        """The path of an address, to which the provider's own clients add the version."""
+        path = path.rstrip("/").removesuffix("/messages")
+        return path if path.endswith(self.version) else path + self.version
+
+    def call(self, model: str, *, stream: bool) -> str:
+        """Always the same."""
+        return "/messages"
+
+    def headers(self, key: str) -> dict[str, str]:
+        """A header of its own."""
+        return {"x-api-key": key}
+
+    def own_headers(self) -> dict[str, str]:
+        """The version that takes sampling parameters, of the models that have them."""
+        return {"anthropic-version": "2023-06-01"}
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request."""
+        system, rest = split_system(request.messages)
+        body: dict[str, Any] = {
+            "model": request.model,
+            "max_tokens": self.default_limit if request.max_tokens is None else request.max_tokens,
+            "messages": _messages(rest, request),
+            "stream": request.stream,
+        }
+        if system:
+            body["system"] = system
+        if len(request.tools):
+            body["tools"] = [_tool(tool, request.names.shown(tool.name)) for tool in request.tools]
+        return body | dict(request.options)
+
+    def answer(self) -> Answer:
+        """A message."""
+        return AnthropicMessage()
+
+
+def _tool(tool: ToolSpec, name: str) -> dict[str, Any]:
+    """A tool. What may not stand at the top of its schema is said in its description instead."""
+    schema = {"type": "object", **tool.parameters}
+    moved = {key: schema.pop(key) for key in COMBINED if key in schema}
+    description = tool.description
+    if moved:
+        description = f"{description}\nThe input also has to satisfy this JSON Schema: {json.dumps(moved)}".strip()
+    return {"name": name, "description": description, "input_schema": schema}
+
+
+def _messages(messages: Iterable[Message], request: Request) -> list[dict[str, Any]]:
+    """The messages: the user's first, in turns, none of them empty."""
+    wire: list[dict[str, Any]] = []
+    for message in messages:
+        role = "assistant" if message.role == "assistant" else "user"
+        content = list(_content(message, request))
+        while content and content[-1]["type"] in ("thinking", "redacted_thinking"):
+            content.pop()  # a message must not end with one
+        if not content:
+            continue
+        if wire and wire[-1]["role"] == role:
+            wire[-1]["content"] += content
+        else:
+            wire.append({"role": role, "content": content})
+    if not wire or wire[0]["role"] == "assistant":
+        wire.insert(0, {"role": "user", "content": [{"type": "text", "text": "Begin."}]})
+    return wire
+
+
+def _content(message: Message, request: Request) -> Iterator[dict[str, Any]]:
+    """The blocks of one message, the results of calls first."""
+    results = [block for block in message.blocks if isinstance(block, ToolResultBlock)]
+    for result in results:
+        yield _result(result)
+    for block in message.blocks:
+        sent = request.origin.kept(block)
+        if isinstance(block, ToolCallBlock):
+            rebuilt = {"type": "tool_use", "name": request.names.shown(block.name), "input": dict(block.input)}
+            yield {**(sent or rebuilt), "id": block.id}
+        elif isinstance(block, TextBlock | ImageBlock):
+            if isinstance(block, ImageBlock) or block.text.strip():
+                yield sent or _part(block)
+        elif isinstance(block, ReasoningBlock) and sent is not None:
+            yield sent
+
+
+def _result(result: ToolResultBlock) -> dict[str, Any]:
+    content = [_part(block) for block in said_blocks(Message("user", result.blocks))]
+    wire: dict[str, Any] = {"type": "tool_result", "tool_use_id": result.tool_call_id}
+    if result.is_error:
+        wire["is_error"] = True
+        content = content or [{"type": "text", "text": "The call failed."}]
+    return wire | ({"content": content} if content else {})
+
+
+def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
+    if isinstance(block, TextBlock):
+        return {"type": "text", "text": block.text}
+    source = {"type": "base64", "media_type": block.mime_type, "data": block.data}
+    return {"type": "image", "source": source}
+
+
+class AnthropicMessage(Answer):
+    """A message: its content blocks as they come."""
+
+    words: ClassVar[Mapping[str, Finish]] = {
+        **dict.fromkeys(("end_turn", "tool_use", "stop_sequence"), Finish.DONE),
+        **dict.fromkeys(("max_tokens", "model_context_window_exceeded"), Finish.CUT),
+        "refusal": Finish.FILTERED,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: dict[object, _BlockInTheMaking] = {}
+        self._counts: dict[str, Any] = {}
+
+    def feed(self, event: Any) -> None:
+        """Take one event of a stream, or a whole message."""
+        fields = as_object(event, "a message")
+        match fields.get("type"):
+            case "message":
+                self._begin(fields)
+            case "message_start":
+                self._begin(as_object(fields.get("message"), "a message"))
+            case "content_block_start":
+                self._blocks[fields.get("index")] = _BlockInTheMaking(fields.get("content_block"))
+                self.begun = True
+            case "content_block_delta":
+                block = self._blocks.setdefault(fields.get("index"), _BlockInTheMaking({"type": "text", "text": ""}))
+                block.add(as_object(fields.get("delta"), "a delta"))
+                self.begun = True
+            case "message_delta":
+                delta = as_object(fields.get("delta") or {}, "a delta")
+                self.finish_reason = str(delta.get("stop_reason") or self.finish_reason)
+                self._count(fields.get("usage"))
+            case _:
+                pass  # ping, and what comes without being of use
+
+    def _begin(self, message: JSONObject) -> None:
+        for place, block in enumerate(as_array(message.get("content"), "a message's content")):
+            self._blocks[place] = _BlockInTheMaking(block)
+            self.begun = True
+        self.finish_reason = str(message.get("stop_reason") or self.finish_reason)
+        self._count(message.get("usage"))
+
+    def _count(self, usage: Any) -> None:
+        """Count the tokens; what a stream says later of the same count holds."""
+        if usage is None:
+            return
+        self._counts |= {name: value for name, value in as_object(usage, "a usage").items() if value is not None}
+        known = self._counts
+        cached, written = known.get("cache_read_input_tokens"), known.get("cache_creation_input_tokens")
+        read = count_or(known.get("input_tokens"))
+        self.usage = {
+            "num_tokens": count_or(known.get("output_tokens")),
+            "num_prompt_tokens": None if read is None else read + (count_or(cached) or 0) + (count_or(written) or 0),
+            "num_cached_tokens": count_or(cached),
+            "num_reasoning_tokens": count_in(known, "output_tokens_details", "thinking_tokens", "reasoning_tokens"),
+        }
+
+    def pieces(self) -> Iterator[Piece]:
+        """One for each block. A text that is empty says nothing, and is not taken back."""
+        for block in self._blocks.values():
+            piece = block.piece()
+            if piece.kind != "text" or piece.text:
+                yield piece
+
+
+class _BlockInTheMaking:
+    def __init__(self, start: Any) -> None:
+        self._fields = dict(as_object(start, "a content block"))
+        self._grown: dict[str, list[str]] = {}
+        self._arguments: list[str] = []
+        self._citations: list[Any] = list(as_array(self._fields.get("citations"), "citations"))
+
+    def add(self, delta: JSONObject) -> None:
+        match delta.get("type"):
+            case "input_json_delta":
+                self._arguments.append(str(delta.get("partial_json") or ""))
+            case "citations_delta":
+                self._citations.append(delta.get("citation"))
+            case _:
+                for name, value in delta.items():
+                    if name != "type" and isinstance(value, str):
+                        self._grown.setdefault(name, [str(self._fields.get(name) or "")]).append(value)
+
+    def piece(self) -> Piece:
+        sent = self._fields | {name: "".join(texts) for name, texts in self._grown.items()}
+        if self._citations:
+            sent["citations"] = self._citations
+        kind = sent.get("type")
+        if kind == "tool_use":
+            arguments: Any = "".join(self._arguments)
+            if arguments.strip():
+                with suppress(ValueError):  # said when the call is read
+                    sent["input"] = read_json(arguments)
+            else:
+                arguments = sent.get("input") or {}
+            call_id, name = str(sent.get("id") or ""), str(sent.get("name") or "")
+            return Piece("call", sent=sent, call_id=call_id, name=name, arguments=arguments)
+        if kind == "text":
+            return Piece("text", str(sent.get("text") or ""), sent)
+        return Piece("reasoning", str(sent.get("thinking") or ""), sent)

@@ -1,0 +1,106 @@
+"""What a policy needs of a provider's API: where requests go, how a turn is written, how an answer is read. No I/O."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ors_gym.dialects import Dialect
+from ors_gym.policies.answer import Answer, Origin
+from ors_gym.policies.names import ToolNames
+from ors_gym.types import ImageBlock, Message, TextBlock, ToolSpec, text_of
+
+__all__ = ["API", "Request", "image_url", "said_blocks", "split_system"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A turn, and how its policy wants it asked."""
+
+    model: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec]
+    names: ToolNames
+    origin: Origin
+    """What was kept of messages of this origin is sent back; other messages are written anew."""
+    dialect: Dialect
+    stream: bool = True
+    max_tokens: int | None = None
+    limit_name: str = "max_tokens"
+    """What the limit is called, one of :attr:`API.limits`."""
+    send_reasoning: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    quirks: frozenset[str] = frozenset()
+    """What the endpoint turned out to want: see :attr:`API.quirks`."""
+
+
+class API(ABC):
+    """A provider's API. Stateless."""
+
+    name: ClassVar[str]
+    """What selects it: ``ChatPolicy(api=…)``, and at the command line ``NAME:MODEL``."""
+    address: ClassVar[str]
+    """The provider's own endpoint."""
+    address_variable: ClassVar[str]
+    """The environment variable with another address, which the command line reads."""
+    key_variables: ClassVar[tuple[str, ...]]
+    """The environment variables with the key, which the command line reads."""
+    version: ClassVar[str] = "/v1"
+    """What is added to an address without a path."""
+    limits: ClassVar[tuple[str, ...]]
+    """What the API calls the limit of a message's tokens; the first is used by default."""
+    default_limit: ClassVar[int | None] = None
+    """The limit of a message's tokens that the API wants where none is set."""
+    quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {}
+    """What some endpoints refuse, and by which words that is known: the request is written otherwise from then on."""
+
+    def root(self, path: str) -> str:
+        """The path of an address without the part that names the call."""
+        return path.rstrip("/") or self.version
+
+    @abstractmethod
+    def call(self, model: str, *, stream: bool) -> str:
+        """The path, and the query, of the call that asks for an answer."""
+
+    @abstractmethod
+    def headers(self, key: str) -> dict[str, str]:
+        """The headers that carry the key."""
+
+    def own_headers(self) -> dict[str, str]:
+        """Further headers of every request."""
+        return {}
+
+    def names(self, tools: Iterable[ToolSpec]) -> ToolNames:
+        """The tools' names as the API accepts them."""
+        return ToolNames(tools)
+
+    @abstractmethod
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request."""
+
+    @abstractmethod
+    def answer(self) -> Answer:
+        """An answer, of which nothing has come yet."""
+
+
+def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
+    """The text of the system messages that come first, and the rest."""
+    rest = list(messages)
+    system: list[str] = []
+    while rest and rest[0].role == "system":
+        system.append(text_of(rest.pop(0).blocks))
+    return "\n\n".join(filter(None, system)), rest
+
+
+def image_url(image: ImageBlock) -> str:
+    """The image as a data URL."""
+    return f"data:{image.mime_type};base64,{image.data}"
+
+
+def said_blocks(message: Message) -> list[TextBlock | ImageBlock]:
+    """The text and the images of a message, empty texts left out."""
+    found = [block for block in message.blocks if isinstance(block, TextBlock | ImageBlock)]
+    return [block for block in found if isinstance(block, ImageBlock) or block.text]

@@ -1,0 +1,45 @@
+"""The names of tools before a model: ORS allows any name, the models' APIs letters, digits, ``_`` and ``-``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ors_gym.types import ToolSpec
+
+__all__ = ["ToolNames"]
+
+MAX_NAME = 64
+"""The longest name of a tool that OpenAI and Anthropic accept."""
+
+
+class ToolNames:
+    """The names of an episode's tools, as the environment and as the model know them.
+
+    ``letter_first`` is for an API that accepts no digit and no ``-`` at the beginning of a name.
+    """
+
+    def __init__(self, tools: Iterable[ToolSpec], *, letter_first: bool = False) -> None:
+        self._letter_first = letter_first
+        names = [tool.name for tool in tools]
+        self._shown: dict[str, str] = {name: name for name in names if name == self._allowed(name)}
+        for name in names:
+            shown, number = self._allowed(name), 2
+            while name not in self._shown and shown in self._shown.values():
+                shown, number = f"{self._allowed(name)[: MAX_NAME - 4]}_{number}", number + 1
+            self._shown.setdefault(name, shown)
+        self._own = {shown: name for name, shown in self._shown.items()}
+
+    def shown(self, name: str) -> str:
+        """The name that the model sees."""
+        return self._shown.get(name) or self._allowed(name)
+
+    def own(self, shown: str) -> str:
+        """The environment's name of a tool; a name that the model made up stays as it is."""
+        return self._own.get(shown, shown)
+
+    def _allowed(self, name: str) -> str:
+        allowed = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_NAME] or "_"
+        if self._letter_first and not (allowed[0].isalpha() or allowed[0] == "_"):
+            allowed = f"_{allowed}"[:MAX_NAME]
+        return allowed

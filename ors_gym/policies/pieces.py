@@ -1,0 +1,91 @@
+"""JSON values put together from the pieces in which a stream brings them, in linear time. No I/O."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from ors_gym.types.shapes import JSONObject
+
+__all__ = ["Growing", "joined_parts"]
+
+GROWING = frozenset({"text", "summary"})
+"""Fields of an item that come in pieces; its other fields come once."""
+
+
+class Growing:
+    """A value in the making: text is added to text, objects and lists are merged, all else is taken as it comes.
+
+    Items of a list belong together if they have the same ``index`` and ``type``, as OpenRouter's ``reasoning_details``
+    have; an item without an index is one of its own.
+
+    >>> value = Growing()
+    >>> value.add([{"index": 0, "text": "h"}])
+    >>> value.add([{"index": 0, "text": "m", "signature": "s"}])
+    >>> value.whole()
+    [{'index': 0, 'text': 'hm', 'signature': 's'}]
+    """
+
+    def __init__(self, *, grows: bool = True) -> None:
+        self._grows = grows
+        self._texts: list[str] = []
+        self._fields: dict[str, Growing] = {}
+        self._items: dict[object, Growing] = {}
+        self._last: Any = None
+
+    def add(self, piece: Any) -> None:
+        """Take one more piece."""
+        self._last = piece
+        if isinstance(piece, str):
+            self._texts.append(piece)
+        elif isinstance(piece, Mapping):
+            for name, value in cast("JSONObject", piece).items():
+                field = self._fields.setdefault(name, Growing(grows=name in GROWING))
+                if value is not None:
+                    field.add(value)
+        elif isinstance(piece, list):
+            items: list[Any] = piece  # pyright: ignore[reportUnknownVariableType]
+            for item in items:
+                self._items.setdefault(_place(item), Growing(grows=False)).add(item)
+
+    def whole(self) -> Any:
+        """The value so far."""
+        if isinstance(self._last, str):
+            return "".join(self._texts) if self._grows else self._last
+        if isinstance(self._last, Mapping):
+            return {name: field.whole() for name, field in self._fields.items()}
+        return [item.whole() for item in self._items.values()] if isinstance(self._last, list) else self._last
+
+
+def _place(item: Any) -> object:
+    if not isinstance(item, Mapping) or "index" not in item:
+        return object()
+    fields = cast("JSONObject", item)
+    return str(fields["index"]), str(fields.get("type"))
+
+
+def joined_parts(pieces: Iterable[Any]) -> list[JSONObject]:
+    """The parts of a content that came as pieces of text and as parts: neighbours of one kind are one part."""
+
+    def kind(part: JSONObject) -> object:
+        return part["type"] if part.get("type") in ("text", "thinking") else object()
+
+    def joined() -> Iterator[JSONObject]:
+        parts = ({"type": "text", "text": piece} if isinstance(piece, str) else piece for piece in pieces)
+        for of_kind, neighbours in itertools.groupby(parts, kind):
+            group = list(neighbours)
+            whole = {name: value for part in group for name, value in part.items()}
+            if of_kind == "text":
+                whole["text"] = "".join(str(part.get("text") or "") for part in group)
+            elif of_kind == "thinking":
+                whole["thinking"] = joined_parts(inner for part in group for inner in _listed(part.get("thinking")))
+            yield whole
+
+    return list(joined())
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value  # pyright: ignore[reportUnknownVariableType]
+    return [value] if value else []

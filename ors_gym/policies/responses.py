@@ -1,0 +1,207 @@
+"""OpenAI's Responses, without its storage: each request carries the whole conversation. No I/O.
+
+https://platform.openai.com/docs/api-reference/responses. The items of an answer, encrypted reasoning among them, go
+back unchanged, in their order, before the outputs of their calls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, cast
+
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_in, count_or
+from ors_gym.policies.api import API, Request, image_url, split_system
+from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
+from ors_gym.types.shapes import JSONObject
+
+__all__ = ["Responses"]
+
+
+class Responses(API):
+    """``POST /v1/responses``."""
+
+    name = "responses"
+    address = "https://api.openai.com/v1"
+    address_variable = "OPENAI_BASE_URL"
+    key_variables = ("OPENAI_API_KEY",)
+    limits = ("max_output_tokens", "max_tokens")
+    quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {
+        "no_include": re.compile(r"(?i)(unsupported|not supported|invalid|unknown).*encrypted_content"),
+    }
+
+    def root(self, path: str) -> str:
+        """The path of an address, which may name the call too."""
+        return super().root(path.rstrip("/").removesuffix("/responses"))
+
+    def call(self, model: str, *, stream: bool) -> str:
+        """Always the same."""
+        return "/responses"
+
+    def headers(self, key: str) -> dict[str, str]:
+        """A bearer token."""
+        return {"Authorization": f"Bearer {key}"}
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request."""
+        instructions, rest = split_system(request.messages)
+        body: dict[str, Any] = {
+            "model": request.model,
+            "input": [item for message in rest for item in _items(message, request)],
+            "store": False,
+            "stream": request.stream,
+        }
+        if "no_include" not in request.quirks:
+            body["include"] = ["reasoning.encrypted_content"]
+        if instructions:
+            body["instructions"] = instructions
+        if len(request.tools):
+            body["tools"] = [
+                {
+                    "type": "function",
+                    "name": request.names.shown(tool.name),
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    "strict": False,  # strict schemas are a subset that environments do not keep to
+                }
+                for tool in request.tools
+            ]
+        if request.max_tokens is not None:
+            body["max_output_tokens"] = request.max_tokens
+        return body | dict(request.options)
+
+    def answer(self) -> Answer:
+        """A response."""
+        return Response()
+
+
+def _items(message: Message, request: Request) -> Iterator[dict[str, Any]]:
+    """The items of one message."""
+    parts: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    for block in message.blocks:
+        sent = request.origin.kept(block)
+        if isinstance(block, ToolCallBlock):
+            arguments = json.dumps(dict(block.input), ensure_ascii=False)
+            rebuilt = {"type": "function_call", "name": request.names.shown(block.name), "arguments": arguments}
+            yield {**(sent or rebuilt), "call_id": block.id}
+        elif sent is not None:
+            yield sent
+        elif isinstance(block, ToolResultBlock):
+            outputs.append(_output(block))
+        elif isinstance(block, ReasoningBlock):
+            continue  # of another endpoint, whose thoughts this one does not take
+        elif message.role == "assistant":
+            if isinstance(block, TextBlock) and block.text:
+                yield {"role": "assistant", "content": [{"type": "output_text", "text": block.text}]}
+        else:
+            parts.append(_part(block))
+    yield from outputs
+    if parts:
+        yield {"role": message.role, "content": parts}
+
+
+def _output(result: ToolResultBlock) -> dict[str, Any]:
+    """The output of a call: text where there is nothing else. An error is what its text says."""
+    texts = [block.text for block in result.blocks if isinstance(block, TextBlock)]
+    plain = len(texts) == len(result.blocks)
+    output = "\n".join(texts) if plain else [_part(block) for block in result.blocks]
+    return {"type": "function_call_output", "call_id": result.tool_call_id, "output": output}
+
+
+def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
+    if isinstance(block, TextBlock):
+        return {"type": "input_text", "text": block.text}
+    return {"type": "input_image", "image_url": image_url(block), "detail": "auto"}
+
+
+class Response(Answer):
+    """A response: the items that are done, or those of the response that is."""
+
+    words: ClassVar[Mapping[str, Finish]] = {
+        "completed": Finish.DONE,
+        "max_output_tokens": Finish.CUT,
+        "content_filter": Finish.FILTERED,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done: dict[int, JSONObject] = {}
+        self._items: list[JSONObject] = []
+
+    @property
+    def finish(self) -> Finish:
+        """What the end means; a call that is not whole was cut off, whatever the response says of itself."""
+        cut = any(item.get("status") == "incomplete" for item in self._output() if item.get("type") == "function_call")
+        return Finish.CUT if cut and super().finish is Finish.DONE else super().finish
+
+    def feed(self, event: Any) -> None:
+        """Take one event of a stream, or a whole response."""
+        fields = as_object(event, "a response")
+        kind = str(fields.get("type") or "")
+        if kind.endswith(".delta") or kind == "response.output_item.added":
+            self.begun = True
+        elif kind == "response.output_item.done":
+            place = count_or(fields.get("output_index"), len(self._done))
+            self._done[cast("int", place)] = as_object(fields.get("item"), "an item of a response")
+            self.begun = True
+        elif kind in ("response.completed", "response.incomplete", "response.failed"):
+            self._end(as_object(fields.get("response"), "a response"))
+        elif not kind:
+            self._end(fields)
+
+    def error_of(self, event: Any) -> Any:
+        """The error of an event of that type, or of a response that failed."""
+        if isinstance(event, Mapping):
+            fields = cast("JSONObject", event)
+            if fields.get("type") == "error":
+                return {"error": fields.get("error") or fields}
+            if fields.get("type") == "response.failed":
+                return super().error_of(fields.get("response")) or {"error": fields}
+        return super().error_of(event)
+
+    def _end(self, response: JSONObject) -> None:
+        self._items = [as_object(item, "an item") for item in as_array(response.get("output"), "a response's output")]
+        status = str(response.get("status") or "completed")
+        details = response.get("incomplete_details")
+        reason = cast("JSONObject", details).get("reason") if isinstance(details, Mapping) else None
+        self.finish_reason = str(reason or status) if status == "incomplete" else status
+        usage = response.get("usage")
+        if usage is None:
+            return
+        usage = as_object(usage, "a response's usage")
+        self.usage = {
+            "num_tokens": count_or(usage.get("output_tokens")),
+            "num_prompt_tokens": count_or(usage.get("input_tokens")),
+            "num_cached_tokens": count_in(usage, "input_tokens_details", "cached_tokens"),
+            "num_reasoning_tokens": count_in(usage, "output_tokens_details", "reasoning_tokens"),
+        }
+
+    def _output(self) -> list[JSONObject]:
+        """The items: those that came whole, or those of the whole response where none did."""
+        return [self._done[place] for place in sorted(self._done)] or self._items
+
+    def pieces(self) -> Iterator[Piece]:
+        """One for each item."""
+        for item in self._output():
+            kind = item.get("type")
+            if kind == "function_call":
+                arguments = item.get("arguments") or "{}"
+                call_id, name = str(item.get("call_id") or item.get("id") or ""), str(item.get("name") or "")
+                yield Piece("call", sent=item, call_id=call_id, name=name, arguments=arguments)
+            elif kind == "message":
+                yield Piece("text", "".join(_texts(item.get("content"))), item)
+            else:  # reasoning, and whatever else an answer holds
+                thoughts = (*_texts(item.get("summary")), *_texts(item.get("content")))
+                yield Piece("reasoning", "\n".join(thoughts), item)
+
+
+def _texts(parts: Any) -> Iterable[str]:
+    """The text of an item's parts; a refusal is what the model said."""
+    listed: list[Any] = parts if isinstance(parts, list) else []  # pyright: ignore[reportUnknownVariableType]
+    for part in listed:
+        fields = as_object(part, "a part of an item")
+        text = fields.get("text") or fields.get("refusal")
+        if isinstance(text, str):
+            yield text
