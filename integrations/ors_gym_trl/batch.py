@@ -16,6 +16,8 @@ class RolloutBatch:
     step: int
     training: bool
     groups: tuple[TrajectoryGroup, ...]
+    sources: tuple[str, ...]
+    """The name of each group's source."""
     returns: tuple[float | None, ...]
     """One per episode, in the trainer's order; None where it must not be scored."""
     seconds: float

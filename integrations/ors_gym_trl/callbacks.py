@@ -22,10 +22,10 @@ from ors_gym_trl import compat
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.rollouts import ORSRollouts
 
-__all__ = ["ReportCallback", "TrajectoryCallback"]
+__all__ = ["BatchListener", "ReportCallback", "TrajectoryCallback"]
 
 
-class _BatchListener(TrainerCallback):
+class BatchListener(TrainerCallback):
     """Hears the batches of one training: of the trainer it was given to, from its beginning to its end."""
 
     def __init__(self, rollouts: ORSRollouts) -> None:
@@ -36,6 +36,10 @@ class _BatchListener(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin to listen."""
+        self.listen(state)
+
+    def listen(self, state: TrainerState) -> None:
+        """Listen to the batches of the trainer whose state this is."""
         self._training = state
         if self._hear_batch not in self._rollouts.listeners:
             self._rollouts.listeners.append(self._hear_batch)
@@ -52,12 +56,19 @@ class _BatchListener(TrainerCallback):
         if batch.run is self._training:
             self._hear(batch)
 
+    @staticmethod
+    def path_of_process(path: Path) -> Path:
+        """The file of this process: ``run.jsonl``, and with several processes ``run.1.jsonl`` in process 1."""
+        process = PartialState()
+        number = f".{process.process_index}" if process.num_processes > 1 else ""
+        return path.with_name(f"{path.stem}{number}{path.suffix}")
+
     @abstractmethod
     def _hear(self, batch: RolloutBatch) -> None:
         """A batch was played."""
 
 
-class ReportCallback(_BatchListener):
+class ReportCallback(BatchListener):
     """Keeps a :class:`~ors_gym.reporting.page.RunRecord` of the training and writes it as one self-contained page.
 
     Args:
@@ -173,7 +184,7 @@ class ReportCallback(_BatchListener):
         )
 
 
-class TrajectoryCallback(_BatchListener):
+class TrajectoryCallback(BatchListener):
     """Writes every episode that is trained or evaluated on during a training, groups that were replaced included.
 
     ``ors_gym.reporting.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes
@@ -200,9 +211,7 @@ class TrajectoryCallback(_BatchListener):
         self._secrets = tuple(secrets)
 
     def _hear(self, batch: RolloutBatch) -> None:
-        process = PartialState()
-        number = f".{process.process_index}" if process.num_processes > 1 else ""
-        path = self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
+        path = self.path_of_process(self._path)
         # Opened for each batch: a training that is interrupted tells no callback that it is over.
         with TrajectoryWriter(path, run=self._run, secrets=self._secrets) as writer:
             for group in batch.replaced_groups:

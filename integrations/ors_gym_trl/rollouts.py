@@ -103,6 +103,11 @@ class ORSRollouts:
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """The trainer that they are used by, once it has asked for episodes."""
+        return None if self._prepared_for is None else self._prepared_for()
+
     @staticmethod
     def mix(*rollouts: ORSRollouts) -> ORSRollouts:
         """The sources of several in one."""
@@ -151,11 +156,12 @@ class ORSRollouts:
         Prompts come repeated ``num_generations`` times; those of one such group are played as a group.
         """
         started = time.monotonic()
-        if self._prepared_for is None or self._prepared_for() is not trainer:
+        if self.trainer is not trainer:
             self._prepare(trainer)
         training = compat.is_training(trainer)
         sampler = make_sampler(trainer, self._vision)
-        played = play_batch(self.portal, self._plan(prompts, trainer, sampler, training), sampler, training=training)
+        plan = self._plan(prompts, trainer, sampler, training)
+        played = play_batch(self.portal, plan, sampler, training=training)
         rows = played.rows(next(iter(self._tokenizers.values())).eos_token_id)
         if self._feed is not None:
             self._feed.hold(rows, training=training)
@@ -168,6 +174,7 @@ class ORSRollouts:
             step=compat.step(trainer),
             training=training,
             groups=played.groups,
+            sources=tuple(planned.opened.source.name for planned in plan),
             returns=played.returns,
             seconds=time.monotonic() - started,
             sampling_seconds=sampler.seconds,
