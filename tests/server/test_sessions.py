@@ -184,6 +184,19 @@ def test_the_server_says_429_when_it_is_full_and_a_client_waits_for_room(run: Ca
         run(conversation(url))
 
 
+def test_a_body_of_more_values_than_are_read_is_refused_before_it_is_read(run: Callable):
+    async def conversation(url: str) -> None:
+        async with bare(url) as http:
+            headers = await opened(http)
+            body = b'{"name": "hit", "input": {"text": "", "x": [' + b"[]," * 400_000 + b"[]]}}"
+            answer = await http.post("/call", content=body, headers=headers)
+            assert (answer.status_code, "500,000 values" in answer.text) == (413, True)
+            await http.post("/delete", headers=headers)
+
+    with forge() as (_, url):
+        run(conversation(url))
+
+
 def test_a_request_that_is_too_large_is_refused(run: Callable):
     async def conversation(url: str) -> None:
         async def pieces() -> AsyncIterator[bytes]:

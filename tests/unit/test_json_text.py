@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym.errors import ProtocolError
-from ors_gym.json_text import JSONLimits, encode_json, parse_json, read_json
+from ors_gym.json_text import JSONLimits, encode_json, has_more_values, parse_json, read_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -111,3 +111,32 @@ def test_what_is_nested_too_deeply_is_not_written():
         deep = {"a": deep}
     with pytest.raises(ValueError, match="nested deeper than 200"):
         encode_json(deep)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(alphabet='",[{:\\a'),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.text(alphabet='",\\', max_size=3), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
+def test_values_are_counted_outside_of_strings(value):
+    """An empty container counts as two at most, so a text is never let through with more than the limit."""
+
+    def count(value):
+        if isinstance(value, dict):
+            return 1 + sum(1 + count(child) for child in value.values())
+        return 1 + sum(map(count, value)) if isinstance(value, list) else 1
+
+    text = json.dumps(value)
+    values = count(value)
+    assert has_more_values(text, values - 2)
+    assert not has_more_values(text, 2 * values)
+    assert has_more_values(text, values - 2) == has_more_values(text.encode(), values - 2)
+
+
+def test_quotation_marks_and_commas_in_strings_are_no_values():
+    assert not has_more_values(json.dumps(['\\",\\' * 1000, '",' * 1000]), 5)
+    assert has_more_values('["' * 1000, 5)

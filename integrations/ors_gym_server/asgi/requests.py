@@ -11,12 +11,16 @@ from pydantic_core import from_json
 
 from ors_gym.errors import ProtocolError
 from ors_gym.http.answers import RefusedError
+from ors_gym.json_text import has_more_values
 from ors_gym.types import Message
 
 __all__ = ["CallBody", "ClientRequest", "CreateSession", "OfSplit", "ScoreGroup", "TaskAt", "TaskRange", "read_call"]
 
 MAX_DETAILS = 100
 """Errors of a body that are listed; more are only counted."""
+
+MAX_VALUES = 500_000
+"""Values and keys of a body: 16 MiB of ``[],[],…`` would hold the event loop for a second, and half a gigabyte."""
 
 MAX_ID = 256
 """Characters of an id that a client chooses."""
@@ -100,7 +104,7 @@ class ScoreGroup(BaseModel):
 def read_call(body: bytes) -> tuple[str, dict[str, Any], str | None]:
     """Name, input and ``task_id`` of a call."""
     try:
-        wire = from_json(body)
+        wire = _read_json(body)
         if len(wire) == 2:
             name, input = wire["name"], wire["input"]
             if type(name) is str and type(input) is dict:
@@ -118,7 +122,7 @@ def read_body(body: bytes, model: type[B]) -> B:
         RefusedError: 422, it is none; the detail says where.
     """
     try:
-        wire = from_json(body)
+        wire = _read_json(body)
     except ValueError as error:
         raise RefusedError(422, f"the body is no JSON: {error}") from None
     try:
@@ -128,6 +132,12 @@ def read_body(body: bytes, model: type[B]) -> B:
             raise RefusedError(422, f"the body has {error.error_count()} errors") from None
         details = error.errors(include_url=False, include_context=False, include_input=False)  # there may be secrets
         raise RefusedError(422, [each | {"loc": ["body", *each["loc"]]} for each in details]) from None
+
+
+def _read_json(body: bytes) -> Any:
+    if has_more_values(body, MAX_VALUES):
+        raise RefusedError(413, f"the body has more than {MAX_VALUES:,} values")
+    return from_json(body)
 
 
 class _Secret(BaseModel):
