@@ -1,6 +1,6 @@
-"""Arguments checked at the doors: a slip is a ValueError in words that holds no value, which may be a key.
+"""Checks of arguments: a wrong one is a ValueError whose message contains no value, which may be a key.
 
-Never a TypeError: to one, ``gym.make`` adds all keyword arguments, and with them keys and secrets.
+Never a TypeError, because ``gym.make`` adds all keyword arguments to its message, keys and secrets included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def types_in_words(function: Callable[P, R]) -> Callable[P, R]:
-    """Make every TypeError of a call, a missing argument's too, a ValueError."""
+    """Turn every TypeError of a call, also for a missing argument, into a ValueError."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,7 +31,7 @@ def types_in_words(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_type(name: str, value: object, *kinds: type, none: bool = True, what: str = "") -> None:
-    """Refuse a value that is of none of these types.
+    """Check that a value is of one of these types.
 
     Raises:
         ValueError: with the argument's name and the type of what was given.
@@ -43,13 +43,13 @@ def check_type(name: str, value: object, *kinds: type, none: bool = True, what: 
 
 
 def check_number(name: str, value: object, *, none: bool = True, whole: bool = False) -> None:
-    """Refuse what is no number, or no whole number."""
+    """Check that a value is a number, or an integer."""
     kind = numbers.Integral if whole else numbers.Real  # numpy's too
     check_type(name, value, kind, none=none, what="a whole number" if whole else "a number")
 
 
 def check_header(what: str, name: str, value: str) -> None:
-    """Refuse what HTTP cannot carry, such as a key with the line break of its file."""
+    """Check that HTTP can carry a header, unlike a key with the line break of its file."""
     if not name or any(character <= " " or character in ":\x7f" for character in name) or not name.isascii():
         raise ValueError(f"{what} is no header's name")
     if any(character < " " or character > "\xff" or character == "\x7f" for character in value.replace("\t", " ")):
@@ -57,7 +57,7 @@ def check_header(what: str, name: str, value: str) -> None:
 
 
 def check_strings(name: str, value: Any, *, none: bool = True) -> None:
-    """Refuse what is no mapping of text to text."""
+    """Check that a value is a mapping of strings to strings."""
     check_type(name, value, Mapping, none=none, what="a mapping of names to text")
     entries: Mapping[Any, Any] = value or {}
     for key, each in entries.items():

@@ -1,4 +1,4 @@
-"""The client of one ORS server: what environments, tasks and tools it has, and sessions on them.
+"""The client of one ORS server: its environments, tasks and tools, and sessions on them.
 
 ::
 
@@ -46,13 +46,13 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PAGE = 1000
-"""How many tasks are asked for at once where a server refuses to list them all."""
+"""Page size for tasks that a server does not list all at once."""
 
 NO_ROUTE = (404, 405, 501)
-"""What servers answer where they have no such route."""
+"""Statuses of a missing route."""
 
 KEY_HEADERS = ("x-api-key", "authorization", "proxy-authorization", "cookie")
-"""The headers whose values no error may hold."""
+"""Headers whose values are redacted in errors."""
 
 
 class ORSClient:
@@ -65,18 +65,18 @@ class ORSClient:
         hosted: use the hosted platform's layout; environment names are ``owner/name``, or ``owner/name/variant`` where
             a deployment has several. As the reference SDK does, sessions are given the key as the secrets ``api_key``
             and ``OPENREWARD_API_KEY``, for the platform's own hosts only.
-        timeouts: how long each kind of wait may last.
+        timeouts: the limit of each kind of wait.
         headers: sent with every request.
         transport, http_client, auth, proxy: httpx's own; requests then travel through httpx instead of the faster
             default. An ``http_client`` (of httpx or httpx2) is used as it is and never closed. Proxies set in the
             environment (``HTTP_PROXY``, …) are honoured too.
         verify: a file or folder with the certificates of a private authority; True for the usual ones, or those that
-            ``SSL_CERT_FILE`` names; False for no verification. An ``ssl.SSLContext`` too, but it crosses no process.
-        cert: a client certificate: one file with its key, or the pair of files.
-        max_connections: how many requests may be under way at once; the rest wait. None is three quarters of the
-            files this process may open. A tool call counts as long as it runs; pings and deletions do not wait for it.
-        ping_seconds: how old a session's last request may become before it is pinged.
-        journal: notes every session before it is created and after it was deleted, so that another can clean up.
+            ``SSL_CERT_FILE`` names; False for no verification. An ``ssl.SSLContext`` works too, but cannot be pickled.
+        cert: a client certificate: one file that includes the key, or a pair of files.
+        max_connections: maximum concurrent requests; others wait. None means three quarters of this process's limit of
+            open files. A tool call counts while it runs; pings and deletions do not wait for it.
+        ping_seconds: idle time after which a session is pinged.
+        journal: records every session before its creation and after its deletion, so that another process can clean up.
     """
 
     @types_in_words
@@ -130,7 +130,7 @@ class ORSClient:
         self.connection = Connection(
             self.url, sent, hosted=hosted, sender=sender, pinger=Pinger(ping_seconds), journal=journal
         )
-        """What the client and its sessions share."""
+        """The part that the client and its sessions share."""
         self._tasks: dict[tuple[str, str], tuple[Task, ...]] = {}
 
     @property
@@ -159,10 +159,10 @@ class ORSClient:
     # ---------------------------------------------------------------- what there is
 
     async def health(self) -> bool:
-        """Whether the server says that it is well.
+        """Whether the server reports that it is healthy.
 
         Raises:
-            ORSError: it cannot be reached, or says something else.
+            ORSError: it cannot be reached or reports something else.
         """
         request = Request("GET", f"{self.connection.api_base}/health", self.connection.headers)
         status: object = await self.connection.sender.fetch_json(
@@ -171,10 +171,10 @@ class ORSClient:
         return status == "ok"
 
     async def version(self) -> str:
-        """The version that the server gives of itself.
+        """The version that the server reports.
 
         Raises:
-            NotFoundError: it gives none.
+            NotFoundError: it reports none.
         """
         connection = self.connection
         return await connection.fetch("GET", "/version", None, connection.headers, _read_version)
@@ -200,7 +200,7 @@ class ORSClient:
         return await self.connection.known_tools(env_name)
 
     async def num_tasks(self, env_name: str, split: str) -> int:
-        """How many tasks a split has; where the server does not count them, as many as it lists."""
+        """Number of tasks in a split, counted from the list where the server does not count them."""
         try:
             return await self.connection.post(env_name, "/num_tasks", {"split": split}, _read_count)
         except StatusError as refused:
@@ -246,7 +246,7 @@ class ORSClient:
             return tuple(pages)
 
     async def _listed(self, env_name: str, split: str, refused: StatusError) -> tuple[Task, ...]:
-        """The tasks of a split on a server without the route that ``refused``; listed once, for they do not change."""
+        """The tasks of a split on a server without the route that ``refused``; listed once, as they do not change."""
         if refused.status not in NO_ROUTE:
             raise refused
         tasks = self._tasks.get((env_name, split))
@@ -299,7 +299,7 @@ class ORSClient:
         """Delete a session whose owner is gone, such as a process that died. :meth:`Session.close` is the usual way.
 
         Returns:
-            Whether the server had it. One that was just being created may still come to exist.
+            Whether the server had it. One whose creation is in progress may still appear.
 
         Raises:
             ORSError: the server could not be asked.

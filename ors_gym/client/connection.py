@@ -1,4 +1,4 @@
-"""What the sessions of a client share: the server's addresses, requests, keep-alive and clean-up."""
+"""Shared by the sessions of a client: the server's URLs, requests, keep-alive and clean-up."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_ID_LENGTH = 1024
-"""The longest session id taken; it is sent as a header of each request."""
+"""Maximum length of a session id, which is a header of each request."""
 
 
 class SessionJournal(Protocol):
-    """Keeps the ids of the sessions there may be, where they outlive this process: someone else then deletes them."""
+    """Records the ids of sessions outside of this process, so that another process can delete them."""
 
     async def opening(self, session_id: str, headers: Mapping[str, str]) -> None:
-        """Note a session that is about to be created; it is created when this returns, and not if it raises.
+        """Record a session that is about to be created; if this raises, it is not created.
 
         ``headers`` are those that its requests carry beside the client's: a deployment, the cookies of a balancer. A
         session whose cookies change is noted again.
@@ -44,22 +44,22 @@ class SessionJournal(Protocol):
         ...
 
     def deleted(self, session_id: str, /) -> None:
-        """Forget a session: the server certainly no longer has it."""
+        """Forget a session that the server no longer has."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where an environment's requests go, found once for each environment."""
+    """The URLs of an environment, looked up once."""
 
     name: str
     """The environment's own name on the server."""
     path: str
-    """What the paths of its requests begin with."""
+    """The prefix of its paths."""
     session_base: str
-    """Of ``/create``, ``/ping`` and the like."""
+    """The base URL of ``/create``, ``/ping`` and similar."""
     session_url: str
-    """Of requests in a session, up to and including the environment's path."""
+    """The base URL of requests in a session, with the environment's path."""
     headers: Mapping[str, str]
 
 
@@ -92,16 +92,16 @@ class Connection:
         self.pinger = pinger
         self.journal = journal
         self.names_tasks = False
-        """Whether clients may choose the ``task_id`` of a call, as the server says when it creates a session."""
+        """Whether clients may choose the ``task_id`` of a call, as answers of ``/create`` say."""
         base = url.rstrip("/")
         self.api_base = with_subdomain(base, "api") if hosted else base
         self.session_base = with_subdomain(base, "sessions") if hosted else base
         self.creation_form = CreationForm(secrets_in_header=hosted)
-        """How the server takes secrets and tasks."""
+        """The form in which the server accepts secrets and tasks."""
         self.reads_queries: bool | None = None
-        """Whether the server takes a query after its paths; None until that was in question."""
+        """Whether the server accepts a query in its URLs; None while unknown."""
         self.answers_pings: bool | None = None
-        """Whether the server has ``/ping``; None until that was in question."""
+        """Whether the server has ``/ping``; None while unknown."""
         self._asks_sessions = False
         self._secrets_checked: set[str] = set()
         self._routes: dict[str, Route] = {}
@@ -142,10 +142,9 @@ class Connection:
         return await self.fetch("GET", "/list_environments", None, self.headers, _read_names)
 
     async def route(self, env_name: str) -> Route:
-        """Find where an environment's requests go: one look at the server's list for each environment.
+        """Look up an environment's URLs in the server's list.
 
-        A path that begins with no known environment is redirected to the server's first one, and every request
-        costs two.
+        Servers redirect a path without a known environment to their first one, which would double every request.
 
         Raises:
             NotFoundError: the server has no such environment.
@@ -185,7 +184,7 @@ class Connection:
             return ()
 
     async def warn_of_missing_secrets(self, env_name: str, given: Collection[str]) -> None:
-        """Log, once for each environment, which secrets a session requires and is not given."""
+        """Log once for each environment which required secrets a session lacks."""
         if not self.hosted or env_name in self._secrets_checked:
             return
         self._secrets_checked.add(env_name)
@@ -255,7 +254,7 @@ class Connection:
             await self.sender.fetch(Request("POST", f"{base}/delete_session", headers))
 
     async def does_read_queries(self, query: str) -> bool:
-        """Whether the server takes a query after its paths, asked of ``/health`` once a path was not found."""
+        """Whether the server accepts a query in its URLs, tried with ``/health`` after a path was not found."""
         if self.reads_queries is None:
             try:
                 await self.sender.fetch(Request("GET", f"{self.api_base}/health{query}", self.headers))
@@ -270,7 +269,7 @@ class Connection:
     # ---------------------------------------------------------------- deleting sessions
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` to its end, also if its caller is cancelled; :meth:`aclose` waits for it."""
+        """Run ``work`` in a task that survives the cancellation of its caller; :meth:`aclose` waits for it."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -282,8 +281,8 @@ class Connection:
         Args:
             sid: the session's id.
             requests: the requests that delete it.
-            may_appear: the session's ping, where its creation was given up and may yet succeed: the session is looked
-                for several times before it is deleted.
+            may_appear: the session's ping, if its creation was given up and may yet succeed: the session is looked for
+                several times before it is deleted.
         """
         if may_appear is not None:
             for delay in DELAYS_SECONDS:
@@ -306,7 +305,7 @@ class Connection:
 
 
 async def new_session_id(sender: RequestSender, request: Request, heard: Heard | None = None) -> str:
-    """The id that ``/create_session`` answers: as JSON in the specification, as events in the reference."""
+    """Ask for a session id: JSON in the specification, events in the reference server."""
     body = await sender.fetch(request, heard=heard)
     try:
         return _checked_id(_session_id(body))

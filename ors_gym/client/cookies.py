@@ -8,7 +8,7 @@ __all__ = ["SessionCookies"]
 
 
 class SessionCookies:
-    """What ``/create_session`` and ``/create`` set, for the further requests of that session."""
+    """The cookies that ``/create_session`` and ``/create`` set, sent with the session's further requests."""
 
     def __init__(self) -> None:
         self._values: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""What ``/create`` is asked, in the form that the server takes; which one, is found once for each server.
+"""The request to ``/create``, in the form that the server accepts, which is found once for each server.
 
-Secrets go into the body, as the specification and the package ``ors-sdk`` have it, or into the header ``X-Secrets``
-where the server refuses them there, as the reference server does. A task goes by split and index, or whole where the
-server knows no indices.
+Secrets go into the body, as in the specification and the package ``ors-sdk``, or into the header ``X-Secrets`` if the
+server refuses that, as the reference server does. A task is named by split and index, or sent whole to servers without
+indices.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Secrets: TypeAlias = "Mapping[str, str | tuple[str, Sequence[str]]]"
 """Values by name, or pairs of a value and the domains that it may be sent to."""
 
 REFUSALS = (400, 413, 422, 431)
-"""What servers and proxies answer to a form that they do not take."""
+"""Statuses with which servers and proxies refuse a form."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreationForm:
-    """How one server wants sessions to be asked for."""
+    """The form of ``/create`` that one server accepts."""
 
     secrets_in_header: bool = False
     by_task: bool = False
 
 
 class Creation:
-    """One session's request to be created.
+    """The content of one session's ``/create``.
 
     Args:
         source: ``split`` and ``index``, or ``task_spec``.
-        secrets: what the environment may use.
+        secrets: the environment's secrets.
         toolset: the name of a set of tools beside the environment's.
     """
 
@@ -76,10 +76,10 @@ class Creation:
         form: CreationForm,
         find_task: Callable[[str, int], Awaitable[Task]],
     ) -> CreationForm:
-        """Ask with ``post(body, headers)``, in another form where one is refused; returns the form that was taken.
+        """Call ``post(body, headers)``, in another form if one is refused; returns the accepted form.
 
         Raises:
-            ORSError: the refusal of the last form.
+            ORSError: the last form was refused too.
         """
         if self._has_domains:  # only the header carries them
             form = replace(form, secrets_in_header=True)
@@ -123,7 +123,7 @@ def _exists(refused: StatusError) -> bool:
 
 
 def check_secrets(secrets: object) -> None:
-    """Refuse what are no secrets.
+    """Check secrets.
 
     Raises:
         ValueError: in words that hold no secret.

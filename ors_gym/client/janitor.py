@@ -1,13 +1,13 @@
-"""A process beside this one that deletes the sessions of a process that was killed.
+"""A second process that deletes the sessions of a process that was killed.
 
-The ids of sessions are written to the pipe of a small second process *before* the sessions are created. When the pipe
-ends or its owner is gone, for whatever reason, the second process deletes what is left and exits::
+Session ids are written to the pipe of a small second process *before* the sessions are created. When the pipe or its
+owner ends, for whatever reason, the second process deletes the sessions that are left and exits::
 
     with Janitor(url) as janitor:
         client = ORSClient(url, journal=janitor)
 
-Environments, ``ORSRollouts`` and ``RolloutPool`` have one of their own. The loss of the whole machine leaves sessions
-to the server's expiry.
+Environments, ``ORSRollouts`` and ``RolloutPool`` each have one. After the loss of the whole machine, sessions end by
+the server's expiry.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ logger = logging.getLogger(__name__)
 class Janitor:
     """Keeps a client's sessions as its :class:`~ors_gym.client.SessionJournal`, or those of any number of processes.
 
-    Its process starts with the first session that is noted, outlives this one, and is no child of it.
+    Its process starts with the first session, outlives this one, and is not its child.
 
     Args:
         url: the ORS server.
-        client_options: further arguments of the :class:`~ors_gym.ORSClient` whose sessions they are (``api_key``, …).
+        client_options: further arguments of the sessions' :class:`~ors_gym.ORSClient` (``api_key``, …).
     """
 
     def __init__(self, url: str, client_options: Mapping[str, Any] | None = None) -> None:
@@ -71,7 +71,7 @@ class Janitor:
 
     @property
     def pid(self) -> int:
-        """The process that deletes; 0 before the first session."""
+        """The id of the second process; 0 before the first session."""
         return 0 if self._process is None else self._process.pid
 
     async def opening(self, session_id: str, headers: Mapping[str, str]) -> None:
@@ -94,7 +94,7 @@ class Janitor:
         self._write({"abandoned": list(session_ids)})
 
     def close(self) -> None:
-        """Have every session deleted that is left. What takes longer than 2 s goes on in the background."""
+        """Delete every session that is left. After 2 s the deletions continue in the background."""
         with self._lock:
             if self._closed or self._owner != os.getpid():
                 return
@@ -132,7 +132,7 @@ class Janitor:
 
 
 class _Process:
-    """The second process, and the thread that notices its end."""
+    """Start the second process, and a thread that notices its end."""
 
     def __init__(self, server: Mapping[str, Any], sessions: Mapping[str, Mapping[str, str]]) -> None:
         script = Path(janitor_process.__file__)

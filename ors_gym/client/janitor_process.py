@@ -23,20 +23,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Self
 
 DELAYS_SECONDS = (0.0, 1.0, 5.0, 30.0)
-"""When to look for, and delete, a session whose creation was given up and may yet succeed on the server."""
+"""Delays at which to look for, and delete, a session whose creation was given up and may yet succeed."""
 ATTEMPTS = 3
 """Attempts per request."""
 REQUEST_SECONDS = 30.0
 DELETIONS_AT_ONCE = 32
 CLOSING_SECONDS = 2.0
-"""How long the owner is made to wait for the last deletions; they go on after that."""
+"""How long the owner waits for the last deletions, which continue after that."""
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 1.0
-"""How long notes are still read after the owner's death, where a fork of it keeps the pipe open."""
+"""How long notes are read after the owner's death, if a fork of it keeps the pipe open."""
 
 
 def main() -> None:
-    """Leave the process tree of the owner, say who this is, and wait."""
+    """Leave the owner's process tree, write the process id, and wait."""
     owner = int(sys.argv[1])
     if hasattr(os, "fork") and os.fork():
         os._exit(0)  # the child belongs to no one: what kills an owner's children (Ray does) does not find it

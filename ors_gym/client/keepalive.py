@@ -1,8 +1,7 @@
 """One pinger for all sessions of a client.
 
-Servers drop a session that sent no request for a while: 900 s on the reference server, 120 s on the hosted platform.
-A session with traffic needs no ping, so the sessions wait in the order of their last request: a request moves a
-session to the end, and only the first one is ever looked at.
+Servers drop idle sessions: after 900 s on the reference server, 120 s on the hosted platform. Sessions are kept in the
+order of their last request: a request moves a session to the end, so only the first one needs to be checked.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ors_gym.errors import ORSError
 __all__ = ["PING_SECONDS", "Pingable", "Pinger"]
 
 PING_SECONDS = 30.0
-"""A session is pinged when its last request is this old: a quarter of the shortest expiry known."""
+"""Idle time after which a session is pinged: a quarter of the shortest known expiry."""
 
 MAX_PINGS_AT_ONCE = 64
 
 
 class Pingable(Protocol):
-    """What is kept alive: a session."""
+    """A session, as the pinger needs it."""
 
     async def close(self) -> None:
         """End it."""
@@ -36,7 +35,7 @@ class Pingable(Protocol):
 
 
 class Pinger:
-    """Pings every session that was added and had no request for ``interval_seconds``, until it is removed."""
+    """Pings each added session that has been idle for ``interval_seconds``, until it is removed."""
 
     def __init__(self, interval_seconds: float = PING_SECONDS) -> None:
         if not interval_seconds > 0:
@@ -48,18 +47,18 @@ class Pinger:
 
     @property
     def sessions(self) -> tuple[Pingable, ...]:
-        """The sessions looked after, the one with the oldest request first."""
+        """The sessions, the one with the oldest request first."""
         return tuple(self._last_request)
 
     def touch(self, session: Pingable) -> None:
-        """Note that ``session`` sends a request now; the first time, begin to look after it."""
+        """Note that ``session`` sends a request now, adding it the first time."""
         self._last_request[session] = time.monotonic()
         self._last_request.move_to_end(session)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="ors-gym keepalive")
 
     def remove(self, session: Pingable) -> None:
-        """Look after ``session`` no longer."""
+        """Remove ``session``."""
         self._last_request.pop(session, None)
 
     async def _run(self) -> None:

@@ -79,7 +79,7 @@ class Portal:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the portal's loop and return its result, or raise what it raises.
 
-        An interrupt (Ctrl-C) of the waiting thread cancels the coroutine, waits until it has cleaned up, and goes on.
+        An interrupt (Ctrl-C) of the waiting thread cancels the coroutine, waits for its clean-up, and is raised again.
         """
         if threading.current_thread() is self._thread:
             work.close()
@@ -137,7 +137,7 @@ class Portal:
 
 
 def _key(value: Any) -> Hashable:
-    """Something to compare options by."""
+    """A key by which options are compared."""
     return tuple(sorted(cast("Mapping[str, str]", value).items())) if isinstance(value, Mapping) else value
 
 

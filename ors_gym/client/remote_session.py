@@ -1,4 +1,4 @@
-"""A session as the server has it: created under an id, reached by requests that carry the id, deleted."""
+"""The server's side of a session: its creation under an id, its requests, and its deletion."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["RemoteSession"]
 T = TypeVar("T")
 
 MAX_CREATIONS = 3
-"""How many session ids are tried when the answer to ``/create`` is lost and the session is not found."""
+"""Maximum session ids tried when the answer to ``/create`` is lost and the session does not exist."""
 
 
 class RemoteSession:
-    """What a :class:`~ors_gym.client.session.Session` is on the server.
+    """The server's side of a :class:`~ors_gym.client.session.Session`.
 
     Args:
         connection: the server.
-        creation: what ``/create`` is asked.
+        creation: the content of ``/create``.
         find_task: finds a task by environment, split and index, for servers that know no indices.
     """
 
@@ -60,7 +60,7 @@ class RemoteSession:
             creations += 1
 
     async def _create(self, env_name: str, *, last: bool) -> bool:
-        """Ask for an id and create the environment under it; False if that got lost on the way."""
+        """Ask for an id and create the environment under it; False if the session was lost."""
         assert self._route is not None
         connection = self._connection
         self._cookies = SessionCookies()
@@ -117,7 +117,7 @@ class RemoteSession:
         connection.names_tasks = await connection.sender.fetch_json(create, _names_tasks, self._take_headers)
 
     def _take_headers(self, headers: Mapping[str, str]) -> None:
-        """Note what the answer to ``/create`` says beside its body."""
+        """Read the headers of the answer to ``/create``."""
         assert self._route is not None
         self._cookies.take(headers)
         self._headers = self._cookies.put({**self._route.headers, "X-Session-ID": self.id})
@@ -125,7 +125,7 @@ class RemoteSession:
             self._query = f"?session={uuid.uuid4().hex[:16]}"  # no cache has this URL
 
     async def _exists(self) -> bool:
-        """Whether the server has the session, asked after the answer to ``/create`` was lost."""
+        """Whether the session exists after the answer to ``/create`` was lost."""
         for delay in (0.0, 0.5, 1.0):
             await asyncio.sleep(delay)
             try:
@@ -138,11 +138,11 @@ class RemoteSession:
     # ---------------------------------------------------------------- requests
 
     async def ping(self) -> None:
-        """Tell the server that the session is still wanted."""
+        """Keep the session alive."""
         await self._connection.sender.fetch(self._of_server("/ping"))
 
     async def get(self, path: str, read: Callable[[Any], T]) -> T:
-        """Read what is this session's own, under a URL that no cache can have from another session."""
+        """Read something of this session, under a URL that no cache holds for another session."""
         sender, request = self._connection.sender, self._of_environment("GET", path)
         if not self._query:
             return await sender.fetch_json(request, read)
@@ -155,7 +155,7 @@ class RemoteSession:
         return await sender.fetch_json(request, read)
 
     def call_request(self, path: str) -> Request:
-        """A request whose answer is a stream of events, without its body."""
+        """A request for an event stream; the body is added later."""
         request = self._of_environment("POST", path)
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
         return replace(request, headers=headers)
@@ -172,7 +172,7 @@ class RemoteSession:
     # ---------------------------------------------------------------- deletion
 
     def start_deletion(self, *, gone: bool = False, may_appear: bool = False) -> asyncio.Task[None]:
-        """Delete what has this id now, in the background.
+        """Delete the session in the background.
 
         Args:
             gone: the server no longer has the environment; only the id is deleted.
@@ -185,5 +185,5 @@ class RemoteSession:
 
 
 def _names_tasks(wire: Any) -> bool:
-    """Whether the server lets its clients choose the ``task_id`` of a call, as it says when it creates a session."""
+    """Whether the answer to ``/create`` lets clients choose the ``task_id`` of a call."""
     return isinstance(wire, dict) and cast("dict[str, Any]", wire).get("client_task_ids") is True

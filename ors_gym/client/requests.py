@@ -1,4 +1,4 @@
-"""Requests to one ORS server: what may be sent again, what is waited for, and what an answer means.
+"""Requests to one ORS server: retries, waits, and errors.
 
 - Nothing was sent (no connection): sent again, a few times.
 - The connection broke: sent again if the request is *repeatable* (running it twice is the same as once).
@@ -52,18 +52,18 @@ Heard: TypeAlias = Callable[[Mapping[str, str]], None]
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
-"""How often a request is sent at most, waits for a starting or full server not counted."""
+"""Maximum attempts per request, excluding waits for a starting or full server."""
 
 NOTICE_SECONDS = 10.0
-"""After how long it is logged that the server is silent."""
+"""Delay before a warning about a silent server."""
 
 MAX_DETAIL = 2000
-"""How much of a refusal an error shows, in characters."""
+"""Maximum characters of a server's detail in an error."""
 
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 
 MAX_URGENT_REQUESTS = 64
-"""How many pings and deletions are under way at once."""
+"""Maximum concurrent pings and deletions."""
 
 
 NO_SECRETS = Redactor(())
@@ -78,9 +78,9 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | None = None
     repeatable: bool = True
-    """Whether the server may see it twice without harm."""
+    """Whether sending it twice is harmless."""
     urgent: bool = False
-    """Whether it must not wait behind tool calls, which may take as long as they like."""
+    """Whether it bypasses the limit of concurrent requests, so that it does not wait for tool calls."""
     redact: Redactor = NO_SECRETS
     """Masks the secrets of the request's session in errors."""
 
@@ -89,7 +89,7 @@ class Request:
 
 
 class RequestSender:
-    """One server, as seen by everything that sends requests to it."""
+    """Sends the requests to one server."""
 
     def __init__(
         self, transport: Transport, timeouts: Timeouts, *, max_requests: int, redact: Redactor = NO_SECRETS
@@ -107,20 +107,20 @@ class RequestSender:
         return self.transport.send(request.method, request.url, request.headers, request.body)
 
     def slot(self, request: Request) -> asyncio.Semaphore:
-        """What to hold while the request is under way (see ``max_connections``)."""
+        """The semaphore to hold during the request (see ``max_connections``)."""
         return self._urgent_slots if request.urgent else self._slots
 
     def redact(self, text: str, request: Request) -> str:
-        """Mask the API key and the session's secrets: servers echo what they were sent."""
+        """Mask the API key and the session's secrets, which servers may echo."""
         return request.redact(self._redact(text))
 
     async def fetch(self, request: Request, *, seconds: float | None = None, heard: Heard | None = None) -> bytes:
-        """Send a request, again where that is safe, and return the body of its 2xx answer.
+        """Send a request, with retries where safe, and return the body of its 2xx answer.
 
         Args:
             request: what to send.
-            seconds: the limit for everything, in place of ``Timeouts.request_seconds`` for each attempt.
-            heard: is given the headers of the answer.
+            seconds: a limit for all attempts together, instead of ``Timeouts.request_seconds`` for each.
+            heard: called with the headers of the answer.
 
         Raises:
             TransportError: no answer came.
@@ -137,7 +137,7 @@ class RequestSender:
                 notice.cancel()
 
     def _notice_of_silence(self, request: Request) -> asyncio.TimerHandle | None:
-        """Have a warning logged, once, should the server not answer its first request for a while."""
+        """Log a warning once if the server does not answer its first request for a while."""
         if self._spoke:
             return None
 
@@ -191,7 +191,7 @@ class RequestSender:
                 raise self.refusal(request, response, body).at(str(request))
 
     async def fetch_json(self, request: Request, read: Callable[[Any], T], heard: Heard | None = None) -> T:
-        """Like :meth:`fetch`, with the body taken as JSON and given to ``read``.
+        """Like :meth:`fetch`, with the body parsed as JSON and passed to ``read``.
 
         Raises:
             ProtocolError: the body is no JSON, or not what ``read`` expects.
@@ -207,7 +207,7 @@ class RequestSender:
         raise ProtocolError(message).at(str(request))  # out here, so that it carries no context with secrets
 
     def refusal(self, request: Request, response: TransportResponse, body: bytes) -> StatusError:
-        """Name the error of an answer that is no 2xx."""
+        """The error for an answer other than 2xx."""
         target = response.headers.get("location", "") if 300 <= response.status < 400 else ""
         detail = self.redact(target or _detail(response, body), request)
         return status_error(response.status, detail, starting=is_starting(response.headers))
@@ -224,7 +224,7 @@ def status_error(status: int, detail: str, *, starting: bool = False) -> StatusE
 
 
 def _detail(response: TransportResponse, body: bytes) -> str:
-    """What a server says of a refusal: FastAPI's ``detail``, the title of a page, or the text itself."""
+    """The server's explanation: FastAPI's ``detail``, the title of a page, or the text itself."""
     text = body.decode(errors="replace").strip()
     if text.startswith("<") or response.headers.get("content-type", "").startswith("text/html"):
         title = TITLE.search(text)

@@ -1,4 +1,4 @@
-"""A session: one episode on the wire.
+"""A session: one episode on a server.
 
 The states of a session::
 
@@ -6,10 +6,9 @@ The states of a session::
                      │                   │
                      └─ failed ─▶ LOST ◀─┘ gone, or the end of a call is unknown
 
-A call that ends in an exception after its tool may have run makes the session LOST, and so does a call that the
-caller gave up waiting for. A LOST session is deleted on the server at once and never used again. A call whose tool
-raised, as the server says itself, leaves it OPEN, and so does one that certainly did not run (a 4xx, no connection, a
-full server).
+A call that fails after its tool may have run makes the session LOST, and so does a cancelled call. A LOST session is
+deleted on the server at once and never used again. The session stays OPEN after a call whose tool raised, as reported
+by the server, and after a call that certainly did not run (a 4xx, no connection, a full server).
 """
 
 from __future__ import annotations
@@ -61,28 +60,28 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 30.0
-"""How long after its creation a session that is not found was probably never where the requests go."""
+"""A session not found this soon after its creation was probably created on another server behind a balancer."""
 
 
 class SessionState(StrEnum):
-    """Where a session is in its life."""
+    """The state of a session."""
 
     NEW = "new"
-    """Nothing has been asked of the server yet."""
+    """No request was sent yet."""
     OPENING = "opening"
-    """The server is being asked for it."""
+    """It is being created."""
     OPEN = "open"
     """It can be used."""
     LOST = "lost"
     """The server no longer has it, or it was given up after a call whose end is unknown. Never used again."""
     CLOSED = "closed"
-    """It was deleted, as it should be at the end of an episode."""
+    """It was deleted at the end of the episode."""
 
 
 class Session:
-    """One episode on the wire, made by :meth:`ORSClient.session` and used as an async context manager.
+    """One episode on a server, made by :meth:`ORSClient.session` and used as an async context manager.
 
-    It is opened on entering and deleted on leaving, whatever happens in between, cancellation included.
+    It is created on entering and deleted on leaving, also on exceptions and cancellation.
     """
 
     def __init__(
@@ -149,8 +148,8 @@ class Session:
     async def close(self) -> None:
         """Delete the session on the server; does nothing the second time.
 
-        Deleting goes on in the background when this is cancelled, and never raises: a server that cannot be reached
-        is logged, and drops the session itself after a while.
+        The deletion continues in the background when this is cancelled. It never raises: failures are logged, and the
+        server drops the session after its expiry.
         """
         if self.state is SessionState.OPEN:
             self.state = SessionState.CLOSED
@@ -166,7 +165,7 @@ class Session:
             self._deletion = self._remote.start_deletion(gone=self._gone)
 
     def _give_up(self, cause: str, *, gone: bool = False) -> None:
-        """LOST: delete it on the server and never use it again."""
+        """Enter the state LOST and delete the session on the server."""
         if self.state is SessionState.OPEN:
             self.state = SessionState.LOST
             self._cause = cause
@@ -183,7 +182,7 @@ class Session:
         raise SessionClosedError(f"the session is {self.state}").at(session_id=self.id)
 
     async def _get(self, path: str, read: Callable[[Any], T], *, optional: bool = False) -> T | None:
-        """Read something of this session; None if the server has no such route and it is ``optional``."""
+        """Read something of this session; None for an ``optional`` route that the server lacks."""
         self._require_open()
         self._connection.pinger.touch(self)
         try:
@@ -196,7 +195,7 @@ class Session:
             raise self._noted(error) from error.__cause__
 
     def _noted(self, error: ORSError) -> ORSError:
-        """Name the session in an error, and note if the error means that it is lost."""
+        """Add the session to an error; a 404 makes it LOST."""
         error.at(session_id=self.id)
         if not isinstance(error, StatusError) or error.status not in (404, 410):
             return error
@@ -221,14 +220,14 @@ class Session:
         return messages
 
     async def list_tools(self) -> ToolList:
-        """The tools of this very session, which may be more than the environment's."""
+        """The tools of this session, which may be more than the environment's."""
         if self._tools is None:
             tools = await self._get("/task_tools", ToolList.from_wire, optional=True)
             self._tools = tools if tools is not None else await self._connection.list_tools(self.env_name)
         return self._tools
 
     async def ping(self) -> None:
-        """Tell the server that the session is still wanted. A client does this for its idle sessions by itself."""
+        """Keep the session alive on the server. The client does this for idle sessions."""
         self._require_open()
         connection = self._connection
         try:
@@ -248,11 +247,11 @@ class Session:
         """Call a tool, at most once.
 
         Returns:
-            What the tool gave. A call that the environment refused (unknown tool, bad input, episode finished) has
-            ``ok=False``: an observation for the agent.
+            The tool's output. A call that the environment refused (unknown tool, bad input, episode finished) has
+            ``ok=False`` and is an observation for the agent.
 
         Raises:
-            ToolFailedError: the tool raised. The session can be used further.
+            ToolFailedError: the tool raised. The session stays open.
             SessionLostError: the server no longer has the session.
             AmbiguousCallError: the call was cut off, and whether it ran is unknown.
             CallTimeoutError: it took longer than ``Timeouts.call_seconds``.
@@ -279,13 +278,13 @@ class Session:
         return Call(self._connection.sender, self._remote.call_request(path), payload, task_id=task_id)
 
     async def _run(self, call: Call, tool: str, read: Callable[[Any], T]) -> T:
-        """Bring a tool call to its end, and give the session up if its outcome is unknown."""
+        """Run a tool call, and give up the session if the outcome is unknown."""
         self._connection.pinger.touch(self)
         try:
             return await call.run(read)
         except ORSError as error:
             error = self._noted(error.at(tool=tool))
-            # A tool that raised has ended its call: the server says so, and the session lives on.
+            # The server reports that the tool raised: the call has ended and the session continues.
             if isinstance(error, SessionError) or (call.may_have_run and not isinstance(error, ToolFailedError)):
                 self._give_up(error.brief)
             raise error from error.__cause__
@@ -295,7 +294,7 @@ class Session:
             raise
 
     async def call_terminal_tool(self, message: str = "") -> ToolOutput:
-        """Hand the agent's plain final message to the environment's terminal tool.
+        """Call the environment's terminal tool with the agent's final plain message.
 
         Raises:
             ValueError: the environment has none (``ToolList.terminal_tool`` says so).
@@ -313,7 +312,7 @@ class Session:
     async def score_group(self, candidates: Sequence[GroupCandidate | Sequence[Message]]) -> tuple[GroupScore, ...]:
         """Score the trajectories of a group against each other, on environments with ``supports_score_group``.
 
-        Scoring leaves the environment as it is: a failure does not end the session.
+        Scoring does not change the environment, so a failure does not end the session.
 
         Returns:
             One score for each candidate, in order.

@@ -1,4 +1,4 @@
-"""How long each kind of wait may last."""
+"""Limits of each kind of wait."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Timeouts"]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Every wait of the client, each with its limit in seconds. None, where allowed, means no limit."""
+    """Limits of the client's waits in seconds. None, where allowed, means no limit."""
 
     connect_seconds: float = 10.0
     """To make a connection, name resolution and TLS included."""
     request_seconds: float = 120.0
-    """For the whole answer to anything but a tool call. A server may hold ``/prompt`` while its set-up runs."""
+    """For the whole answer to a request other than a tool call. ``/prompt`` may wait for the environment's set-up."""
     first_event_seconds: float = 120.0
-    """From sending a call to the first event of its answer. Calls that pass it are ambiguous and end the session."""
+    """From sending a call to the first event of its answer. Later the call is ambiguous and the session ends."""
     silence_seconds: float = 45.0
-    """Between two events of a call's answer; servers send a comment every 10 s. After it the call is resumed."""
+    """Between two events of a call's answer, after which the call is resumed; servers send a comment every 10 s."""
     call_seconds: float | None = 1800.0
-    """For a whole tool call, waits and resumptions included; None for tools that may take longer than any limit."""
+    """For a whole tool call, waits and resumptions included; None for tools without a limit."""
     resume_seconds: float = 60.0
-    """For getting back to a running call after its connection broke. Servers keep a result for 60 s."""
+    """For resuming a running call after its connection broke. Servers keep a result for 60 s."""
     starting_seconds: float = 600.0
     """For an environment that answers 503 "starting". Hosted ones take up to ten minutes."""
     capacity_seconds: float = 600.0
@@ -43,5 +43,5 @@ class Timeouts:
                 raise ValueError(f"Timeouts.{item.name} must be a positive number of seconds, got {value!r}")
 
     def retry_budget(self) -> RetryBudget:
-        """The waits that one request may spend on a server that is starting or full."""
+        """The time that one request may wait for a server that is starting or full."""
         return RetryBudget(starting_seconds=self.starting_seconds, capacity_seconds=self.capacity_seconds)

@@ -1,6 +1,6 @@
 """One tool call, run at most once.
 
-The states of a call, and what each may do when something goes wrong::
+The states of a call, and the recovery from each::
 
     UNSENT ──request goes out──▶ SENT ──task_id arrives──▶ RUNNING ──end or error──▶ ANSWERED
       ▲                           │                          │  ▲
@@ -11,8 +11,8 @@ The states of a call, and what each may do when something goes wrong::
                                   ▼
                                 AMBIGUOUS: never sent again, the session is given up
 
-On servers that let the client choose the ``task_id`` (they say so when a session is created) a call is RUNNING from
-the start: whatever is lost, the same call under the same ``task_id`` runs once.
+On servers that let the client choose the ``task_id`` (as their answer to ``/create`` says) a call is RUNNING from the
+start: a repeated call with the same ``task_id`` runs once.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ __all__ = ["Call", "CallState"]
 T = TypeVar("T")
 
 MAX_RESUMPTIONS = 20
-"""Maximum resumptions in a row without a sign of life of the running call."""
+"""Maximum consecutive resumptions without any event of the running call."""
 
 DRAIN_SECONDS = 0.1
-"""How long the end of an answered stream is waited for, to keep its connection. It comes with the result or soon."""
+"""How long to wait for the end of an answered stream, so that its connection can be reused."""
 
 
 class CallState(StrEnum):
-    """How far a call got."""
+    """The state of a call."""
 
     UNSENT = "unsent"
-    """No byte of it has left, or the server said that nothing ran."""
+    """Nothing was sent, or the server said that nothing ran."""
     SENT = "sent"
-    """The request is out and unanswered: the tool may be running."""
+    """The request is sent and unanswered: the tool may be running."""
     RUNNING = "running"
-    """The call has a ``task_id``: asking again with it replays and never runs the tool again."""
+    """The call has a ``task_id``: sending it again replays the result and never runs the tool twice."""
     ANSWERED = "answered"
-    """The result is here."""
+    """The result has arrived."""
 
 
 class Call:
-    """A call under way; :meth:`run` brings it to its result or to the error that says what is known."""
+    """One tool call; :meth:`run` returns its result or raises an error that says whether it may have run."""
 
     def __init__(
         self, sender: RequestSender, request: Request, payload: Mapping[str, Any], *, task_id: str | None
@@ -154,7 +154,7 @@ class Call:
                 await asyncio.sleep(backoff_seconds(resumptions - 2, 0.2, 5.0))
 
     async def _exchange(self) -> tuple[TransportResponse, bytes] | None:
-        """Send the call once and read its answer as far as it goes; None when the result is here, else a refusal."""
+        """Send the call once and read its answer; returns None with a result, else the refusal."""
         timeouts = self._timeouts
         limit = timeouts.silence_seconds if self._sent else timeouts.first_event_seconds
         if self.state is CallState.UNSENT:

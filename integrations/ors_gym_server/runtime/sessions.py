@@ -39,7 +39,7 @@ MAX_REMEMBERED = 10_000
 
 
 class SessionState(StrEnum):
-    """Where a session is in its life."""
+    """The state of a session."""
 
     CONSTRUCTING = "constructing"
     """The environment's constructor runs."""
