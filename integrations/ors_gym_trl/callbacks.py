@@ -1,4 +1,4 @@
-"""What is kept of a training: the run as an HTML page, and its trajectories, written while it goes on."""
+"""Trainer callbacks that write an HTML page and the trajectories of a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BatchListener(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._training = None
         if self._hear_batch in self._rollouts.listeners:
             self._rollouts.listeners.remove(self._hear_batch)
@@ -106,7 +106,7 @@ class ReportCallback(BatchListener):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to listen, and start the clock."""
+        """Start listening, and the clock."""
         super().on_train_begin(args, state, control, **kwargs)
         self._batches.clear()
         self._step_began = self._began = time.monotonic()
@@ -132,7 +132,7 @@ class ReportCallback(BatchListener):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen no more, and write the page a last time."""
+        """Stop listening and write the page a last time."""
         super().on_train_end(args, state, control, **kwargs)
         self.record.ended = self.record.ended or "finished"
         self.write()
@@ -167,7 +167,7 @@ class ReportCallback(BatchListener):
         return step
 
     def _keep_group(self, number: int, group: TrajectoryGroup, returns: Mapping[str, float | None]) -> None:
-        """Keep a group whole: what its members are worth shows beside each other only."""
+        """Keep a whole group, because members are compared with each other."""
         values = [returns[member.episode_id] for member in group.members]
         advantages = group_advantages([nan if value is None else value for value in values])
         self.record.samples.extend(
@@ -176,7 +176,7 @@ class ReportCallback(BatchListener):
         )
 
     def write(self) -> Path | None:
-        """Write the page as the run stands: at its end, or when it was interrupted. One process of a run does."""
+        """Write the page, also of an interrupted run; only the main process does."""
         return (
             None
             if self._path is None or not PartialState().is_main_process

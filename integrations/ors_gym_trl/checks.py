@@ -1,4 +1,4 @@
-"""Checks that stop a run which trains on something else than its settings say, or say that it learns nothing."""
+"""Checks that stop a run whose samples do not come from the trained weights, and warn when nothing is learned."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def check_sampling(
 ) -> None:
     """Compare log-probabilities as sampled with a plain forward pass over the final tokens of a few episodes.
 
-    Every process makes ``num_rows`` forward passes, whatever it has to compare, so that sharded models stay in step.
-    Each is of one row, and only its sampled tokens' logits become float32: a vocabulary times an episode is gigabytes.
+    Every process makes exactly ``num_rows`` forward passes, so that sharded models stay in step. Each has one row, and
+    only the logits of sampled tokens become float32, because the logits of a whole episode take gigabytes.
 
     Args:
         trainer: Whose model it is.
         rows: The episodes.
-        settings: What shaped the distribution that the log-probabilities are of: the forward pass's is shaped likewise.
-            Empty for none but the temperature.
-        num_rows: How many episodes are compared.
+        settings: The sampling settings applied to the distribution of the log-probabilities, applied to the forward
+            pass likewise. Empty for only the temperature.
+        num_rows: Number of episodes compared.
 
     Raises:
         SamplingMismatchError: They differ by more than 0.1 nats on average.
@@ -82,12 +82,12 @@ def _causes(trainer: Trainer) -> str:
 def _recompute(model: Any, row: TokenRecord, settings: Mapping[str, Any]) -> list[float]:
     """The log-probability of each sampled token by a plain forward pass, in the distribution it was drawn from.
 
-    A token that rounding puts beside top_p's edge is compared in the whole distribution.
+    A token that rounding puts outside of top-p is compared in the full distribution.
     """
     ids: Any = torch.tensor([row.ids], device=model.device)
     logits: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     places = [place for place, mask in enumerate(row.mask, start=len(row.prompt_ids)) if mask]
-    scores = logits[0, [place - 1 for place in places]].float()  # a place's logits are the next token's
+    scores = logits[0, [place - 1 for place in places]].float()  # the logits at a position are for the next token
     processors = shaping(settings)
     if shapes(settings):
         whole = scores / (settings.get("temperature") or 1.0)
@@ -102,10 +102,10 @@ def _recompute(model: Any, row: TokenRecord, settings: Mapping[str, Any]) -> lis
 
 
 class BatchJudge:
-    """Looks at each batch over all processes: ends a run that only fails, and says when a first batch teaches nothing.
+    """Judges each batch over all processes: ends a run that only fails, and warns when a first batch has no signal.
 
     Args:
-        max_failed_batches: So many batches in a row in which every episode failed end the run.
+        max_failed_batches: The run ends after this many consecutive batches in which every episode failed.
     """
 
     def __init__(self, max_failed_batches: int) -> None:
@@ -118,7 +118,7 @@ class BatchJudge:
     def look(
         self, trainer: Trainer, groups: Sequence[TrajectoryGroup], returns: Sequence[float | None], *, training: bool
     ) -> None:
-        """Judge a batch. Every process calls it once a batch.
+        """Judge a batch. Every process calls it once per batch.
 
         Raises:
             RuntimeError: Every episode of several batches in a row failed, in every process.

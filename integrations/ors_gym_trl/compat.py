@@ -1,7 +1,7 @@
-"""Everything of TRL that this package touches, in one place.
+"""Everything of TRL that this package uses, in one place.
 
-TRL calls ``rollout_func`` experimental, and its trainer's attributes are not promised. No other module here imports
-TRL, reads an attribute of its trainer or configuration, or knows what it calls the columns of a rollout.
+TRL calls ``rollout_func`` experimental and does not promise its trainer's attributes. No other module of this package
+imports TRL, reads an attribute of its trainer or configuration, or knows its names of a rollout's columns.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def rank(trainer: Trainer) -> int:
 
 
 def gathered(trainer: Trainer, values: Sequence[float]) -> list[float]:
-    """The values of all processes, which have as many each, in order. A call that all of them make."""
+    """Gather the values of all processes, in order; a collective call with equally many values each."""
     local = torch.tensor(values, dtype=torch.float32, device=trainer.accelerator.device)
     return cast("list[float]", cast("Any", trainer.accelerator.gather(local)).tolist())
 
@@ -171,12 +171,12 @@ def server_url(trainer: Trainer) -> str:
 
 
 def server_timeout(trainer: Trainer) -> float:
-    """How long a vLLM server that cannot be reached, or is busy, is asked again."""
+    """How long requests to an unreachable or busy vLLM server are retried."""
     return float(settings(trainer).vllm_server_timeout)
 
 
 def sampling_parameters(trainer: Trainer) -> dict[str, Any]:
-    """What the trainer's arguments say about sampling, in vLLM's words."""
+    """The trainer's sampling arguments as vLLM's parameters."""
     args = settings(trainer)
     parameters: dict[str, Any] = {
         "temperature": args.temperature,
@@ -200,13 +200,13 @@ class ColocatedEngine:
     def awake(self) -> Iterator[None]:
         """Keep the engine awake for one rollout.
 
-        With ``vllm_enable_sleep_mode`` TRL would put it to sleep after every turn, and push all weights again.
+        With ``vllm_enable_sleep_mode`` TRL would put it to sleep after every turn and push all weights again.
         """
         generation = self._generation
         if not generation.enable_sleep_mode:
             yield
             return
-        generation.sync_weights()  # wakes the weights, and fills them: sleeping discarded them
+        generation.sync_weights()  # wake the weights and load them again: sleeping discarded them
         generation.llm.wake_up(tags=["kv_cache"])
         generation.enable_sleep_mode = False
         try:
@@ -245,7 +245,7 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def check_backend(trainer: Trainer) -> None:
-    """Refuse configurations in which processes would wait for each other for ever, or ask the wrong server."""
+    """Refuse configurations in which processes would deadlock or use the wrong server."""
     args = settings(trainer)
     several = trainer.accelerator.num_processes > 1
     where = backend(trainer)
@@ -297,7 +297,7 @@ def _is_local(url: str) -> bool:
 def check_whole_groups(reason: str | None, trainer: Trainer, num_prompts: int, num_generations: int) -> None:
     """Refuse groups that straddle processes, which the argument named by ``reason`` needs whole.
 
-    Without such an argument they may: the trainer gathers the returns of all processes before it compares them.
+    Otherwise they may: the trainer gathers the returns of all processes before it compares them.
     """
     if reason is None or trainer.accelerator.num_processes == 1 or num_prompts % num_generations == 0:
         return
@@ -327,8 +327,8 @@ def batches_per_run(args: Any, max_steps: int) -> int:
 def watch_task_counts(is_ours: Callable[[Any], bool]) -> None:
     """Have every ``GRPOTrainer`` refuse a dataset of ours with fewer tasks than a batch has groups.
 
-    TRL would draw no batch from it: nothing is played, and training "succeeds". It asks no one before that, so its
-    method that draws the tasks is wrapped. Other datasets are passed on as they are.
+    TRL would draw no batch from it, play nothing and report success. No callback runs before that, so the method that
+    draws the tasks is wrapped. Other datasets are passed on unchanged.
     """
     trainers: Any = GRPOTrainer
     draw = trainers._get_train_sampler
@@ -368,11 +368,11 @@ RESERVED_COLUMNS = frozenset(
     {"prompt", "prompts", "completion", "completions", "completion_ids", "environment", "environments", "image"}
     | {"images", "tools", "trainer_state", "log_extra", "log_metric"}
 )
-"""Names of a dataset's columns, or of a reward function's arguments, that mean something to TRL."""
+"""Names that TRL uses for columns of a dataset or arguments of a reward function."""
 
 
 def rollout_columns(rows: Sequence[Any], **further: list[Any]) -> dict[str, list[Any]]:
-    """What a rollout function returns of token records; ``further`` columns reach the reward functions."""
+    """Token records as a rollout function returns them; reward functions receive the ``further`` columns."""
     return {
         "prompt_ids": [row.prompt_ids for row in rows],
         "completion_ids": [row.completion_ids for row in rows],
@@ -383,7 +383,7 @@ def rollout_columns(rows: Sequence[Any], **further: list[Any]) -> dict[str, list
 
 
 def log_rollout(columns: Mapping[str, Any], metrics: Mapping[str, float], table: Mapping[str, Sequence[str]]) -> None:
-    """Hand numbers to the trainer's logs and columns to its table, with what it gave a reward function."""
+    """Add metrics to the trainer's logs and columns to its table of completions."""
     log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
     if log_metric is not None:
         for name, value in metrics.items():
@@ -394,5 +394,5 @@ def log_rollout(columns: Mapping[str, Any], metrics: Mapping[str, float], table:
 
 
 def replace_reward_functions(trainer: Trainer, replaced: Callable[[Any], Any]) -> None:
-    """Put ``replaced(function)`` in the place of each of the trainer's reward functions."""
+    """Replace each of the trainer's reward functions by ``replaced(function)``."""
     trainer.reward_funcs = [replaced(function) for function in trainer.reward_funcs]

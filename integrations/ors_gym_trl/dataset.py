@@ -1,4 +1,4 @@
-"""Tasks as rows of a trainer's dataset: a prompt names its task to a reader and carries it to the rollout function."""
+"""Tasks as rows of a trainer's dataset; the prompt carries the task to the rollout function."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ors_gym_trl.compat import RESERVED_COLUMNS
 __all__ = ["TASK_KEY", "dataset_of", "is_of_tasks", "read_prompt"]
 
 TASK_KEY = "ors"
-"""Where a prompt's message carries its task: TRL hands a rollout function prompts only, and keeps unknown keys."""
+"""The key of a prompt's message with its task: TRL passes only prompts to a rollout function, with unknown keys."""
 
 
 def dataset_of(tasks: Iterable[tuple[str, TaskRef]]) -> Dataset:
-    """One row per task; each comes with the name of its source.
+    """One row per task, with the name of its source.
 
-    What the server says of the tasks stands in columns, which reach reward functions: a field that is of one plain type
-    in all tasks as it is, others as JSON. A field whose name means something to TRL, or begins with ``ors_``, has none.
+    The tasks' JSON fields become columns, which reward functions receive: as they are if a field has one plain type in
+    all tasks, else as JSON. Fields whose names TRL uses, or that begin with ``ors_``, are left out.
     """
     given = list(tasks)
     prompts = [
@@ -34,7 +34,7 @@ def dataset_of(tasks: Iterable[tuple[str, TaskRef]]) -> Dataset:
                     "env_name": task.env_name,
                     "split": task.split,
                     "index": task.index,
-                    # A string: Arrow wants the same keys in every row, and task objects may differ in theirs.
+                    # A string, because Arrow needs the same keys in every row and task objects may differ.
                     "task": None if task.task is None else json.dumps(dict(task.task), sort_keys=True),
                 },
             }
@@ -57,7 +57,7 @@ def _column(values: list[Any]) -> list[Any]:
 
 
 def is_of_tasks(dataset: Any) -> bool:
-    """Whether the rows of a dataset are tasks of ours."""
+    """Whether the rows of a dataset are ORS tasks."""
     try:
         return TASK_KEY in dataset[0]["prompt"][-1]
     except (TypeError, KeyError, IndexError):
@@ -65,7 +65,7 @@ def is_of_tasks(dataset: Any) -> bool:
 
 
 def read_prompt(prompt: Any) -> tuple[str, TaskRef, str | None]:
-    """The source's name, the task, and the system message that a row's prompt carries."""
+    """The source's name, the task and the system message of a row's prompt."""
     try:
         *before, last = cast("list[Any]", prompt)
         reference = last[TASK_KEY]

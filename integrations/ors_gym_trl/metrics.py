@@ -13,7 +13,7 @@ __all__ = ["episode_table", "rollout_metrics"]
 
 
 def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
-    """Means over the batch's episodes; counts per batch; seconds of wall time.
+    """Metrics of a rollout: means over episodes, counts per batch, seconds of wall time.
 
     ``rollout/failed/<kind>`` counts every failed attempt, also those that a later attempt made good. The trainer logs
     its mean over the batches and processes that had one of that kind; of everything else, the mean over all.
@@ -56,7 +56,7 @@ def episode_table(batch: RolloutBatch) -> dict[str, list[str]]:
 
 
 def _calls(trajectory: Trajectory) -> str:
-    """One line a call: what was called with what, and what it gave."""
+    """One line per call: name, input and output."""
     lines: list[str] = []
     for step in trajectory.transitions:
         arguments = json.dumps(dict(step.action.input), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A batch of groups, played with the trained model: what every door to a trainer shares."""
+"""Plays a batch of groups with the trained model; independent of how a trainer asks for it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class PlannedGroup:
 
 @dataclass(frozen=True, slots=True)
 class PlayedBatch:
-    """The groups that were played, and a list of each thing with one entry an episode."""
+    """The played groups, and lists with one entry per episode."""
 
     groups: tuple[TrajectoryGroup, ...]
     replaced_groups: tuple[TrajectoryGroup, ...]
     returns: tuple[float | None, ...]
     scores: tuple[float | None, ...]
     records: tuple[TokenRecord | None, ...]
-    """The tokens of each episode; None for one that the model was never asked in."""
+    """The tokens of each episode; None for one without a turn of the model."""
 
     @property
     def members(self) -> list[Trajectory]:
@@ -51,18 +51,18 @@ class PlayedBatch:
 
     @property
     def scored(self) -> list[bool]:
-        """Whether an episode counts: it has a return, or a score."""
+        """Whether each episode has a return or a score."""
         return [value is not None or score is not None for value, score in zip(self.returns, self.scores, strict=True)]
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens that the model wrote."""
+        """Tokens sampled from the model."""
         return sum(sum(record.mask) for record in self.records if record is not None)
 
     def rows(self, end_of_sequence: int) -> list[TokenRecord]:
-        """What a trainer takes of each episode: never empty, ending with a sampled token.
+        """The token records for a trainer: never empty, ending with a sampled token.
 
-        An episode that was broken, and every one of a dropped group, is its prompt and one masked token.
+        A failed episode, and every episode of a dropped group, is its prompt and one masked token.
         """
         left_out = [member.failed or group.dropped for group in self.groups for member in group.members]
         return [_row(record, out, end_of_sequence) for record, out in zip(self.records, left_out, strict=True)]
@@ -86,7 +86,7 @@ def play_batch(portal: Portal, plan: Sequence[PlannedGroup], sampler: Sampler, *
             sampler.serve()
             played = playing.result()
         finally:
-            # Ctrl-C, or a fault of the model: the episodes end now, and close their sessions.
+            # Ctrl-C, or an error of the model: cancel the episodes, which close their sessions.
             portal.run(_cancel(playing))
     groups = [_without_unseen(planned, attempts[-1]) for planned, attempts in zip(plan, played, strict=True)]
     each = [(planned, group, member) for planned, group in zip(plan, groups, strict=True) for member in group.members]
@@ -109,7 +109,7 @@ async def _start(
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, unless it is over, and wait until it has cleaned up."""
+    """Cancel a task and wait for its clean-up."""
     if task.cancel():
         await asyncio.wait([task])
 

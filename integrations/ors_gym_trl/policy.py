@@ -1,4 +1,4 @@
-"""The trained model as a policy: asked a turn at a time by episodes, its tokens kept exactly."""
+"""The trained model as a policy that keeps the exact tokens of each episode."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["TokenPolicy", "UnseenImages"]
 UnseenImages: TypeAlias = Literal["stop", "skip", "describe"]
 
 END_OF_PROMPT = 32
-"""Tokens of a prompt that are enough to see whether it opens the model's thinking."""
+"""How many last tokens of a prompt show whether it opens the model's thinking."""
 
 
 class Submit(Protocol):
-    """What a policy asks of a :class:`~ors_gym_trl.sampling.sampler.Sampler`."""
+    """The ``submit`` method of a :class:`~ors_gym_trl.sampling.sampler.Sampler`."""
 
     def __call__(
         self, prompt: Sequence[int], max_new_tokens: int, pictures: Sequence[ImageInputs], seed: int | None
@@ -40,14 +40,14 @@ class TokenPolicy:
 
     Args:
         tokenizer: The conversation's template.
-        dialect: Reads tool calls in what the model wrote.
+        dialect: Reads the model's tool calls.
         submit: The sampler's.
         max_completion_tokens: An episode's tokens after the prompt, the environment's included.
-        max_context_tokens: An episode's tokens in all, which is what the model has positions for.
+        max_context_tokens: All tokens of an episode, limited by the model's positions.
         max_turn_tokens: Tokens of one turn; None leaves only the episode's limit.
         system: A system message before the environment's prompt.
-        unseen_images: What becomes of an episode that shows an image to a model of text: ``"stop"`` raises,
-            ``"skip"`` ends it and notes it in ``skipped``, ``"describe"`` says in words that there was one.
+        unseen_images: For an episode that shows an image to a text model: ``"stop"`` raises, ``"skip"`` ends it and
+            adds it to ``skipped``, ``"describe"`` replaces the image by a sentence.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class TokenPolicy:
         self._system = system
         self._unseen_images: UnseenImages = unseen_images
         self.skipped: set[str] = set()
-        """Episodes that ended because the model cannot see their images."""
+        """Episodes that ended because the model takes no images."""
         self.records: dict[str, TokenRecord] = {}
-        """The tokens of every episode that was asked for a turn, by episode id."""
+        """The tokens of every episode with a turn, by episode id."""
 
     async def act(self, turn: Turn) -> Reply:
         """Sample the model's next turn; ``truncated`` when the episode's token budget is spent."""
@@ -98,7 +98,7 @@ class TokenPolicy:
         sampled = await asyncio.wrap_future(self._submit(record.ids, budget, pictures, turn.seed))
         image_token = self._tokenizer.image_token_id
         if image_token is not None and image_token in sampled.ids:
-            sampled = sampled.before(image_token)  # of an image that there is not: vLLM does not rule it out
+            sampled = sampled.before(image_token)  # an image token without an image, which vLLM can sample
         record.add_sampled(sampled.ids, sampled.logprobs)
         text = self._tokenizer.decode_turn(sampled.ids)
         if sampled.ended:
@@ -126,7 +126,7 @@ class TokenPolicy:
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> Sequence[Message]:
-    """``messages`` after a system message; before one of the environment's own it is said in the same message."""
+    """``messages`` after a system message, merged with the environment's own if there is one."""
     if system is None:
         return messages
     if messages and messages[0].role == "system":

@@ -1,4 +1,4 @@
-"""The user's own reward functions, beside the episodes' returns."""
+"""The user's reward functions, called beside the episodes' returns."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ScoredRows:
         self._hooks: list[Any] = []
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Have a reward model give no reward to the other rows."""
+        """Let a reward model give no reward to the other rows."""
         self._hooks.append(model.register_forward_hook(self._leave_out))
 
     def close(self) -> None:
-        """Watch no model any more."""
+        """Stop observing models."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -37,10 +37,10 @@ class ScoredRows:
 
 
 def own_reward(function: Callable[..., Any], rows: ScoredRows) -> Callable[..., Any]:
-    """``function`` as it is called for the rows that are scored, with each episode's conversation.
+    """``function`` limited to the scored rows, with each episode's conversation.
 
-    A row that failed has no return, and TRL takes it into the baseline as soon as any function rewards it. So it is
-    left out of the call, and its reward is None. Of the others the function gets ``prompts`` and ``completions`` as
+    A failed row has no return, and TRL would include it in the baseline once any function rewards it. So it is left out
+    of the call and its reward is None. For the other rows the function gets ``prompts`` and ``completions`` as
     conversations (assistant turns, tool results with their role), and ``env_mask`` beside ``completion_ids``.
     """
     if isinstance(function, torch.nn.Module):
@@ -92,7 +92,7 @@ def _log_spread(
 
 
 def spread(places: Sequence[int], values: Sequence[Any], count: int) -> list[Any]:
-    """``values`` at their ``places`` among ``count``, and None elsewhere. As they are where their number is another."""
+    """``values`` at their ``places`` among ``count``, None elsewhere; unchanged if their number does not match."""
     if len(values) != len(places):
         return list(values)
     row: list[Any] = [None] * count

@@ -1,4 +1,4 @@
-"""ORS episodes as what ``GRPOTrainer`` takes: a dataset of tasks, a rollout function, reward functions."""
+"""ORS episodes for ``GRPOTrainer``: a dataset of tasks, a rollout function and reward functions."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class ORSRollouts:
             reward_funcs=rollouts.reward_funcs,
         ).train()
 
-    Every prompt of a batch is played at once, each in its own session; the model is asked for whichever turns are
-    ready. The tokens trained on are the tokens sampled. An episode that infrastructure broke is played
-    again; if that does not help it is left out: its reward is None and its tokens are masked, so it moves neither
-    weights nor baseline.
+    All prompts of a batch are played concurrently, each in its own session; the model samples the turns that are ready.
+    The tokens trained on are the tokens sampled. An episode that fails by infrastructure is played again; if it fails
+    on every attempt it is left out: its reward is None and its tokens are masked, so it changes neither weights nor
+    baseline.
 
-    Where the model samples is the trainer's choice: in its own process, from a vLLM server, or from a colocated vLLM
-    (:mod:`ors_gym_trl.sampling.backends`). With several processes each plays its slice of the batch, and no call is
-    common to them while episodes go on.
+    The trainer's arguments choose where the model samples: in process, on a vLLM server, or in a colocated vLLM
+    (:mod:`ors_gym_trl.sampling.backends`). With several processes each plays its slice of the batch, without collective
+    calls during the episodes.
 
-    Several environments train in one run, each with its own tools, rewards, limits and parser. Their tasks stand in one
-    dataset, which the trainer shuffles; ``max_tasks`` says how often each comes up::
+    Several environments can train in one run, each with its own tools, rewards, limits and parser. Their tasks form one
+    dataset, which the trainer shuffles; ``max_tasks`` sets their shares::
 
         ORSRollouts(
             Source(url, env_name="wordle", max_tasks=500),
@@ -71,7 +71,8 @@ class ORSRollouts:
 
     Args:
         sources: One URL, with the fields of :class:`~ors_gym_trl.environment.Source` as ``options``; or sources.
-        max_failed_batches: So many batches in a row in which every episode failed, in every process, end the run.
+        max_failed_batches: The run ends after this many consecutive batches in which every episode of every process
+            failed.
         options: ``env_name``, ``split``, ``limits``, …: the fields of the only source.
     """
 
@@ -110,12 +111,12 @@ class ORSRollouts:
 
     @staticmethod
     def mix(*rollouts: ORSRollouts) -> ORSRollouts:
-        """The sources of several in one."""
+        """Combine the sources of several."""
         return ORSRollouts(*(source for one in rollouts for source in one._sources))
 
     @cached_property
     def portal(self) -> Portal:
-        """The event loop that the episodes live on; its thread starts when it is first needed."""
+        """The event loop of the episodes; its thread starts on first use."""
         return Portal()
 
     @cached_property
@@ -140,12 +141,12 @@ class ORSRollouts:
 
     @property
     def reward_funcs(self) -> list[Any]:
-        """The episodes' returns, as ``GRPOTrainer(reward_funcs=…)`` takes them. Append your own if you like.
+        """The episodes' returns for ``GRPOTrainer(reward_funcs=…)``. Append your own functions to the list.
 
-        Those are called for the episodes that count, with ``prompts`` and ``completions`` as conversations (assistant
+        They are called for the episodes that count, with ``prompts`` and ``completions`` as conversations (assistant
         turns, tool results with their role), ``env_mask`` beside ``completion_ids``, the tasks' fields, and
         ``ors_trajectory``, a list of :class:`~ors_gym.trajectory.Trajectory`. With ``score_group=True`` the
-        environment's comparative scores are a second one; weigh them with the trainer's ``reward_weights``.
+        environment's comparative scores are a second function; weigh them with the trainer's ``reward_weights``.
         """
         scores = [self.ors_score] if any(source.score_group for source in self._sources) else []
         return [self.ors_return, *scores]
@@ -167,7 +168,7 @@ class ORSRollouts:
             self._feed.hold(rows, training=training)
         self._num_batches += 1
         if self._num_batches & (self._num_batches - 1) == 0:
-            # The first batch, and ever more rarely later: weights can stop reaching a server at any time.
+            # The first batch, and later ones less and less often: weights can stop reaching a server at any time.
             check_sampling(trainer, rows, sampler.settings)
         self._judge.look(trainer, played.groups, played.returns, training=training)
         batch = RolloutBatch(
@@ -197,10 +198,10 @@ class ORSRollouts:
         )
 
     def ors_return(self, ors_return: list[float | None] | None = None, **columns: Any) -> list[float | None]:
-        """The reward function: the returns that :meth:`rollout_func` handed on, None where there is none to score.
+        """The first reward function: the returns passed on by :meth:`rollout_func`, None for rows without one.
 
-        It also hands the rollout's numbers to the trainer's logs, and to its table of completions what each episode
-        did (``GRPOConfig(log_completions=True)``).
+        It also adds the rollout's metrics to the trainer's logs, and columns about each episode to its table of
+        completions (``GRPOConfig(log_completions=True)``).
         """
         if ors_return is None:
             raise RuntimeError(
@@ -211,7 +212,7 @@ class ORSRollouts:
         return ors_return
 
     def ors_score(self, ors_score: list[float | None], **columns: Any) -> list[float | None]:
-        """The second reward function: what the environments' ``score_group`` gave, None where nothing."""
+        """The second reward function: the scores of the environments' ``score_group``, None without one."""
         return ors_score
 
     def close(self) -> None:
@@ -227,7 +228,7 @@ class ORSRollouts:
         portal: Portal | None = self.__dict__.get("portal")
         if portal is None or not portal.usable or sys.is_finalizing():
             return
-        # From its own thread: objects are collected on any thread, the portal's included, and that cannot wait.
+        # On a new thread: objects are collected on any thread, the portal's included, which cannot wait for itself.
         threading.Thread(target=portal.close, name="ors-gym closing", daemon=True).start()
         words = f"unclosed {self!r}: call close(), or use it as a context manager"
         warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
@@ -244,7 +245,7 @@ class ORSRollouts:
         self.close()
 
     def _prepare(self, trainer: Trainer) -> None:
-        """Check the trainer, and learn how its model reads conversations."""
+        """Check the trainer and prepare its tokenizer or processor."""
         compat.check_trainer(trainer)
         compat.check_backend(trainer)
         if self._feed is not None:
@@ -268,14 +269,14 @@ class ORSRollouts:
         self._prepared_for = weakref.ref(trainer)
 
     def _beside_returns(self, function: Any) -> Any:
-        """A reward function as the trainer calls it: our own as they are, the user's for scored rows only."""
+        """A reward function for the trainer: ours unchanged, the user's limited to scored rows."""
         ours = getattr(function, "__self__", None) is self or hasattr(function, "ors_rows")
         if ours:
             return function
         return own_reward(function, self._rows)
 
     def _plan(self, prompts: Sequence[Any], trainer: Trainer, sampler: Sampler, training: bool) -> list[PlannedGroup]:
-        """The groups, or parts of groups, among the prompts. Their borders are counted over all processes."""
+        """The groups, or parts of groups, among the prompts; group boundaries are counted over all processes."""
         size = compat.group_size(trainer, training=training)
         for source in self._sources:
             compat.check_whole_groups(source.needs_whole_groups, trainer, len(prompts), size)
@@ -298,7 +299,7 @@ class ORSRollouts:
         return plan
 
     def _place_of_batch(self, step: int, training: bool) -> tuple[int, str, int]:
-        """The step of a batch, and its number among those of that step: a resumed run counts as the whole one does."""
+        """The step of a batch and its number within the step, the same in a resumed run."""
         same = self._batches_of_step[:2] == (step, training)
         number = self._batches_of_step[2] + 1 if same else 0
         self._batches_of_step = (step, training, number)

@@ -1,4 +1,4 @@
-"""Where a turn is sampled: one small interface, and what the samplers behind it share."""
+"""The interface of samplers, and their shared parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BatchSampler", "BusyClock", "SampledTurn", "Sampler", "SamplingError
 
 
 class SamplingError(RuntimeError):
-    """The model, or the server that holds it, could not be sampled from; the message says why."""
+    """Sampling from the model or its server failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,22 @@ class SampledTurn:
 
     @classmethod
     def cut(cls, ids: Sequence[int], logprobs: Sequence[float], limit: int, stops: frozenset[int]) -> SampledTurn:
-        """The first turn in ``ids``: up to and with the first of ``stops``, at most ``limit`` tokens."""
+        """The first turn in ``ids``: up to and including the first of ``stops``, at most ``limit`` tokens."""
         end = next((i + 1 for i, token in enumerate(ids[:limit]) if token in stops), None)
         stop = limit if end is None else end
         return cls(list(ids[:stop]), list(logprobs[:stop]), ended=end is not None)
 
     def before(self, token: int) -> SampledTurn:
-        """What was sampled before ``token``, as if the limit had been there."""
+        """The part before ``token``, as if the limit had been reached there."""
         place = self.ids.index(token)
         return SampledTurn(self.ids[:place], self.logprobs[:place], ended=False)
 
 
 class Sampler(Protocol):
-    """What a rollout asks for turns. Each episode asks for itself: there is no barrier and no collective call.
+    """Samples turns for a rollout. Episodes ask independently, without barriers or collective calls.
 
-    The trainer's thread holds :meth:`open` around a rollout and spends it in :meth:`serve`; episodes, on other
-    threads, call :meth:`submit`.
+    The trainer's thread enters :meth:`open` for a rollout and runs :meth:`serve` in it; episodes on other threads call
+    :meth:`submit`.
     """
 
     @property
@@ -58,14 +58,14 @@ class Sampler(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What shaped the distribution whose log-probabilities it gives (:mod:`ors_gym_trl.sampling.distribution`).
+        """The settings applied to the distribution of its log-probabilities (:mod:`ors_gym_trl.sampling.distribution`).
 
-        Empty where they are taken before that, at the temperature.
+        Empty if only the temperature is applied.
         """
         ...
 
     def open(self) -> AbstractContextManager[Any]:
-        """Hold the model, or the way to it, ready for one rollout."""
+        """Prepare the model, or the connection to it, for one rollout."""
         ...
 
     def submit(
@@ -73,12 +73,12 @@ class Sampler(Protocol):
     ) -> Future[SampledTurn]:
         """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens drawn with ``seed``.
 
-        Cancel the future to give the turn up.
+        Cancel the future to give up the turn.
         """
         ...
 
     def serve(self) -> None:
-        """Do what only the calling thread, the trainer's, can do, until :meth:`stop` is called."""
+        """Run the part that must run in the trainer's thread, until :meth:`stop` is called."""
         ...
 
     def stop(self) -> None:
@@ -87,7 +87,7 @@ class Sampler(Protocol):
 
 
 class BusyClock:
-    """Wall time during which at least one thing is under way, told by any thread."""
+    """Wall time during which at least one activity runs, reported by any thread."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -97,19 +97,19 @@ class BusyClock:
 
     @property
     def seconds(self) -> float:
-        """The time so far, what is under way included."""
+        """The time so far, running activities included."""
         with self._lock:
             return self._seconds + (time.monotonic() - self._since if self._under_way else 0.0)
 
     def begin(self) -> None:
-        """Something begins."""
+        """An activity begins."""
         with self._lock:
             if not self._under_way:
                 self._since = time.monotonic()
             self._under_way += 1
 
     def end(self) -> None:
-        """Something that began has ended."""
+        """An activity has ended."""
         with self._lock:
             self._under_way -= 1
             if not self._under_way:
@@ -117,13 +117,13 @@ class BusyClock:
 
 
 def random_seed() -> int:
-    """A seed that is no other turn's: without one, engines that draw alike would repeat an episode."""
+    """A seed used by no other turn: without one, engines with equal seeds would repeat an episode."""
     return random.getrandbits(31)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """A turn that is asked for."""
+    """A requested turn."""
 
     prompt: Sequence[int]
     max_new_tokens: int
@@ -133,7 +133,7 @@ class SamplingRequest:
 
 
 class BatchSampler(ABC):
-    """Samples in the trainer's thread, in batches of whatever is waiting when the model is free."""
+    """Samples in the trainer's thread, in batches of all turns that wait when the model is free."""
 
     max_batch = 128
     """Turns sampled in one batch."""
@@ -143,7 +143,7 @@ class BatchSampler(ABC):
         self.seconds = 0.0
         """Wall time spent sampling so far."""
         self.settings: Mapping[str, Any] = {}
-        """What shaped the distribution whose log-probabilities it gives."""
+        """The settings applied to the distribution of its log-probabilities."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Any]:
@@ -162,7 +162,7 @@ class BatchSampler(ABC):
         return request.answer
 
     def serve(self) -> None:
-        """Sample batch after batch until :meth:`stop`. A fault of the model is raised here, in the trainer's thread."""
+        """Sample batches until :meth:`stop`. Errors of the model are raised here, in the trainer's thread."""
         while (first := self._waiting.get()) is not None:
             requests = [first]
             while len(requests) < self.max_batch and not self._waiting.empty():
@@ -170,7 +170,7 @@ class BatchSampler(ABC):
                 if following is None:
                     return
                 requests.append(following)
-            # An episode that ran out of time has given its turn up.
+            # An episode that reached its time limit has given up its turn.
             requests = [request for request in requests if request.answer.set_running_or_notify_cancel()]
             if not requests:
                 continue

@@ -1,8 +1,8 @@
 """Sampling from vLLM: a server, tokens in and tokens out, or the engine that shares the trainer's devices.
 
-TRL's own ``vllm_generation.generate`` gathers the prompts of all processes in server mode: with episodes of different
-length one process waits for ever, or reads another's completions. Here each process asks the server for itself, one
-request a turn. The trainer keeps the server's weights up to date before every rollout, in both modes.
+In server mode TRL's own ``vllm_generation.generate`` gathers the prompts of all processes: with episodes of different
+lengths one process would wait forever or read another's completions. Here each process sends its own requests, one per
+turn. The trainer updates the weights before every rollout, in both modes.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from ors_gym_trl.tokens.record import ImageInputs
 __all__ = ["ColocatedSampler", "ServerSampler"]
 
 FINAL_ONLY = 2
-"""What vLLM calls an answer at the end, of whatever was sampled."""
+"""The finish reason of a completed turn in vLLM."""
 
 BUSY = frozenset({429, 503})
-"""What a server answers that has produced nothing yet and can be asked again."""
+"""Statuses of a server that has produced nothing and can be asked again."""
 
 
 class ServerSampler:
@@ -60,9 +60,9 @@ class ServerSampler:
         parameters: Sampling parameters of every request.
         stops: The tokens that end a turn.
         model: The model's name there; None asks the server.
-        timeout_seconds: How long a server that cannot be reached, or is busy, is asked again.
+        timeout_seconds: How long requests to an unreachable or busy server are retried.
         api_key: Sent as a bearer token.
-        image_token_id: The token that images are runs of, for a model that takes images.
+        image_token_id: The image token, for a model that takes images.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ServerSampler:
         self.settings = dict(parameters)
         self._stops = stops
         self.model = model
-        """The name that the next requests ask for."""
+        """The model name of the next requests."""
         self._timeout_seconds = timeout_seconds
         self._max_context_tokens = sys.maxsize
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -95,7 +95,7 @@ class ServerSampler:
 
     @classmethod
     def of_trainer(cls, trainer: Trainer, vision: VisionProcessor | None = None) -> ServerSampler:
-        """The server that the trainer's arguments name."""
+        """The server of the trainer's arguments."""
         return cls(
             compat.server_url(trainer),
             compat.sampling_parameters(trainer),
@@ -111,7 +111,7 @@ class ServerSampler:
 
     @contextmanager
     def open(self) -> Iterator[ServerSampler]:
-        """Hold connections for one rollout."""
+        """Open connections for one rollout."""
         self._stopped.clear()
         with Portal() as self._portal:
             self._wire = AsyncioTransport(connect_seconds=10.0)
@@ -146,7 +146,7 @@ class ServerSampler:
     ) -> SampledTurn:
         """Continue ``prompt``, which holds these images, by at most ``max_new_tokens`` tokens.
 
-        Where the server's context is too short for that many, by those it has room for: by none, if need be.
+        If the server's context is too short, by as many as fit, possibly none.
 
         Raises:
             SamplingError: The server cannot be reached, refuses, or does not return tokens.
@@ -184,9 +184,9 @@ class ServerSampler:
         return self._read(answer, max_new_tokens)
 
     async def _features_in(self, prompt: Sequence[int], pictures: tuple[ImageInputs, ...]) -> dict[str, Any]:
-        """What the server's model takes of the images, and where in the prompt it puts it.
+        """The model's inputs for the images and their positions in the prompt.
 
-        The server says where the images are in a conversation of nothing else, which was rendered for it.
+        The server computes them for a conversation that contains only the images.
         """
         features = self._features.get(pictures)
         if features is None:
@@ -209,7 +209,7 @@ class ServerSampler:
         return {**features, "mm_placeholders": {**features["mm_placeholders"], "image": runs}}
 
     async def _learn_model(self) -> None:
-        """Ask for the model's name, unless it was given, and for how long its conversations may be."""
+        """Ask for the model's name, unless given, and its maximum length."""
         answer = await self._ask("GET", "/v1/models", None)
         try:
             served = {str(entry["id"]): entry for entry in answer["data"]}
@@ -287,8 +287,8 @@ def _decoded(content: bytes, url: str) -> Any:
 class ColocatedSampler(BatchSampler):
     """Samples with the vLLM engine that shares the trainer's devices, in batches of whatever is waiting.
 
-    The engine belongs to this process alone (``vllm_tensor_parallel_size=1``), so processes need no common calls.
-    It draws a whole batch with random numbers of its own: TRL hands it no seeds.
+    The engine belongs to this process alone (``vllm_tensor_parallel_size=1``), so processes make no collective calls.
+    It uses its own random numbers for a whole batch: TRL passes no seeds.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -318,6 +318,6 @@ class ColocatedSampler(BatchSampler):
 
 
 def _sampled_logprob(of_token: Sequence[float | None]) -> float:
-    """The log-probability of the sampled token: the first of a list of one. vLLM has none (None) for a NaN."""
+    """The log-probability of the sampled token: the first of a list of one; None in vLLM means NaN."""
     value = of_token[0]
     return math.nan if value is None else value

@@ -1,8 +1,8 @@
-"""Images in conversations: from ORS image blocks to what a vision-language model is given.
+"""Images in conversations: from ORS image blocks to the inputs of a vision-language model.
 
-A processor writes an image as a run of image tokens, and computes what the model puts in their place (pixels, and how
-they lie). The tokens are part of an episode's tokens like all others; the rest travels beside them. TRL hands on no
-images from a rollout function (1.16), so :class:`ImageFeed` gives them to the model where it is run.
+A processor writes an image as a run of image tokens and computes the model's inputs for them (pixels and their layout).
+The tokens are part of an episode's tokens; the inputs are kept beside them. TRL 1.16 does not pass on images from a
+rollout function, so :class:`ImageFeed` adds them in a forward hook.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["ImageFeed", "ImagesNotSupportedError", "VisionProcessor", "generatio
 
 
 class ImagesNotSupportedError(NotImplementedError):
-    """An environment showed an image to a model, or through a way of sampling, that takes none."""
+    """An environment showed an image to a model or sampler that takes none."""
 
 
 def read_image(block: ImageBlock) -> Image.Image:
     """The block's image, in RGB.
 
     Raises:
-        ValueError: It is no image that Pillow reads.
+        ValueError: Pillow cannot read it.
     """
     try:
         return Image.open(io.BytesIO(base64.b64decode(block.data, validate=True))).convert("RGB")
@@ -44,7 +44,7 @@ def read_image(block: ImageBlock) -> Image.Image:
 
 
 class VisionProcessor:
-    """A vision-language model's processor, asked for a stretch of a conversation at a time.
+    """A vision-language model's processor, applied to a part of a conversation at a time.
 
     Args:
         processor: A transformers processor that says its ``image_token_ids`` (Qwen-VL and Gemma 3 are tested).
@@ -54,16 +54,16 @@ class VisionProcessor:
         self.processor = processor
         self._typed_token_ids = [int(token) for token in self.processor.image_token_ids]
         token = int(self.processor.image_token_id)
-        # Gemma 3's image_token_id is what its prompts say for an image, and not what stands in the ids for one.
+        # Gemma 3's image_token_id is the placeholder in its prompts, not the token in the ids.
         self.image_token_id = token if token in self._typed_token_ids else self._typed_token_ids[0]
         self._type_ids: set[str] = set()
-        """The model's inputs that tell image tokens from text, learned from what the processor gives."""
+        """The model's inputs that mark image tokens, found in the processor's output."""
         self._encoded: WeakValueDictionary[tuple[str, tuple[ImageBlock, ...]], ImageInputs] = WeakValueDictionary()
 
     def encode(self, text: str, blocks: Sequence[ImageBlock]) -> ImageInputs:
-        """The images in ``text``, and its ids: each placeholder in it has grown to its image's tokens.
+        """The images in ``text`` and its ids, with each placeholder expanded to its image's tokens.
 
-        What a group's episodes are all shown is computed once, and is in memory once.
+        Images that all episodes of a group share are computed and kept once.
         """
         known = (text, tuple(blocks))
         pictures = self._encoded.get(known)
@@ -85,7 +85,7 @@ class VisionProcessor:
         return ImageInputs(tuple(ids[0].tolist()), blocks, images, tensors)
 
     def inputs(self, ids: torch.Tensor, pictures: Iterable[ImageInputs]) -> dict[str, torch.Tensor]:
-        """What the model takes beside ``ids``, of shape (batch, length): the images in them, row after row."""
+        """The model's inputs beside ``ids`` of shape (batch, length): the images in them, row by row."""
         tensors = [each.tensors for each in pictures]
         if not tensors:
             return {}
@@ -103,12 +103,12 @@ class VisionProcessor:
 _generating: ContextVar[bool] = ContextVar("_generating", default=False)
 
 _GENERATE_GIVES = ("pixel_values", "mm_encoder_outputs", "past_key_values", "cache")
-"""What a model's ``generate`` calls it with, by the names of different transformers: images it has, or has seen."""
+"""Arguments by which ``generate`` of different transformers versions passes images or their features."""
 
 
 @contextmanager
 def generation() -> Iterator[None]:
-    """Within it the model is given its images by who generates, and not by an :class:`ImageFeed`."""
+    """Context in which the caller gives the model its images, instead of an :class:`ImageFeed`."""
     token = _generating.set(True)
     try:
         yield
@@ -117,17 +117,17 @@ def generation() -> Iterator[None]:
 
 
 _Rows: TypeAlias = dict[tuple[int, ...], Mapping[int, ImageInputs]]
-"""By all of a row's tokens: the images of each stretch, by where it begins."""
+"""The images of each span by its start, keyed by a row's tokens."""
 
 
 class ImageFeed:
-    """Gives a model the images of the rows it is run on.
+    """Gives a model the images of the rows in its forward pass.
 
-    The trainer shuffles and splits the rows of a batch, so a row is known by its tokens.
+    The trainer shuffles and splits the rows of a batch, so a row is identified by its tokens.
 
     Args:
         vision: The trained model's processor.
-        trainer: Its model and its reference model are fed.
+        trainer: Its model and reference model get the images.
     """
 
     def __init__(self, vision: VisionProcessor, trainer: Trainer) -> None:
@@ -141,15 +141,15 @@ class ImageFeed:
         ]
 
     def close(self) -> None:
-        """Feed nothing any more: another trainer's batches come next."""
+        """Stop, before another trainer's batches."""
         for hook in self._hooks:
             hook.remove()
 
     def hold(self, records: Iterable[TokenRecord], *, training: bool) -> None:
-        """Hold the images of a batch until the next of its kind.
+        """Keep the images of a batch until the next batch of the same kind.
 
-        Records of the same tokens with different images are made different: by a masked token at the end, which
-        nothing is learned from.
+        Records with the same tokens and different images are told apart by a masked token at the end, which does not
+        affect training.
         """
         rows: _Rows = {}
         self._latest = rows
