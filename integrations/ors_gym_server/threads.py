@@ -23,24 +23,24 @@ _Job: TypeAlias = tuple[
 ]
 
 MAX_IDLE = 64
-"""How many threads are kept for the sessions to come."""
+"""Number of idle threads that are kept."""
 
 current_thread: contextvars.ContextVar[SessionThread | None] = contextvars.ContextVar("current_thread", default=None)
 """The thread of the session whose method runs in this context."""
 
 
 class SessionThread:
-    """One thread that runs functions in the order they are given. Used from one event loop only."""
+    """One thread that runs functions in order. Used from one event loop only."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.pending = 0
-        """How many functions wait or run."""
+        """Number of waiting and running functions."""
         self._thread = threading.Thread(target=self._work, name="ors-session", daemon=True)
         self._thread.start()
 
     async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """What ``fn`` returns. When the caller is cancelled, ``fn`` runs on: a thread cannot be stopped."""
+        """Run ``fn`` and return its result. It continues when the caller is cancelled: threads cannot be stopped."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self.pending += 1
@@ -48,7 +48,7 @@ class SessionThread:
         return await future
 
     def stop(self) -> None:
-        """End the thread when it has run what was given to it."""
+        """End the thread after the functions that wait."""
         self._jobs.put(None)
 
     def _work(self) -> None:
@@ -58,9 +58,9 @@ class SessionThread:
             error: BaseException | None = None
             try:
                 result = context.run(fn, *args)
-            except BaseException as raised:  # whatever a tool raises is the caller's to see
+            except BaseException as raised:  # the caller gets every exception of a tool
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop was closed: no one waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits
                 loop.call_soon_threadsafe(self._deliver, future, result, error)
             del job, loop, future, context, fn, args, result, error
 
@@ -77,17 +77,17 @@ class SessionThread:
 
 
 class SessionThreads:
-    """Threads to borrow: an idle one, else a new one."""
+    """A pool of threads without an upper limit."""
 
     def __init__(self) -> None:
         self._idle: list[SessionThread] = []
 
     def borrow(self) -> SessionThread:
-        """A worker of the borrower's own."""
+        """An idle worker, or a new one."""
         return self._idle.pop() if self._idle else SessionThread()
 
     def give_back(self, worker: SessionThread) -> None:
-        """Keep the worker for the next borrower; one that still runs something ends after it."""
+        """Return a worker; a busy one ends after its function."""
         if worker.pending or len(self._idle) >= MAX_IDLE:
             worker.stop()
         else:

@@ -1,7 +1,7 @@
 """The server as an ASGI application: the endpoints of the Open Reward Standard.
 
-``/call`` is answered first and with as little as it needs; the other endpoints are a table (``endpoints.py``). A path
-names its environment, ``/wordle/tools``; without one, ``/tools``, it is the first environment.
+``/call`` has a fast path of its own; the other endpoints are a table (``endpoints.py``). A path names its environment
+(``/wordle/tools``); without one (``/tools``) it is the first environment.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ATTENTIVE_SECONDS = 0.25
 class ORSApp:
     """Environments as an ASGI application. Its sessions are torn down at the end of its lifespan.
 
-    An application that mounts it runs no lifespan for it; it has to pass :meth:`lifespan` on::
+    An application that mounts it does not run its lifespan; pass :meth:`lifespan` on::
 
         app = create_app([MyEnvironment])
         site = FastAPI(lifespan=app.lifespan)
@@ -86,7 +86,7 @@ class ORSApp:
                 await self._serve(scope, receive, send)
             except RefusedError as refused:
                 await refuse(send, refused)
-            except Exception as error:  # of the environment's class: its list of tasks, for one
+            except Exception as error:  # from the environment's class, for example its list of tasks
                 logger.exception("%s %s failed", scope["method"], scope["path"])
                 await refuse(send, RefusedError(500, error_text(error)))
         elif scope["type"] == "lifespan":
@@ -119,7 +119,7 @@ class ORSApp:
 
     @property
     def num_sessions(self) -> int:
-        """Number of sessions that live now."""
+        """Number of open sessions."""
         return len(self.sessions)
 
     async def aclose(self) -> None:
@@ -234,7 +234,7 @@ class ORSApp:
         await self._listen(self.sessions.start(session, "score_group", work, asked.task_id), receive, send)
 
     async def _replay(self, task_id: str, call: RunningCall | bytes | None, receive: Receive, send: Send) -> None:
-        """Answer a client that comes back for a call that it has made."""
+        """Answer a client that resumes a call."""
         if isinstance(call, RunningCall):
             await self._listen(call, receive, send)
             return
@@ -243,9 +243,9 @@ class ORSApp:
         await send({"type": "http.response.body", "body": events})
 
     async def _listen(self, call: RunningCall, receive: Receive, send: Send) -> None:
-        """Answer with a call's events as they come."""
+        """Stream a call's events."""
         call.listeners += 1
-        await asyncio.sleep(0)  # a tool that is instant is over then, and its answer is one write
+        await asyncio.sleep(0)  # an instant tool has ended by then, and its answer is one write
         events = call.events
         await send(EVENT_STREAM)
         head = task_id_event(call.task_id)
@@ -256,7 +256,7 @@ class ORSApp:
         await send({"type": "http.response.body", "body": head + events})
 
     async def _wait(self, call: RunningCall, receive: Receive, send: Send) -> bytes:
-        """Wait for a slow tool, tell the client that it still runs, and notice when the client has gone."""
+        """Wait for a slow tool, send comments, and notice when the client disconnects."""
 
         def leave(_: asyncio.Task[Message]) -> None:
             call.listeners -= 1
@@ -287,12 +287,12 @@ def create_app(
     """The environments as an ASGI application; :func:`~ors_gym_server.run.serve` runs it.
 
     Args:
-        environments: classes of ours, and classes written for ``openreward.environments``, as they are. The first
-            one is what a client gets that names none.
-        api_key: what clients must send as ``X-API-Key``, or as a bearer token; None lets everybody in.
-        limits: how many, how large and how long.
-        toolsets: what clients may ask for by name when they create a session; for the reference SDK's classes by
-            default its own.
+        environments: environment classes, also those written for ``openreward.environments``, unchanged. The first one
+            is the default.
+        api_key: the key that clients must send as ``X-API-Key`` or as a bearer token; None accepts all clients.
+        limits: limits of the server.
+        toolsets: toolset classes that clients may request by name when they create a session; the default for classes
+            of the reference SDK is the SDK's own.
 
     Raises:
         TypeError, ValueError: something is wrong with an environment class; the message says what.

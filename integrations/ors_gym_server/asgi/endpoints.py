@@ -1,7 +1,7 @@
-"""The endpoints that answer JSON: a table of functions.
+"""The JSON endpoints: a table of functions.
 
-Those of the server stand at the root of its paths; those of an environment and of a session may follow an
-environment's name. A session is of the environment that it was created with, whatever the path says.
+Paths of the server have no prefix; those of an environment and of a session may begin with an environment's name. A
+session belongs to the environment that it was created with, whatever the path says.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["Service", "answer", "methods_of"]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the endpoints answer from: the environments, the default one first, and the sessions."""
+    """The state of the endpoints: the environments, the default one first, and the sessions."""
 
     environments: Mapping[str, HostedEnvironment]
     sessions: Sessions
 
     def environment(self, name: str) -> HostedEnvironment:
-        """The environment that a path or a body names; an owner before its name is no part of it.
+        """The environment that a path or a body names, with or without an owner before the name.
 
         Raises:
             RefusedError: 404, there is none.
@@ -62,7 +62,7 @@ async def answer(service: Service, method: str, prefix: str, endpoint: str, requ
 
 
 def _nothing_at(path: str, service: Service) -> str:
-    """What a request learns that went astray: what there is, and why it may have missed it."""
+    """The detail of a 404: the existing paths and likely causes."""
     of_server = ", ".join(f"/{endpoint}" for _, endpoint in _OF_SERVER)
     known = {endpoint for _, endpoint in (*_OF_SERVER, *_OF_ENVIRONMENT, *_OF_SESSION)} | {"create_session"}
     text = f"nothing is at {path[:200]}; there are {of_server}, /create_session, and the paths of the environments "
@@ -117,7 +117,7 @@ async def create(service: Service, request: ClientRequest) -> Any:
 
 
 async def ping(service: Service, request: ClientRequest) -> Any:
-    """POST /ping: the session is still wanted."""
+    """POST /ping: keep the session alive."""
     service.sessions.find(request.require_sid())
     return {"status": "ok"}
 
@@ -130,7 +130,7 @@ async def delete(service: Service, request: ClientRequest) -> Any:
 
 
 async def delete_session(service: Service, request: ClientRequest) -> Any:
-    """POST /delete_session: give an id back, with its session if there is one; clients send it in either case."""
+    """POST /delete_session: release an id, with its session if it exists."""
     with contextlib.suppress(RefusedError):
         return await delete(service, request)
     return {"sid": request.require_sid()}
@@ -187,7 +187,7 @@ async def messages(service: Service, request: ClientRequest) -> bytes:
 
 
 async def task_tools(service: Service, request: ClientRequest) -> bytes:
-    """GET /{env}/task_tools: there before the setup is done."""
+    """GET /{env}/task_tools: available before the setup is done."""
     session = await service.sessions.constructed(request.require_sid())
     return await _of_episode(session, "list_task_tools", session.episode.tools())
 

@@ -1,4 +1,4 @@
-"""Whether the application is one of several copies, each in its own process with sessions of its own."""
+"""Detection of several server processes, each with its own sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVERS = ("uvicorn", "fastapi", "gunicorn", "hypercorn", "granian", "daphne")
 
 
 def num_processes(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Number of processes that the command line of this one asks for, where it is a server's; otherwise 1."""
+    """Number of processes on the command line of an ASGI server; 1 for other programs."""
     words = [PurePath(each).name.removesuffix(".exe") for each in argv[:1]]
     words += [PurePath(argv[0]).parent.name] if argv else []  # python -m uvicorn: …/uvicorn/__main__.py
     if not any(word in SERVERS for word in words):
@@ -31,7 +31,7 @@ def num_processes(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def warn_of_several_processes() -> None:
-    """Warn that a session is known to one of the processes only."""
+    """Warn that each session exists in only one of the processes."""
     if (count := num_processes(sys.argv, os.environ)) > 1:
         logger.warning(
             "%d processes serve copies of this application, and a session lives in one of them: requests reach the "

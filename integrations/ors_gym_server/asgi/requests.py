@@ -1,4 +1,4 @@
-"""What clients send: bodies, and the headers that carry more than a name. Unknown fields of a body are ignored."""
+"""Request bodies and structured headers. Unknown fields of a body are ignored."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ors_gym.types import Message
 __all__ = ["CallBody", "ClientRequest", "CreateSession", "OfSplit", "ScoreGroup", "TaskAt", "TaskRange", "read_call"]
 
 MAX_DETAILS = 100
-"""Errors of a body that are listed; more are only counted."""
+"""Maximum errors of a body that are listed."""
 
 MAX_VALUES = 500_000
-"""Values and keys of a body: 16 MiB of ``[],[],…`` would hold the event loop for a second, and half a gigabyte."""
+"""Maximum values and keys of a body: 16 MiB of ``[],[],…`` would block the loop for a second and take 0.5 GB."""
 
 MAX_ID = 256
-"""Characters of an id that a client chooses."""
+"""Maximum length of an id that a client chooses."""
 
 TaskId: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern="^[!-~]+$")]
 
@@ -58,7 +58,7 @@ class CreateSession(BaseModel):
     index: int | None = None
     toolset_name: str | None = None
     secrets: dict[str, str] = {}
-    """The specification's way; the reference SDK sends the header ``X-Secrets``, which counts where both name one."""
+    """Secrets as in the specification; those in the reference SDK's header ``X-Secrets`` take precedence."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -70,7 +70,7 @@ class CreateSession(BaseModel):
 
 
 class CallBody(BaseModel):
-    """The body of ``/call``. A ``task_id`` resumes the call that has it, and names this one if none has."""
+    """The body of ``/call``. A ``task_id`` resumes the call that has it, or names this one."""
 
     name: str
     input: dict[str, Any]
@@ -119,7 +119,7 @@ def read_body(body: bytes, model: type[B]) -> B:
     """The body as a record.
 
     Raises:
-        RefusedError: 422, it is none; the detail says where.
+        RefusedError: 422, it is not valid; the detail says where.
     """
     try:
         wire = _read_json(body)
@@ -149,7 +149,7 @@ _SECRETS = TypeAdapter(dict[str, _Secret])
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
-    """What an endpoint needs of a request."""
+    """A request, as endpoints need it."""
 
     sid: str
     secrets_header: bytes

@@ -1,4 +1,4 @@
-"""The processes that environments start: they end with the server, and keep none of its sockets."""
+"""Child processes of environments: they end with the server and keep none of its sockets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from types import FrameType
 __all__ = ["become_init", "end_children", "not_inherited"]
 
 TERMINATE_SECONDS = 2.0
-"""How long a child gets to end before it is killed."""
+"""How long a child may take to end before it is killed."""
 
 _NOT_INHERITED: set[socket.socket] = set()
 
 
 @contextlib.contextmanager
 def not_inherited(listener: socket.socket) -> Iterator[None]:
-    """Close the socket in processes that are forked meanwhile; otherwise they would keep the port."""
+    """Close the socket in forked processes, which would otherwise keep the port."""
     _NOT_INHERITED.add(listener)
     try:
         yield
@@ -43,9 +43,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def end_children(others: Collection[BaseProcess]) -> None:
-    """End the processes of ``multiprocessing`` (pools, executors) beside the ``others``, which were there before.
+    """End processes of ``multiprocessing`` (pools, executors), except ``others``, which existed before.
 
-    Python would wait for them for ever when it exits.
+    Python would wait for them forever at exit.
     """
     children = [child for child in multiprocessing.active_children() if child not in others]
     for child in children:
@@ -61,10 +61,10 @@ FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
 
 def become_init() -> None:
-    """Go on in a child process, while this one passes signals on and reaps processes that lost their parent.
+    """Continue in a child process, while this one forwards signals and reaps orphans.
 
-    For the first process of a container, which the kernel gives every orphan to: without it each program that a tool
-    leaves behind stays as a zombie. Returns in the child; this process ends with its exit status.
+    For the first process of a container, the parent of all orphans: otherwise each program that a tool leaves behind
+    stays a zombie. Returns in the child; this process exits with the child's status.
     """
     signals = [getattr(signal, name) for name in FORWARDED]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -1,4 +1,4 @@
-"""What stands before the application: the prefix of a proxy's paths, and the host names that are served."""
+"""In front of the application: the prefix of a proxy's paths, and the allowed host names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRIVATE = (".localhost", ".internal")
 
 
 class Entrance:
-    """An ASGI application that passes on what is meant for it.
+    """An ASGI application that checks path prefix and host before it forwards a request.
 
     Args:
         app: The application.

@@ -1,4 +1,4 @@
-"""A server program in one line: what a ``server.py`` ends with."""
+"""The command line of a ``server.py``, in one function."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""HTTP connections with deadlines and limits: what a client begins, it has to go on with.
+"""HTTP connections with deadlines and limits.
 
-uvicorn waits for ever for the rest of a header section or of a body, takes header sections of any length, and keeps
-what a client does not read. A sweep over the connections, once a second, ends what is over its time; a request costs
-it two comparisons.
+uvicorn waits forever for the rest of a header section or a body, accepts header sections of any length, and buffers
+answers that a client does not read. A sweep once a second closes connections that exceed a deadline; the cost per
+request is two comparisons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOO_LARGE = b"the header section is larger than the server's limit"
 
 
 class _Awaited(Enum):
-    """What the server waits for from a client."""
+    """What the server waits for."""
 
     NOTHING = "nothing"
     HEADERS = "headers"
@@ -29,19 +29,19 @@ class _Awaited(Enum):
 
 
 class _Trailers(list[Any]):
-    """Where the fields after a chunked body go: they are not read, and there may be any number."""
+    """Discards the trailers of a chunked body, of which there may be any number."""
 
     def append(self, field: Any) -> None:
-        """Forget it."""
+        """Discard a field."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection of uvicorn's that knows since when it waits."""
+    """A connection of uvicorn with deadlines."""
 
     limits: ClassVar[Limits]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Wait for the first request."""
         super().connection_made(transport)
         self._awaited = _Awaited.HEADERS
         self._since = self.loop.time()
@@ -50,7 +50,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unsent_since = self._since
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came; a header section that is too long is refused."""
+        """Parse data; refuse a header section that is too long."""
         if self._awaited is _Awaited.NOTHING:
             self._awaited, self._since, self._num_header_bytes = _Awaited.HEADERS, self.loop.time(), 0
         if self._awaited is _Awaited.HEADERS:
@@ -64,23 +64,23 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_headers_complete(self) -> None:
-        """Begin to wait for the body."""
+        """Wait for the body."""
         super().on_headers_complete()
         self.headers = _Trailers()
         self._awaited, self._since = _Awaited.BODY, self.loop.time()
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         super().on_message_complete()
         self._awaited = _Awaited.NOTHING
 
     def resume_writing(self) -> None:
-        """The client reads."""
+        """The client reads again."""
         super().resume_writing()
         self._unsent_since = self.loop.time()
 
     def end_if_overdue(self, now: float) -> None:
-        """Close the connection if the client has not gone on for too long."""
+        """Close the connection if a deadline has passed."""
         limits = self.limits
         unsent = self.transport.get_write_buffer_size()
         if unsent < self._num_unsent or not unsent:
@@ -103,7 +103,7 @@ def limited_protocol(limits: Limits) -> type[LimitedProtocol]:
 
 
 def sweep(connections: set[Any], now: float) -> None:
-    """End the connections that are over their time."""
+    """Close the connections whose deadline has passed."""
     for connection in list(connections):
         if isinstance(connection, LimitedProtocol):
             connection.end_if_overdue(now)

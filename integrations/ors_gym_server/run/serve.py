@@ -1,4 +1,4 @@
-"""Running the server: uvicorn on uvloop and httptools, sessions drained when it is told to stop."""
+"""Runs the server: uvicorn on uvloop and httptools, with sessions drained before it stops."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ors_gym_server.runtime.limits import Limits
 __all__ = ["default_port", "serve"]
 
 GC_THRESHOLDS = (10_000, 50, 50)
-"""The server makes next to no cyclic garbage, so the collector need not look for it every 700 objects; a
-larger number would make each pause longer."""
+"""The server makes almost no cyclic garbage, so collections may be rarer than every 700 objects; a larger number would
+make each pause longer."""
 
 SWITCH_SECONDS = 0.001
-"""How long a synchronous tool may hold the interpreter while the event loop waits for it; Python's own is 0.005."""
+"""How long a synchronous tool may hold the interpreter while the event loop waits; Python's default is 0.005."""
 
 
 def serve(
@@ -48,9 +48,9 @@ def serve(
 ) -> None:
     """Serve environments until SIGTERM or Ctrl-C.
 
-    Then no connection is accepted any more, running calls get ``drain_seconds`` to end, and each session's
-    ``teardown`` runs, within three times ``Limits.teardown_seconds``. Processes that environments have started are
-    ended after that. As the first process of a container it also reaps processes that lost their parent.
+    Then no new connections are accepted, running calls have ``drain_seconds`` to end, and each session's ``teardown``
+    runs, within three times ``Limits.teardown_seconds``. After that the child processes of environments are ended. As
+    the first process of a container it also reaps orphans.
 
     Args:
         environments: as for :func:`~ors_gym_server.create_app`, like ``limits`` and ``toolsets``.
@@ -58,11 +58,11 @@ def serve(
         port: the port, 0 for a free one.
         api_key: what clients must send. Needed when other machines can reach ``host``.
         open_to_all: other machines may connect without a key.
-        limits: how many, how large and how long.
-        toolsets: what clients may ask for by name.
-        workers: processes that hold the sessions, each session in one; a process more stands in front of them. One that
-            crashes loses its own sessions and is replaced. ``limits`` hold for each. Needs ``os.fork``.
-        drain_seconds: the time running calls get at the end; what then still runs is ended with its session.
+        limits: limits of the server.
+        toolsets: toolset classes that clients may request by name.
+        workers: number of processes that hold the sessions, behind one proxy process. A worker that crashes loses its
+            own sessions and is replaced. ``limits`` apply to each worker. Needs ``os.fork``.
+        drain_seconds: how long running calls may take to end; after that they are ended with their sessions.
         root_path: the prefix that a proxy in front leaves before the paths.
         allowed_hosts: host names under which clients reach a server without a key that listens on loopback only, where
             it is not ``localhost``: requests for other names come from a web page that was made to point here.
@@ -88,7 +88,7 @@ def serve(
     app = create_app(environments, api_key=api_key, limits=limits, toolsets=toolsets)
     hosts = allowed_hosts if api_key is None and is_loopback(host) else None
     entrance = partial(Entrance, root_path=root_path, hosts=hosts)
-    entrance(app)  # what is wrong with its arguments is said now
+    entrance(app)  # report wrong arguments now
     listener = _listen(host, port)
     address, bound = listener.getsockname()[:2]
     url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"

@@ -1,14 +1,14 @@
-"""The server as several processes on one machine: one that clients reach, and workers behind it that hold sessions.
+"""The server as several processes on one machine: a proxy for the clients, and workers that hold the sessions.
 
-A session's id says which worker holds it, so nothing need be looked up, and no session is lost when the process in
-front is replaced. That one runs no code of an environment: what crashes is a worker, and takes only its own sessions
-along. (If clients reached the workers directly, a crash would also cut what came in by that worker for another.)
+A session's id determines its worker, so no table is needed and no session is lost when the proxy process is replaced.
+The proxy runs no code of an environment, so a crash affects one worker and its own sessions. (If clients connected to
+the workers directly, a crash would also cut requests that arrived at that worker for another one.)
 
-Each worker has its own listening socket on the loopback interface. It belongs to the parent, as the public one
-does: when a worker dies, requests for it wait in that socket until the next one has taken its place.
+Each worker has a listening socket on the loopback interface that belongs to the parent, as the public one does: when a
+worker dies, requests for it wait in the socket until its replacement runs.
 
-The parent only waits, for signals and for children that end. It runs no event loop and starts no thread, so it can fork
-a new child at any time, with the environment classes as they are: nothing has to be picklable.
+The parent only waits for signals and for children that end. It runs no event loop and no thread, so it can fork a new
+child at any time, with the environment classes as they are: nothing has to be picklable.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ logger = logging.getLogger(__name__)
 TO_STOP = (signal.SIGTERM, signal.SIGINT)
 
 SIGNALS = (*TO_STOP, signal.SIGCHLD)
-"""What the parent waits for."""
+"""Signals that the parent waits for."""
 
 STARTING, ANSWERING, STOPPED = range(3)
-"""States of a child; one that has stopped has torn its sessions down, and only has to end."""
+"""States of a child; a stopped one has torn down its sessions and is about to exit."""
 
 LOOK_SECONDS = 0.5
-"""How often the parent looks at its children though nothing was reported."""
+"""Interval at which the parent checks its children without a signal."""
 
 EXIT_SECONDS = 5.0
-"""How long a child that has stopped may take to end; Python waits there for threads and processes of environments."""
+"""How long a stopped child may take to exit, while Python waits for threads and processes of environments."""
 
 FRESH_SECONDS = 1.0
-"""So long a session that was placed counts beside those its worker has counted itself: it may not have come yet."""
+"""Grace period in which a placed session counts toward its worker's load."""
 
 
 class Run(Protocol):
@@ -68,7 +68,7 @@ class Run(Protocol):
 
 
 class WorkerBackends:
-    """The workers as their proxy sees them. A session belongs to the worker that the checksum of its id names."""
+    """The workers as backends of the proxy. The checksum of a session's id determines its worker."""
 
     def __init__(self, urls: Sequence[str], num_sessions: Sequence[int]) -> None:
         self._urls = urls
@@ -77,7 +77,7 @@ class WorkerBackends:
         self._turns = itertools.cycle(urls)
 
     async def place(self) -> str:
-        """An id of a session on the worker that has the fewest."""
+        """A new session id on the worker with the fewest sessions."""
         now = time.monotonic()
         self._fresh = [[when for when in placed if when > now - FRESH_SECONDS] for placed in self._fresh]
         loads = [count + len(placed) for count, placed in zip(self._num_sessions, self._fresh, strict=True)]
@@ -88,15 +88,15 @@ class WorkerBackends:
         return session_id
 
     async def find(self, session_id: str) -> str:
-        """The worker that holds a session, if there is such a session."""
+        """The worker that holds a session."""
         return self._urls[self._worker(session_id)]
 
     async def any(self) -> str:
-        """The workers in turn."""
+        """The next worker, round robin."""
         return next(self._turns)
 
     async def unreachable(self, url: str) -> RefusedError:
-        """A worker's socket is always open; there are more requests than it can queue."""
+        """A worker's socket is always open, so its queue is full."""
         return RefusedError(503, "the server is busy", 1)
 
     def _worker(self, session_id: str) -> int:
@@ -107,12 +107,12 @@ class Prefork:
     """Runs the processes until SIGTERM or Ctrl-C.
 
     Args:
-        app: What each worker serves; made already, so that what is wrong with it is known, and its memory is shared.
+        app: The application of each worker, made before the fork, so that errors are known and memory is shared.
         listener: Where clients connect.
         run: Serves an application in a child.
         num_workers: How many workers.
-        entrance: What stands before the process in front.
-        drain_seconds: How long ``run`` lets requests end when it is told to stop.
+        entrance: Wraps the application of the proxy process.
+        drain_seconds: How long ``run`` waits for requests to end when it stops.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class Prefork:
         self._sockets = [_loopback_socket() for _ in range(num_workers)]
         self._num_sessions: Any = RawArray("i", num_workers)
         self._states: Any = RawArray("b", num_workers + 1)
-        """The states of the children: the workers, then the process in front."""
+        """The states of the children: the workers, then the proxy."""
         self._children: list[ForkProcess] = []
         self._parent = os.getpid()
         self._woken, self._waking = socket.socketpair()
-        """A byte for each signal that came, and for each child that answers."""
+        """Receives a byte for each signal, and for each child that answers."""
 
     def run(self, started: Callable[[], None]) -> None:
         """Start all processes, call ``started`` when they answer, and replace those that die.
@@ -257,7 +257,7 @@ class Prefork:
     # ---------------------------------------------------------------- stopping
 
     def _stop(self) -> None:
-        """Drain the process in front, then the workers: while calls run, the way to their clients is open."""
+        """Drain the proxy, then the workers, so that running calls keep their connections."""
         self._listener.close()
         num_workers = len(self._sockets)
         self._end(range(num_workers, len(self._children)), self._drain_seconds)
@@ -267,7 +267,7 @@ class Prefork:
             each.close()
 
     def _end(self, indices: Sequence[int], seconds: float) -> None:
-        """Stop children, and kill those that have not stopped in time, or do not end when they have."""
+        """Stop children; kill those that do not stop or exit in time."""
         children = {index: self._children[index] for index in indices}
         for child in children.values():
             child.terminate()
@@ -293,7 +293,7 @@ def _noted(signum: int, frame: FrameType | None) -> None:
 
 
 def _kill_group(child: ForkProcess) -> None:
-    """Kill what a child that has ended left behind in its process group."""
+    """Kill what an ended child left in its process group."""
     assert child.pid is not None
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A tool call on the wire: its event stream, and its result kept for a client that comes back for it.
+"""A tool call: its event stream, and its result kept for a client that resumes it.
 
 The stream is ``task_id``, comments while the tool runs, then the result as ``chunk`` events and one ``end``, or one
 ``error`` (ORS, tool calls). A client that lost the stream sends the call again with its ``task_id`` and gets the same
@@ -35,8 +35,8 @@ def task_id_event(task_id: str) -> bytes:
 def result_events(text: str) -> bytes:
     """The JSON ``text`` as its events.
 
-    White space at either end of a piece, which some clients strip, and the characters that some take for line ends
-    are written as their JSON escapes: they stand in JSON strings only, so the text arrives whole at every client.
+    White space at the ends of a piece, which some clients strip, and characters that some take for line ends are
+    written as JSON escapes. They occur in JSON strings only, so every client reads the same text.
     """
     if not text.isascii():
         text = text.translate(_UNUSUAL_LINE_ENDS)
@@ -68,7 +68,7 @@ def error_events(message: str) -> bytes:
 
 
 class RunningCall:
-    """A call under way. ``finish`` ends it, once, and wakes its listeners."""
+    """A running call. ``finish`` ends it once and wakes its listeners."""
 
     __slots__ = ("_finish", "_waiters", "events", "listeners", "started", "task", "task_id", "tool")
 
@@ -80,7 +80,7 @@ class RunningCall:
         self.events: bytes | None = None
         """The end of the stream, None while the tool runs."""
         self.listeners = 0
-        """How many clients wait for the result."""
+        """Number of clients that wait for the result."""
         self._finish = finish
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -96,7 +96,7 @@ class RunningCall:
         self._waiters.clear()
 
     async def wait(self, seconds: float) -> bytes | None:
-        """The end of the stream, None if the tool still runs after so long."""
+        """The end of the stream, None if the tool still runs after the timeout."""
         if self.events is None:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
@@ -117,20 +117,20 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 CallTable: TypeAlias = dict[str, RunningCall | bytes | None]
-"""The calls of one session by ``task_id``: under way, ended with these events, or ended and no longer kept."""
+"""The calls of one session by ``task_id``: running, ended with these events, or ended and dropped."""
 
 _Kept: TypeAlias = tuple[float, int, str, int]
 
 
 class Results:
-    """What the sessions' ended calls keep, bounded by time and by bytes over all sessions.
+    """Results of ended calls, limited in time and in bytes over all sessions.
 
-    Results that somebody was listening to when they came are the first to go. What is noted of each are a few numbers
-    and a name, which the garbage collector need not look at: a server keeps hundreds of thousands.
+    Results that reached a listening client are dropped first. Each entry is a few numbers and a name, invisible to the
+    garbage collector, because a server keeps hundreds of thousands.
     """
 
     OVERHEAD = 400
-    """Bytes that a kept result takes beside its own."""
+    """Overhead of a kept result in bytes."""
 
     def __init__(self, max_bytes: int, max_seconds: float, max_remembered: int) -> None:
         self._max_bytes = max_bytes
@@ -139,13 +139,13 @@ class Results:
         self.num_bytes = 0
         self._tables: dict[int, CallTable] = {}
         self._dropped: dict[int, deque[str]] = {}
-        """Calls of each table whose results are no longer kept: they are known, and so do not run again."""
+        """Dropped results that each table remembers, so that their calls do not run again."""
         self._next_table = 0
         self._heard: deque[_Kept] = deque()
         self._unheard: deque[_Kept] = deque()
 
     def add_table(self, calls: CallTable) -> int:
-        """Keep results in this table from now on; returns its number."""
+        """Add a table and return its number."""
         self._next_table += 1
         self._tables[self._next_table] = calls
         self._dropped[self._next_table] = deque()
@@ -159,7 +159,7 @@ class Results:
                 self.num_bytes -= len(events) + self.OVERHEAD
 
     def keep(self, table: int, task_id: str, events: bytes, now: float, *, heard: bool) -> None:
-        """Keep a result for a client that may come back for it."""
+        """Keep a result for a client that may resume its call."""
         calls = self._tables.get(table)
         if calls is None:
             return
@@ -171,7 +171,7 @@ class Results:
             self._drop(self._heard or self._unheard)
 
     def expire(self, now: float) -> None:
-        """Drop what was kept long enough."""
+        """Drop expired results."""
         for kept in (self._heard, self._unheard):
             while kept and kept[0][0] <= now:
                 self._drop(kept)

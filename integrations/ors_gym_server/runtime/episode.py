@@ -1,7 +1,7 @@
-"""One environment instance and the code of it that runs: setup, prompt, tools, scores, teardown.
+"""One environment instance: setup, prompt, tools, scores and teardown.
 
-Synchronous methods run on the episode's own thread, asynchronous ones on the event loop. Whatever the environment
-raises comes out as it is; who asked for it says so on the wire.
+Synchronous methods run on the episode's own thread, asynchronous ones on the event loop. Exceptions of the environment
+pass through; the caller reports them to the client.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EnvironmentInstance:
         self._hosted = hosted
         self._worker: SessionThread | None = None
         self._beside: list[SessionThread] = []
-        """Threads on which concurrent tools run on whose calls were ended."""
+        """Threads of concurrent tools that still run after their calls were ended."""
         self._environment: Any = None
         self._toolset: Any = None
         self._finder: ToolFinder | None = None
@@ -53,7 +53,7 @@ class EnvironmentInstance:
         """Make the instance."""
         hosted = self._hosted
         toolset_class = None if toolset is None else hosted.named_toolset(toolset)
-        # A copy: the list of tasks is one for all sessions, and some environments change what they are given.
+        # A copy, because all sessions share the list of tasks and some environments modify theirs.
         self._environment = await self._run(lambda: hosted.cls(task_spec=copy.deepcopy(task_spec), secrets=secrets))
         if toolset_class is not None:
             try:
@@ -64,11 +64,11 @@ class EnvironmentInstance:
             self._finder = ToolFinder(self._environment, self._toolset)
 
     async def setup(self) -> None:
-        """Make the episode ready."""
+        """Run the environment's setup."""
         await self._user("setup")
 
     async def end(self, *, patience_seconds: float) -> None:
-        """Tear the instance down, once. What still runs on its thread is waited for so long, and left behind then."""
+        """Tear down the instance once, after waiting a limited time for code that still runs on its thread."""
         if self._ended:
             return
         self._ended = True
@@ -77,7 +77,7 @@ class EnvironmentInstance:
             running = [each for each in (worker, *self._beside) if each is not None and each.pending]
             await asyncio.gather(*(_wait_for(each, patience_seconds) for each in running))
             if worker is not None and worker.pending:
-                self._worker = None  # a fresh one for teardown, which may be what sets the old one free
+                self._worker = None  # a new thread for teardown, which may unblock the old one
             if self._environment is not None:
                 patience = asyncio.timeout(patience_seconds)
                 try:
@@ -103,7 +103,7 @@ class EnvironmentInstance:
         return await self._worker.run(fn, *args)
 
     async def _run_beside(self, fn: Any, *args: Any) -> Any:
-        """Run synchronous code of a concurrent tool, on a thread that no other code of the episode is on."""
+        """Run synchronous code of a concurrent tool on a thread of its own."""
         worker = self._hosted.workers.borrow()
         try:
             return await worker.run(fn, *args)
@@ -114,7 +114,7 @@ class EnvironmentInstance:
                 self._hosted.workers.give_back(worker)
 
     async def _user(self, method: str, *args: Any) -> Any:
-        """Call a method of the instance; the base class's default is not worth a thread."""
+        """Call a method of the instance; the base class's default needs no thread."""
         if method in ("setup", "teardown") and not self._hosted.implements(method):
             return None
         return await run_user(self._run, getattr(self._environment, method), *args)
@@ -154,7 +154,7 @@ class EnvironmentInstance:
     # ---------------------------------------------------------------- calls
 
     async def call(self, name: str, input: Mapping[str, Any]) -> str:
-        """The result of a tool call, as JSON. What the agent got wrong is a result; what the tool raises is raised."""
+        """The result of a tool call as JSON. The agent's mistakes are results; exceptions of the tool are raised."""
         finder = self._finder
         if finder is None:
             return await self._call_overridden(name, input)
@@ -168,7 +168,7 @@ class EnvironmentInstance:
         turn = tool.turn
         await self._turns.take(name, turn)
         try:
-            if self._finished:  # by the call that this one waited for
+            if self._finished:  # ended by the call that this one waited for
                 return _finished_refusal(name)
             try:
                 arguments = tool.arguments(input)
@@ -182,13 +182,13 @@ class EnvironmentInstance:
 
     def _result(self, name: str, result: Any) -> str:
         text, finished = encode_output(name, result)
-        if self._finished:  # a call beside this one ended the episode: the first end counts
+        if self._finished:  # a concurrent call ended the episode: the first end counts
             return _finished_refusal(name)
         self._finished = finished
         return text
 
     async def _call_overridden(self, name: str, input: Mapping[str, Any]) -> str:
-        """Call through the class's own ``call_tool``; one call at a time, for nothing is known of its tools."""
+        """Call the class's own ``call_tool``, one call at a time, because nothing is known of its tools."""
         if self._finished:
             return _finished_refusal(name)
         await self._turns.take("", CallOrder.SERIAL)

@@ -1,7 +1,7 @@
-"""One environment class as the server sees it: its name, splits, tasks and tools, whichever base class it has.
+"""One environment class with any supported base class: its name, splits, tasks and tools.
 
-Classes written for ``openreward.environments`` are told by the methods and marks that they have; nothing of that
-package is imported here.
+Classes written for ``openreward.environments`` are recognised by their methods and attributes; that package is not
+imported here.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SDK_BASES = (SDK_BASE, "ors.environment")
 
 
 class HostedEnvironment:
-    """One environment class. Made once, when the server is: what is wrong with the class is said then."""
+    """One environment class, checked when the server is made."""
 
     def __init__(self, cls: Any, workers: SessionThreads, toolsets: Mapping[str, type] | None = None) -> None:
         if not _is_environment(cls):
             raise TypeError(f"{cls!r} is no environment: subclass ors_gym_server.Environment")
         self.of_sdk = not issubclass(cls, Environment)
-        """Whether the class is an SDK's kind."""
+        """Whether the class was written for an SDK."""
         hidden = [name for name in dir(Environment) if getattr(getattr(cls, name, None), "_env_tool", False)]
         if hidden and not self.of_sdk:
             raise TypeError(

@@ -1,4 +1,4 @@
-"""What a server allows."""
+"""Limits of a server."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server allows. Durations are in seconds, sizes in bytes."""
+    """Limits of a server. Durations are in seconds, sizes in bytes."""
 
     max_sessions: int = 1024
-    """Sessions at once; one more is refused with 429."""
+    """Maximum sessions; more are refused with 429."""
     max_calls_per_session: int = 64
-    """Calls of one session under way at once; one more is refused with 429."""
+    """Maximum concurrent calls of a session; more are refused with 429."""
     session_timeout_seconds: float = 900.0
-    """A session that is idle for so long, without a request or a running call, is closed."""
+    """Idle time, without a request or a running call, after which a session is closed."""
     tool_timeout_seconds: float = 3600.0
-    """A tool that takes longer fails, and its session with it: its state is unknown."""
+    """Maximum duration of a tool. A longer one fails with its session, whose state is unknown."""
     setup_wait_seconds: float = 25.0
-    """A request waits so long for a session's setup before it is answered 503, to be sent again."""
+    """How long a request waits for the session's setup before a 503 asks for a retry."""
     teardown_seconds: float = 10.0
-    """A teardown gets so long, and what runs in a session that is closed so long before it."""
+    """Maximum duration of a teardown, and of code that still runs in the session before it."""
     max_request_bytes: int = 16 * 2**20
-    """A larger request is refused with 413."""
+    """Maximum size of a request; larger ones are refused with 413."""
     max_kept_bytes: int = 128 * 2**20
-    """Results of ended calls kept over all sessions, for clients that lost them."""
+    """Results of ended calls kept over all sessions for clients that resume."""
     max_kept_seconds: float = 60.0
-    """How long such a result is kept."""
+    """How long a result is kept."""
     max_remembered_calls: int = 10_000
-    """Ended calls of a session that are known after that, so that they do not run again when a client repeats them."""
+    """Ended calls that a session remembers after that, so that a repeated call does not run again."""
     header_seconds: float = 30.0
-    """A connection gets so long to send the header section of a request; then it is closed."""
+    """How long a connection may take to send a header section before it is closed."""
     max_header_bytes: int = 64 * 2**10
-    """A longer header section is refused with 431."""
+    """Maximum size of a header section; larger ones are refused with 431."""
     body_seconds: float = 300.0
-    """A connection gets so long to send the body of a request; then it is closed."""
+    """How long a connection may take to send a body before it is closed."""
     write_seconds: float = 60.0
-    """A client that reads nothing of its answer for so long is disconnected."""
+    """How long a client may read nothing of its answer before it is disconnected."""
     ping_seconds: float = 10.0
-    """Interval of comments while a tool runs, so that silence means a broken connection."""
+    """Interval of comments while a tool runs, so that silence indicates a broken connection."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -1,7 +1,7 @@
-"""Whose turn it is among the tool calls of one session.
+"""The order of the tool calls of one session.
 
-The calls of one tool run one at a time, in order; different tools at once. A ``concurrent`` tool takes no turns. An
-``exclusive`` one waits for everything under way, concurrent calls included, and holds back what comes after it.
+Calls of one tool run one at a time, in order; different tools run concurrently. Calls of a ``concurrent`` tool run at
+once. An ``exclusive`` tool waits for all running calls, concurrent ones included, and delays later ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CallScheduler"]
 
 
 class CallScheduler:
-    """The turns of one session. A turn that was taken is given back."""
+    """The turns of one session; each acquired turn is released."""
 
     def __init__(self) -> None:
         self._running: set[str] = set()
@@ -44,7 +44,7 @@ class CallScheduler:
             raise
 
     def give_back(self, name: str, turn: CallOrder) -> None:
-        """The call of ``name`` is over."""
+        """Release the turn of ``name``."""
         self._active -= 1
         if turn is CallOrder.SERIAL:
             self._running.discard(name)

@@ -32,10 +32,10 @@ __all__ = ["ServerSession", "SessionState", "Sessions"]
 logger = logging.getLogger(__name__)
 
 BLOCKED_SECONDS = 0.5
-"""The event loop is late by so much only when something blocks it."""
+"""Delay of the event loop that is logged, because something blocks it."""
 
 MAX_REMEMBERED = 10_000
-"""Ended sessions whose end is remembered, to say why they are gone."""
+"""Number of ended sessions whose reason is remembered for errors."""
 
 
 class SessionState(StrEnum):
@@ -50,11 +50,11 @@ class SessionState(StrEnum):
     FAILED = "failed"
     """Its ``setup`` raised, and it was torn down."""
     CLOSED = "closed"
-    """It was deleted, expired, or ended by the server."""
+    """It was deleted, expired, or closed by the server."""
 
 
 class ServerSession:
-    """One session: an episode and the calls made of it."""
+    """One session: an episode and its calls."""
 
     def __init__(
         self,
@@ -81,22 +81,22 @@ class ServerSession:
         self._secrets = secrets.values()
 
     def keep(self, call: RunningCall, events: bytes) -> None:
-        """Note the end of a call, for a client that comes back for it."""
+        """Keep the end of a call for a client that resumes it."""
         self.running.discard(call)
         self.last_used = now = asyncio.get_running_loop().time()
         self._results.keep(self._table, call.task_id, events, now, heard=call.listeners > 0)
 
     def forget_results(self) -> None:
-        """Drop what was kept for clients that come back."""
+        """Drop the kept results."""
         self._results.remove_table(self._table)
 
     @cached_property
     def clean(self) -> Redactor:
-        """Takes the session's secrets out of a text."""
+        """Redact the session's secrets in a text."""
         return Redactor(self._secrets)
 
     def describe(self, error: BaseException) -> str:
-        """An error of the environment, for the client."""
+        """The text of an environment's error for the client."""
         return cut(self.clean(error_text(error)))
 
     def log(self, what: str, error: BaseException) -> None:
@@ -113,7 +113,7 @@ class Sessions:
         self.results = Results(limits.max_kept_bytes, limits.max_kept_seconds, limits.max_remembered_calls)
         self._sessions: dict[str, ServerSession] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
-        """Why sessions have ended; no reason for those that their clients deleted."""
+        """Why sessions ended, without those that their clients deleted."""
         self._closings: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.Task[None] | None = None
         self._draining = False
@@ -122,10 +122,10 @@ class Sessions:
         return len(self._sessions)
 
     def find(self, sid: str) -> ServerSession:
-        """The session, noted as used.
+        """The session, marked as used.
 
         Raises:
-            RefusedError: 404, there is none; 410, the server ended it and says why.
+            RefusedError: 404, it does not exist; 410, the server closed it, with the reason.
         """
         session = self._sessions.get(sid)
         if session is None:
@@ -136,14 +136,14 @@ class Sessions:
         return session
 
     async def constructed(self, sid: str) -> ServerSession:
-        """The session, when its environment is made."""
+        """Wait until the session's environment is constructed."""
         session = self.find(sid)
         if not session.constructed.is_set():
             await self._wait(session, session.constructed)
         return self._usable(session)
 
     async def ready(self, sid: str) -> ServerSession:
-        """The session, when its environment is set up."""
+        """Wait until the session's environment is set up."""
         session = self.find(sid)
         if session.state is SessionState.READY:
             return session
@@ -180,7 +180,7 @@ class Sessions:
         """Make a session and start its setup.
 
         Raises:
-            RefusedError: 400, the id is taken; 429, there is no room; 500, the constructor raised.
+            RefusedError: 400, the id is taken; 429, the server is full; 500, the constructor raised.
         """
         if sid in self._sessions:
             raise RefusedError(400, "Session already exists")
@@ -196,7 +196,7 @@ class Sessions:
         try:
             await session.episode.begin(task_spec, secrets, toolset)
         except BaseException as error:
-            if self._sessions.get(sid) is session:  # it may be deleted already, and its id taken anew
+            if self._sessions.get(sid) is session:  # it may be deleted already and its id reused
                 del self._sessions[sid]
             session.state = SessionState.CLOSED
             session.forget_results()
@@ -232,7 +232,7 @@ class Sessions:
     def start(
         self, session: ServerSession, name: str, work: Coroutine[Any, Any, str], task_id: str | None
     ) -> RunningCall:
-        """Run a call of a session; ``work`` gives its result."""
+        """Run a call of a session; ``work`` returns its result."""
         if len(session.running) >= self.limits.max_calls_per_session:
             work.close()
             text = f"the session has {len(session.running)} calls under way, the limit"
@@ -247,7 +247,7 @@ class Sessions:
     # ---------------------------------------------------------------- closing
 
     async def delete(self, sid: str) -> None:
-        """Close a session, and wait for its teardown. One that has ended may be deleted again.
+        """Close a session and wait for its teardown. An ended session may be deleted again.
 
         Raises:
             RefusedError: 404, this server has never had it; another process of the same address may.
@@ -259,7 +259,7 @@ class Sessions:
             raise RefusedError(404, "Active environment not found")
 
     async def close(self, session: ServerSession, reason: str, *, remembered_as: str | None = None) -> None:
-        """Close a session: end its calls with ``reason``, and tear it down."""
+        """End a session's calls with ``reason`` and tear it down."""
         await asyncio.shield(self._start_closing(session, reason, remembered_as=remembered_as))
 
     def _start_closing(
@@ -303,11 +303,11 @@ class Sessions:
             session.log("teardown", error)
 
     def reopen(self) -> None:
-        """Take sessions again after :meth:`close_all`: an application may begin another lifespan."""
+        """Accept sessions again after :meth:`close_all`, for another lifespan."""
         self._draining = False
 
     async def close_all(self) -> None:
-        """Close every session; no new one is made."""
+        """Close every session and accept no new ones."""
         self._draining = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -321,7 +321,7 @@ class Sessions:
             self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        """Close what is over its time."""
+        """Close expired sessions and calls."""
         limits = self.limits
         tick = min(1.0, limits.session_timeout_seconds / 4, limits.tool_timeout_seconds / 4)
         loop = asyncio.get_running_loop()
@@ -352,12 +352,12 @@ class Sessions:
 
 
 async def _run(session: ServerSession, call: RunningCall, work: Coroutine[Any, Any, str]) -> None:
-    """Bring a call to its end, whatever the tool does."""
+    """Run a call to its end, whatever the tool does."""
     try:
         events = result_events(await work)
     except asyncio.CancelledError:  # if the server had cancelled it, the call would have ended already
         events = error_events(f"CancelledError: tool {call.tool!r} was cancelled from within")
-    except BaseException as error:  # SystemExit, too, is only the tool's
+    except BaseException as error:  # including SystemExit
         session.log(f"tool {call.tool!r}", error)
         events = error_events(session.describe(error))
     call.finish(events)

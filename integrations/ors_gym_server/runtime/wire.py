@@ -1,7 +1,6 @@
 """The records of both authoring APIs as the standard's JSON: ours are dataclasses, the reference SDK's Pydantic models.
 
-Numbers that JSON has no word for are refused where they mean something (a reward), and become ``null`` elsewhere
-(metadata), as the reference server writes them.
+NaN and infinities are refused as rewards and become ``null`` elsewhere (metadata), as on the reference server.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def encode(value: Any) -> bytes:
 
 
 def error_text(error: BaseException) -> str:
-    """An exception of the environment in words, also one whose ``str()`` raises."""
+    """The text of an exception, also of one whose ``str()`` raises."""
     name = type(error).__name__
     try:
         text = str(error)
@@ -61,7 +60,7 @@ def _finite(reward: Any, what: str) -> float | None:
 
 
 def encode_refusal(error: str | None, reason: str | None) -> str:
-    """A call that the agent got wrong."""
+    """The result of a call with a mistake of the agent."""
     return to_json({"ok": False, "error": error or "the call was refused", "reason": reason}).decode()
 
 
@@ -69,7 +68,7 @@ def encode_output(name: str, result: Any) -> tuple[str, bool]:
     """What tool ``name`` returned, as the result's JSON, and whether it ended the episode.
 
     Raises:
-        TypeError, ValueError: it is no tool's output, or cannot be sent; the message names the tool.
+        TypeError, ValueError: it is not a tool output or cannot be sent; the message names the tool.
     """
     record: Any = result if isinstance(result, BaseModel) and hasattr(result, "blocks") else as_output(name, result)
     try:
@@ -121,7 +120,7 @@ def split_wire(split: Any) -> JSONDict:
 
 
 def tool_list_wire(tools: Any) -> JSONDict:
-    """The list of tools with what goes beside it."""
+    """The answer of ``/tools``: the tools and the other fields."""
     if isinstance(tools, BaseModel):
         return tools.model_dump(mode="json")
     if not isinstance(tools, ToolList):
