@@ -15,6 +15,10 @@ from ors_gym.reporting.records import finished_tasks, read_groups, read_trajecto
 from ors_gym.types import ToolCall
 from tests.support.chat_server import calls, refuses, serve_chat
 from tests.support.environments import Counter
+from tests.support.providers.anthropic import AnthropicDouble
+from tests.support.providers.base import Says, serve_stage
+from tests.support.providers.google import GoogleDouble
+from tests.support.providers.responses import ResponsesDouble
 
 add_one = ScriptedPolicy([ToolCall("add", {"amount": 1})] * 9)
 not_a_policy = object()
@@ -204,6 +208,32 @@ def test_a_model_at_an_endpoint_plays(cli, counter_server, monkeypatch):
     body, headers = chat.bodies[0], chat.headers[0]
     assert (body["model"], body["temperature"], body["stop"], body["max_tokens"]) == ("m", 0.5, "END", 50)
     assert headers["authorization"] == "Bearer sk-swordfish"
+
+
+@pytest.mark.parametrize(
+    ("spec", "make", "variable"),
+    [
+        ("responses:m", ResponsesDouble, "OPENAI"),
+        ("anthropic:m", AnthropicDouble, "ANTHROPIC"),
+        ("google:m", GoogleDouble, "GEMINI"),
+    ],
+)
+def test_a_model_plays_by_the_api_of_its_provider(cli, counter_server, monkeypatch, tmp_path, spec, make, variable):
+    monkeypatch.setenv(f"{variable}_API_KEY", "sk-double")
+    records = tmp_path / "run.jsonl"
+    with serve_stage() as stage:
+        double = stage.put(make(), Says("One.", calls=(("add", '{"amount": 1}'),)))
+        endpoint = ("--policy", spec, "--base-url", stage.url, "--sampling", "max_tokens=900", "--out", records)
+        status, out, _ = cli("rollout", counter_server.url, *endpoint, "--episodes", 1, "--json")
+
+    assert status == 0
+    assert (json.loads(out)["policy"], json.loads(out)["mean_return"]) == (spec, 1.0)
+    assert "900" in json.dumps(double.bodies[0])
+    assert not double.refusals
+    assert "sk-double" not in records.read_text()
+    (exchange,) = json.loads(records.read_text())["exchanges"]
+    counts = [exchange[f"num_{kind}tokens"] for kind in ("prompt_", "cached_", "reasoning_", "")]
+    assert counts == [100, 64, 12, 20]
 
 
 def test_an_endpoint_that_refuses_is_one_clear_line_and_its_key_is_not_in_it(cli, counter_server):

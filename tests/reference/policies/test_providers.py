@@ -110,7 +110,7 @@ def answered(reply: Reply) -> tuple[Message, ...]:
 SECOND_REQUESTS: dict[str, Any] = {
     "responses": [
         {"role": "user", "content": [{"type": "input_text", "text": "Go"}]},
-        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA0000========"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA0000"},
         {
             "type": "function_call",
             "id": "fc_1_0",
@@ -142,7 +142,7 @@ SECOND_REQUESTS: dict[str, Any] = {
         {
             "role": "assistant",
             "content": [
-                {"type": "thinking", "thinking": "", "signature": "EqQB0000========"},
+                {"type": "thinking", "thinking": "", "signature": "EqQB0000"},
                 {"type": "tool_use", "id": "toolu_1_0", "name": "look", "input": {"where": "wall"}},
                 {"type": "tool_use", "id": "toolu_1_1", "name": "look", "input": {"where": "x"}},
             ],
@@ -177,7 +177,7 @@ SECOND_REQUESTS: dict[str, Any] = {
             "parts": [
                 {
                     "functionCall": {"id": "f10", "name": "look", "args": {"where": "wall"}},
-                    "thoughtSignature": "Ci8B0000========",
+                    "thoughtSignature": "Ci8B0000",
                 },
                 {"functionCall": {"id": "f11", "name": "look", "args": {"where": "x"}}},
             ],

@@ -96,7 +96,7 @@ class Double(ABC):
 
     def kept(self, what: str, belongs_to: Any) -> str:
         """A signature that is known again by :meth:`knows`."""
-        signature = f"{what}{len(self.issued):04}".ljust(16, "=")
+        signature = f"{what}{len(self.issued):04}"
         self.issued[signature] = canonical(belongs_to)
         return signature
 

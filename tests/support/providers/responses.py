@@ -103,25 +103,30 @@ class ResponsesDouble(Double):
         }
         status = "incomplete" if says.cut else "completed"
         response = {"id": f"resp_{number}", "object": "response", "status": status, "incomplete_details": reason}
+        response |= {"created_at": 0, "model": body["model"], "parallel_tool_calls": True}
+        response |= {"tool_choice": "auto", "tools": body.get("tools", [])}
         return response | {"error": None, "output": output, "usage": usage}
 
     def events(self, whole: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        begun = {**whole, "status": "in_progress", "output": [], "usage": None}
-        yield from self._named("response.created", response=begun)
+        for number, (kind, fields) in enumerate(self._events(whole)):
+            yield kind, {"type": kind, "sequence_number": number, **fields}
+
+    def _events(self, whole: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield "response.created", {"response": {**whole, "status": "in_progress", "output": [], "usage": None}}
         for index, item in enumerate(whole["output"]):
-            empty = {key: value for key, value in item.items() if key in ("type", "id", "role", "name", "call_id")}
-            early = {"encrypted_content": "early"} if item["type"] == "reasoning" else {}
-            yield from self._named("response.output_item.added", output_index=index, item=empty | early)
+            place = {"output_index": index, "item_id": item["id"]}
+            early = {"arguments": "", "content": [], "encrypted_content": "early"}
+            yield (
+                "response.output_item.added",
+                {**place, "item": item | {key: early[key] for key in early.keys() & item}},
+            )
             for part in item.get("content", ()):
                 for piece in pieces(part["text"]):
-                    yield from self._named("response.output_text.delta", output_index=index, delta=piece)
+                    yield "response.output_text.delta", {**place, "content_index": 0, "logprobs": [], "delta": piece}
             for piece in pieces(item.get("arguments", "")):
-                yield from self._named("response.function_call_arguments.delta", output_index=index, delta=piece)
-            yield from self._named("response.output_item.done", output_index=index, item=item)
-        yield from self._named(f"response.{whole['status']}", response=whole)
-
-    def _named(self, kind: str, **fields: Any) -> Iterator[tuple[str, Any]]:
-        yield kind, {"type": kind, **fields}
+                yield "response.function_call_arguments.delta", {**place, "delta": piece}
+            yield "response.output_item.done", {**place, "item": item}
+        yield f"response.{whole['status']}", {"response": whole}
 
     def refusal(self, refused: RefusedError) -> Any:
         return {"error": {"message": refused.message, "type": "invalid_request_error", "param": "input", "code": None}}

@@ -27,7 +27,8 @@ class Template:
         for message in conversation:
             calls = message.get("tool_calls", ())
             made = "".join(self._call(one["function"]["name"], one["function"]["arguments"]) for one in calls)
-            thought = f"{self._opens}\n</think>\n" if self._opens and calls else ""
+            closing = self._opens.strip().replace("<", "</").replace("[", "[/")
+            thought = f"{self._opens}\n{closing}\n" if self._opens and calls else ""
             text += f"<|im_start|>{message['role']}\n{thought}{message['content']}{made}<|im_end|>\n"
         return text + (f"<|im_start|>assistant\n{self._opens}" if options["add_generation_prompt"] else "")
 
@@ -49,18 +50,22 @@ def mistral(name: str, arguments: Any) -> str:
     return f"[TOOL_CALLS]{name}[ARGS]{json.dumps(arguments)}"
 
 
+PLAIN = ((hermes, "hermes"), (smollm, "smollm"), (deepseek, "deepseek-v3.1"))
+
+
 def shouted(name: str, arguments: Any) -> str:
     return f"CALL {name} {json.dumps(arguments)}!"
 
 
 @pytest.mark.parametrize(
-    ("write", "name"),
-    [(hermes, "hermes"), (smollm, "smollm"), (deepseek, "deepseek-v3.1"), (mistral, "mistral")],
+    ("write", "name", "opens"),
+    [
+        *((write, name, opens) for write, name in PLAIN for opens in ("", "<think>\n")),
+        (mistral, "mistral", ""),
+        (mistral, "mistral", "[THINK]\n"),
+    ],
 )
-@pytest.mark.parametrize("opens", ["", "<think>\n"])
 def test_the_dialect_that_reads_the_probes_is_chosen(write: Any, name: str, opens: str):
-    if name == "mistral" and opens:
-        pytest.skip("Mistral's marks of thinking are others")
     assert dialect_of(Template(write, opens)).name == name
 
 
