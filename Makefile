@@ -6,7 +6,7 @@
 # make test-inspect  … with Inspect, which no other test needs, in an environment of its own
 # make test-nightly  … those tests that take minutes
 # make coverage      the tests of make test, and which lines they leave out
-# make test-network  … through nginx, haproxy, varnish and squid, those that are installed
+# make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
 # make check         set up, then lint, check the format, the import layers and the types
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
 # make readme-test   run README's commands in order, from an empty environment

@@ -1,4 +1,4 @@
-"""The client through nginx, haproxy, varnish and squid: `make test-network`."""
+"""The client through nginx, haproxy, caddy, varnish and squid: `make test-network`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.environments import Counter, Ledger
 from tests.support.ors_servers import serve
 
 MEMBERS = 16
-PROXIES = ("nginx", "haproxy", "varnishd", "squid")
+PROXIES = ("nginx", "haproxy", "caddy", "varnishd", "squid")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,16 @@ def through(servers, monkeypatch):
 
         def start(program: str, *, balanced: bool = False, read_seconds: int = 60) -> str:
             urls = [server.url for server in (servers if balanced else servers[:1])]
-            url = stack.enter_context(running(program, *urls, read_seconds=read_seconds))
+            try:
+                url = stack.enter_context(running(program, *urls, read_seconds=read_seconds)).url
+            except FileNotFoundError as missing:
+                pytest.skip(str(missing))
             if program == "squid":
                 for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
                     monkeypatch.delenv(name, raising=False)
                 monkeypatch.setenv("http_proxy", url)
                 return urls[0].replace("127.0.0.1", "ors.test")
-            return f"{url}/ors" if program == "nginx" else url
+            return f"{url}/ors" if program in ("nginx", "caddy") else url
 
         yield start
 
@@ -62,7 +65,7 @@ def test_episodes_are_played_and_each_session_reads_its_own_prompt(through, prog
     asyncio.run(asyncio.wait_for(conversation(), 100))
 
 
-@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+@pytest.mark.parametrize("program", ["nginx", "haproxy", "caddy"])
 def test_sessions_stay_on_their_server_behind_a_balancer(through, servers, program):
     async def conversation() -> None:
         async with ORSClient(through(program, balanced=True)) as client:
@@ -85,7 +88,7 @@ def test_three_megabytes_come_back_whole(through, program):
     asyncio.run(asyncio.wait_for(conversation(), 100))
 
 
-@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+@pytest.mark.parametrize("program", ["nginx", "haproxy", "caddy"])
 def test_a_call_that_a_proxy_cuts_is_resumed_and_runs_once(through, program):
     key = uuid.uuid4().hex
 
