@@ -45,6 +45,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "EndpointError",
+    "EndpointRefusedError",
     "NotFoundError",
     "ORSError",
     "PortalError",
@@ -268,3 +269,7 @@ class PortalError(ORSError, RuntimeError):
     """The event-loop thread is closed, or belongs to another process."""
 
     kind = "portal"
+
+
+class EndpointRefusedError(RuntimeError):
+    """The model's endpoint refuses the requests themselves: the key, the model or a setting is wrong. Ends the run."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import InputError
+from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import say
 from ors_gym.cli.scoring import add_return_options
 from ors_gym.evaluation import Rules

@@ -7,17 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ors_gym.cli.exits import InputError
 from ors_gym.client.client import ORSClient
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.rollouts.options import SessionOptions
 
 __all__ = [
-    "FAILURE",
-    "INTERRUPTED",
-    "NO_VERDICT",
-    "CommandError",
-    "InputError",
-    "NoVerdictError",
     "add_connection_options",
     "add_secret_option",
     "add_server_options",
@@ -32,27 +27,6 @@ __all__ = [
     "secrets",
     "session_options",
 ]
-
-FAILURE, BAD_INPUT, NO_VERDICT, INTERRUPTED = 1, 2, 3, 130
-"""Exit statuses."""
-
-
-class CommandError(Exception):
-    """Ends a command with a message and an exit status."""
-
-    status = FAILURE
-
-
-class InputError(CommandError):
-    """What was asked for does not make sense here: exit status 2."""
-
-    status = BAD_INPUT
-
-
-class NoVerdictError(CommandError):
-    """The server or the endpoint failed, so nothing can be said of a model: exit status 3, not that of a bad model."""
-
-    status = NO_VERDICT
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:

@@ -9,15 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ors_gym.cli.arguments import (
-    FAILURE,
-    add_server_options,
-    add_task_options,
-    at_least,
-    client_options,
-    make_client,
-    secrets,
-)
+from ors_gym.cli.arguments import add_server_options, add_task_options, at_least, client_options, make_client, secrets
+from ors_gym.cli.exits import FAILURE
 from ors_gym.cli.output import say, visible
 from ors_gym.testing import CheckReport, Outcome, check_server
 

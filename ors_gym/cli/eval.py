@@ -15,8 +15,6 @@ from typing import Any
 from rich.console import Console
 
 from ors_gym.cli.arguments import (
-    InputError,
-    NoVerdictError,
     add_server_options,
     add_task_options,
     at_least,
@@ -27,6 +25,7 @@ from ors_gym.cli.arguments import (
     secrets,
     session_options,
 )
+from ors_gym.cli.exits import InputError, NoVerdictError
 from ors_gym.cli.output import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_keys
 from ors_gym.cli.scoring import add_scoring_options, print_evaluation, read_prices, rules_of, write_results

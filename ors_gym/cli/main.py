@@ -8,15 +8,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import cast
 
-from rich.console import Console
-
-from ors_gym.cli.arguments import FAILURE, INTERRUPTED, CommandError, InputError
-from ors_gym.cli.output import visible
-from ors_gym.errors import ORSError
-from ors_gym.policies.endpoint import EndpointRefusedError
+from ors_gym import __version__
+from ors_gym.cli.exits import FAILURE, INTERRUPTED, CommandError, InputError
+from ors_gym.errors import EndpointRefusedError, ORSError
 
 __all__ = ["main"]
 
@@ -59,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(given[0] if given else None).parse_args(given)
     except CommandError as error:
         return _complain(str(error), error.status)
+    from rich.console import Console  # here, and in _complain: --version and --help need none of it
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         return cast("int", arguments.command(arguments, console))
@@ -75,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int) -> int:
+    from ors_gym.cli.output import visible
+
     print(f"ors-gym: {visible(' '.join(message.split()))}", file=sys.stderr)
     return status
 
@@ -82,7 +82,7 @@ def _complain(message: str, status: int) -> int:
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands; only the one that is wanted is imported, and knows its options."""
     parser = argparse.ArgumentParser("ors-gym", description=OVERVIEW, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"ors-gym {metadata.version('ors-gym')}")
+    parser.add_argument("--version", action="version", version=f"ors-gym {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         added = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, NoReturn, cast
 
-from ors_gym.cli.arguments import InputError
+from ors_gym.cli.exits import InputError
 from ors_gym.dialects import DIALECTS
 from ors_gym.policies.api import API
 from ors_gym.policies.apis import APIS

@@ -9,16 +9,8 @@ from contextlib import aclosing
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import (
-    FAILURE,
-    NO_VERDICT,
-    InputError,
-    add_connection_options,
-    add_secret_option,
-    at_least,
-    make_client,
-    secrets,
-)
+from ors_gym.cli.arguments import add_connection_options, add_secret_option, at_least, make_client, secrets
+from ors_gym.cli.exits import FAILURE, NO_VERDICT, InputError
 from ors_gym.cli.output import say
 from ors_gym.evaluation.files import read_scored, run_file
 from ors_gym.evaluation.replay import replay

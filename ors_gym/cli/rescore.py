@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import InputError
+from ors_gym.cli.exits import InputError
 from ors_gym.cli.scoring import add_scoring_options, print_evaluation, read_prices, rules_of, write_results
 from ors_gym.evaluation import score_file
 

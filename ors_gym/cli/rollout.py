@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ors_gym.cli.arguments import (
-    FAILURE,
-    InputError,
     add_server_options,
     add_task_options,
     at_least,
@@ -29,6 +27,7 @@ from ors_gym.cli.arguments import (
     secrets,
     session_options,
 )
+from ors_gym.cli.exits import FAILURE, InputError
 from ors_gym.cli.output import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_keys
 from ors_gym.policies.endpoint import ChatPolicy

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import InputError
+from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import say
 from ors_gym.evaluation import Evaluation, Rules
 from ors_gym.evaluation.outcomes import Prices

@@ -2,7 +2,7 @@
 
 from ors_gym.envs.async_env import AsyncORSEnv
 from ors_gym.envs.env import ORSEnv
-from ors_gym.envs.registration import register_envs, register_ors
+from ors_gym.envs.registration import register_envs
 from ors_gym.envs.vector_env import ORSVectorEnv
 
-__all__ = ["AsyncORSEnv", "ORSEnv", "ORSVectorEnv", "register_envs", "register_ors"]
+__all__ = ["AsyncORSEnv", "ORSEnv", "ORSVectorEnv", "register_envs"]

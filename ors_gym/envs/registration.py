@@ -16,15 +16,7 @@ from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.copying import without_secrets
 from ors_gym.envs.env import client_of
 
-__all__ = ["ORS_ID", "register_envs", "register_ors"]
-
-ORS_ID = "ors_gym/ORS-v0"
-
-
-def register_ors() -> None:
-    """Register ``ors_gym/ORS-v0``, which plays any ORS environment; does nothing the second time."""
-    if ORS_ID not in gymnasium.registry:
-        _register(ORS_ID, {})
+__all__ = ["register_envs"]
 
 
 @types_in_words

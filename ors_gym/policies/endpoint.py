@@ -34,7 +34,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects import Dialect, dialect
-from ors_gym.errors import CertificateError, ConnectError, EndpointError, ProtocolError, TransportError
+from ors_gym.errors import (
+    CertificateError,
+    ConnectError,
+    EndpointError,
+    EndpointRefusedError,
+    ProtocolError,
+    TransportError,
+)
 from ors_gym.http.factory import make_transport
 from ors_gym.http.retry import backoff_seconds
 from ors_gym.http.sse import EventDecoder
@@ -60,10 +67,6 @@ QUIET_SECONDS = 20.0
 """After which the log says that the first answer has not begun."""
 
 logger = logging.getLogger(__name__)
-
-
-class EndpointRefusedError(RuntimeError):
-    """The endpoint refuses the requests themselves: the key, the model or a setting is wrong. Ends the run."""
 
 
 class _RefusedError(Exception):

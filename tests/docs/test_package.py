@@ -78,6 +78,29 @@ def test_importing_the_core_pulls_in_no_trainer_no_cluster_and_no_server():
     assert shown.strip() == "[]"
 
 
+def test_a_name_of_the_top_level_is_imported_when_it_is_used():
+    script = "import sys, ors_gym; before = 'ors_gym.client' in sys.modules; ors_gym.ORSClient; ors_gym.types.Message"
+    script += "; print(before, 'ORSClient' in vars(ors_gym))"
+
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert shown.split() == ["False", "True"]
+    assert set(ors_gym.__all__) <= set(dir(ors_gym))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = ors_gym.nonsense
+
+
+def test_version_and_help_of_the_command_line_import_no_client():
+    script = "import sys; from ors_gym.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    script += "print([name for name in ('httpx', 'jsonschema', 'rich', 'ors_gym.client') if name in sys.modules])"
+    for option in ("--version", "--help"):
+        shown = subprocess.run(
+            [sys.executable, "-c", script, option], capture_output=True, text=True, check=True
+        ).stdout
+
+        assert shown.splitlines()[-1] == "[]"
+
+
 def test_the_unit_tests_need_only_the_core():
     others = ["ors_gym_ray", "ors_gym_server", "ors_gym_trl", "openreward", "ray", "torch", "transformers", "trl"]
     others += ["datasets", "openenv", "pydantic", "starlette", "uvicorn"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import FAILURE, InputError
+from ors_gym.cli.exits import FAILURE, InputError
 from ors_gym.cli.output import say
 from ors_gym_server.scaffold.smoke_test import check_gates
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ors_gym.cli.arguments import InputError
+from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import say
 from ors_gym_server.scaffold.folder import ARCHETYPES, ScaffoldError, scaffold
 

@@ -14,7 +14,8 @@ from typing import Any
 import gymnasium
 from rich.console import Console
 
-from ors_gym.cli.arguments import InputError, at_least
+from ors_gym.cli.arguments import at_least
+from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import print_tools, say
 from ors_gym_server.adapters.gymnasium import as_ors_environment
 from ors_gym_server.authoring.environment import Environment

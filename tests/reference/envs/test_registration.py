@@ -9,9 +9,8 @@ import gymnasium as gym
 import pytest
 from openreward.environments import Environment, TextBlock, ToolOutput, tool
 
-from ors_gym import register_envs
+from ors_gym import ORS_ID, register_envs
 from ors_gym.envs.env import ORSEnv
-from ors_gym.envs.registration import ORS_ID, register_ors
 from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.errors import ConnectError
 from tests.support.ors_servers import free_port, serve
@@ -59,12 +58,6 @@ def test_importing_the_package_registers_the_environment_and_its_vector():
     spec = gym.spec(ORS_ID)
     assert spec.entry_point == "ors_gym.envs.making:make_env"
     assert spec.vector_entry_point == "ors_gym.envs.making:make_vector_env"
-
-
-def test_registering_twice_is_registering_once():
-    before = gym.spec(ORS_ID)
-    register_ors()
-    assert gym.spec(ORS_ID) is before
 
 
 def test_gymnasium_imports_the_package_itself_when_the_id_names_it(url):
