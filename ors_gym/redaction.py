@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
-__all__ = ["MASK", "Redactor", "Secret", "reveal"]
+__all__ = ["MASK", "Redactor", "Secret", "reveal", "visible"]
 
 MASK = "••••••"
 """The mark that replaces a secret."""
@@ -108,3 +108,16 @@ class Secret:
 def reveal(value: Any) -> Any:
     """The value of a :class:`Secret`; other values unchanged."""
     return value.reveal() if isinstance(value, Secret) else value
+
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Controls of a terminal, and marks that change the direction of the text around them."""
+
+
+def visible(text: str) -> str:
+    r"""``text`` from outside as it may be shown: what drives a terminal or turns text around is replaced.
+
+    >>> visible("a\x1b]52;c;eA==\x07b")
+    'a�]52;c;eA==�b'
+    """
+    return UNSEEN.sub("\ufffd", text)

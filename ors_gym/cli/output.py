@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,14 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ors_gym.redaction import visible
 from ors_gym.types import ToolSpec
 
 __all__ = ["print_tools", "say", "visible"]
-
-
-def visible(text: str) -> str:
-    """``text`` from outside, without the control characters that would drive the terminal."""
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

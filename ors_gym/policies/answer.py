@@ -17,7 +17,11 @@ from ors_gym.trajectory import Reply
 from ors_gym.types import MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolSpec
 from ors_gym.types.shapes import JSONObject
 
-__all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_object", "count_in", "count_or"]
+__all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_object", "as_place", "count_in", "count_or"]
+
+
+MAX_COUNT = 2**53
+"""More tokens than any answer has; a larger number cannot be averaged."""
 
 
 class Finish(Enum):
@@ -202,8 +206,8 @@ def _blocks(pieces: Sequence[Piece], parsed: Reply, whole: Reply, origin: Origin
 
 
 def count_or(value: Any, known: int | None = None) -> int | None:
-    """A number of tokens, ``known`` where there is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else known
+    """A number of tokens, ``known`` where there is none that can be one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else known
 
 
 def count_in(usage: JSONObject, group: str, *names: str) -> int | None:
@@ -224,6 +228,16 @@ def as_object(value: Any, what: str) -> JSONObject:
     if not isinstance(value, Mapping):
         raise ProtocolError(f"expected a JSON object for {what}, got {type(value).__name__}")
     return cast("JSONObject", value)
+
+
+def as_place(value: Any, what: str) -> int | str | None:
+    """The place of a part, by which later pieces of it are known.
+
+    Raises ProtocolError for something else.
+    """
+    if value is None or isinstance(value, int | str):
+        return value
+    raise ProtocolError(f"expected a number for the place of {what}, got {type(value).__name__}")
 
 
 def as_array(value: Any, what: str) -> Sequence[Any]:

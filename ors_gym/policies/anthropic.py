@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from ors_gym.json_text import read_json
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_in, count_or
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, as_place, count_in, count_or
 from ors_gym.policies.api import API, Request, said_blocks, split_system
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, ToolSpec
 from ors_gym.types.shapes import JSONObject
@@ -155,10 +155,11 @@ class AnthropicMessage(Answer):
             case "message_start":
                 self._begin(as_object(fields.get("message"), "a message"))
             case "content_block_start":
-                self._blocks[fields.get("index")] = _BlockInTheMaking(fields.get("content_block"))
+                self._blocks[as_place(fields.get("index"), "a block")] = _BlockInTheMaking(fields.get("content_block"))
                 self.begun = True
             case "content_block_delta":
-                block = self._blocks.setdefault(fields.get("index"), _BlockInTheMaking({"type": "text", "text": ""}))
+                place = as_place(fields.get("index"), "a block")
+                block = self._blocks.setdefault(place, _BlockInTheMaking({"type": "text", "text": ""}))
                 block.add(as_object(fields.get("delta"), "a delta"))
                 self.begun = True
             case "message_delta":

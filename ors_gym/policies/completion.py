@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_in, count_or
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, as_place, count_in, count_or
 from ors_gym.policies.pieces import Growing, joined_parts
 from ors_gym.types.shapes import JSONObject
 
@@ -112,7 +112,7 @@ class Completion(Answer):
 
     def _call_of(self, delta: JSONObject) -> _CallInTheMaking:
         """The call that a stream's delta adds to."""
-        index = delta.get("index")
+        index = as_place(delta.get("index"), "a tool call")
         known = self._places.get(index) if index is not None else self._calls[-1] if self._calls else None
         if known is None:
             return self._new_call(delta)
@@ -122,7 +122,7 @@ class Completion(Answer):
         return self._new_call(delta) if named and delta.get("id") not in (None, "", known.id) else known
 
     def _new_call(self, delta: JSONObject) -> _CallInTheMaking:
-        call = self._places[delta.get("index")] = _CallInTheMaking()
+        call = self._places[as_place(delta.get("index"), "a tool call")] = _CallInTheMaking()
         self._calls.append(call)
         return call
 

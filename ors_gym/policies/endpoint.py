@@ -45,7 +45,7 @@ from ors_gym.errors import (
 from ors_gym.http.factory import make_transport
 from ors_gym.http.retry import backoff_seconds
 from ors_gym.http.sse import EventDecoder
-from ors_gym.http.transport import Transport, TransportResponse, read_beginning
+from ors_gym.http.transport import MAX_ANSWER_BYTES, Transport, TransportResponse, read_beginning
 from ors_gym.json_text import parse_json
 from ors_gym.policies.answer import Answer, Finish, Origin
 from ors_gym.policies.api import Request
@@ -402,6 +402,9 @@ async def _events(response: TransportResponse) -> AsyncIterator[list[Any]]:
     if not kind.startswith("text/event-stream"):
         yield [parse_json(await response.read())]
         return
-    events = EventDecoder()
+    events, size = EventDecoder(), 0
     async for chunk in response.chunks():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise ProtocolError(f"an answer longer than {MAX_ANSWER_BYTES:,} bytes")
         yield [DONE if data.strip() == DONE else parse_json(data) for _, data in events.feed(chunk)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ors_gym.redaction import MASK, Redactor
+from ors_gym.redaction import MASK, Redactor, visible
 from ors_gym.reporting.html import write_page
 from ors_gym.reporting.record_format import plain_json
 from ors_gym.rollouts.returns import trajectory_return
@@ -210,8 +210,8 @@ class PageContent:
         self.limits = limits
 
     def masked(self, text: str) -> str:
-        """``text`` without secrets, and as Unicode that every reader of the page takes."""
-        return self._mask(URL_USER.sub(MASK, text))
+        """``text`` without secrets, controls and marks of direction, as Unicode that every reader of the page takes."""
+        return visible(self._mask(URL_USER.sub(MASK, text)))
 
     def text(self, text: str) -> JSON:
         """A text, cut to size."""

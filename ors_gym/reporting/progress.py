@@ -30,6 +30,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ors_gym.redaction import visible
+
 __all__ = ["Phase", "RunProgress"]
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
@@ -202,7 +204,7 @@ class RunProgress:
         """The steps are over: leave their numbers on the screen, and ``message`` below them."""
         self._end_steps(completed=True)
         if message:
-            self._print(Text(message))
+            self._print(Text(visible(message)))
 
     def _print(self, text: RenderableType) -> None:
         self.console.print(text, soft_wrap=True)

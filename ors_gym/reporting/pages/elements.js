@@ -20,6 +20,9 @@ const el = (tag, attributes = {}, ...children) => fill(document.createElement(ta
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const swatch = (color, block) => el("span", { class: block ? "swatch block" : "swatch", style: { background: `var(${color})` } });
 
+// A count by a name that a model, or a server, chose: `__proto__` and `constructor` are names like others.
+const countOf = (counts, name) => Object.hasOwn(counts, name) ? counts[name] : 0;
+
 // Numbers
 const known = value => value !== null && value !== undefined;
 const whole = value => known(value) ? Math.round(value).toLocaleString("en-US").replace("-", "−") : "–";

@@ -98,7 +98,7 @@ function passSection() {
   const share = estimate => !estimate || !known(estimate.value) || estimate.notes.length ? "–" : `${percent(estimate.value)} (${percent(estimate.interval[0])} to ${percent(estimate.interval[1])})`;
   return [
     names.length ? table("Several attempts", "pass@k: at least one of k episodes of a task succeeds; pass^k: all of them do.", names.map(name => [name, run.models.map(model => share(model.passes[name]))])) : null,
-    groups.length ? table("By group", null, groups.map(name => [name, run.models.map(model => shownValue(model.groups[name]))])) : null,
+    groups.length ? table("By group", null, groups.map(name => [name, run.models.map(model => Object.hasOwn(model.groups, name) ? shownValue(model.groups[name]) : "–")])) : null,
   ];
 }
 

@@ -188,7 +188,7 @@ function endSection() {
   const totals = new Map(counts(steps, "stop_reasons"));
   if (!totals.size) return null;
   const seen = [...STOP_REASONS.filter(([reason]) => totals.has(reason)), ...[...totals.keys()].filter(reason => !STOP_REASONS.some(row => row[0] === reason)).map(reason => [reason, reason, "--c5"])];
-  const share = (step, reason) => (step.stop_reasons[reason] ?? 0) / Math.max(1, sum(Object.values(step.stop_reasons)));
+  const share = (step, reason) => countOf(step.stop_reasons, reason) / Math.max(1, sum(Object.values(step.stop_reasons)));
   if (steps.length === 1) return section("How episodes ended", null, bars(seen.map(([reason, name, color]) => [name, totals.get(reason), color])));
   return section("How episodes ended", `Share of each ${STEP}'s episodes.`, chart({
     label: "How episodes ended", format: percent,
@@ -203,8 +203,8 @@ function toolSection() {
   // A learning model makes up tool names: what is rare is shown together.
   const all = sum(totals.map(([, count]) => count)), frequent = totals.filter(([, count], i) => i < 5 && count >= all * 0.01);
   const rare = totals.slice(frequent.length).map(([name]) => name);
-  const shown = frequent.map(([name], i) => ({ name: name.length > 40 ? `${name.slice(0, 39)}…` : name, color: colors[i], of: step => step.tool_calls[name] ?? 0 }));
-  if (rare.length) shown.push({ name: plural(rare.length, "rarer name"), color: "--c5", of: step => sum(rare.map(name => step.tool_calls[name])) });
+  const shown = frequent.map(([name], i) => ({ name: name.length > 40 ? `${name.slice(0, 39)}…` : name, color: colors[i], of: step => countOf(step.tool_calls, name) }));
+  if (rare.length) shown.push({ name: plural(rare.length, "rarer name"), color: "--c5", of: step => sum(rare.map(name => countOf(step.tool_calls, name))) });
   if (steps.length === 1) return section("Tool calls", null, bars(shown.map(({ name, color, of }) => [name, of(steps[0]), color])));
   return section("Tool calls per episode", smoothed, chart({
     label: "Tool calls per episode",
@@ -233,7 +233,7 @@ function failureSection() {
   return section("Failures", `Broken by the world, not by the policy: never scored, played again on a fresh session where the budget allows. ${groups}`,
     el("table", { class: "kinds" }, el("thead", {}, el("tr", {}, ["kind", "attempts", steps.length > 1 && "steps"].filter(Boolean).map(name => el("th", { scope: "col" }, name)))),
       el("tbody", {}, totals.map(([name, count]) => {
-        const at = steps.filter(step => step.failures[name]).map(step => step.step), [first, last] = [at[0], at.at(-1)];
+        const at = steps.filter(step => countOf(step.failures, name)).map(step => step.step), [first, last] = [at[0], at.at(-1)];
         return el("tr", {}, el("td", {}, el("code", {}, name)), el("td", {}, whole(count)), steps.length > 1 && el("td", {}, first === last ? whole(first) : `${whole(first)}–${whole(last)}`));
       }))));
 }

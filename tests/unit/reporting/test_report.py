@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ors_gym.redaction import visible
 from ors_gym.reporting.page import Measurement, ReportLimits, RunRecord, Sample, StepRecord, write_report
 from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, TrajectoryGroup, Transition
 from ors_gym.types import (
@@ -107,7 +108,10 @@ def hostile_record():
         stop_reason=StopReason.FAILED,
         failure=Failure(HOSTILE, HOSTILE),
     )
-    steps = [StepRecord(step, 1.0 * step, 1, 0.5, failures={HOSTILE: 1}, tool_calls={HOSTILE: 2}) for step in (1, 2)]
+    names: list[dict[str, int]] = [{HOSTILE: 2, "__proto__": 2, "constructor": 1}, {HOSTILE: 2}]
+    steps = [
+        StepRecord(step, 1.0 * step, 1, 0.5, failures=counts, tool_calls=counts) for step, counts in enumerate(names, 1)
+    ]
     return RunRecord(
         HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, warmup=HOSTILE, ended=HOSTILE,
         steps=steps, samples=[Sample(trajectory, 1, HOSTILE, group=HOSTILE)],
@@ -143,9 +147,17 @@ def test_hostile_text_stays_text(tmp_path):
 
 
 @given(text=st.text(st.characters(exclude_categories=())))
-def test_any_text_comes_through_unchanged_but_for_lone_surrogates(tmp_path_factory, text):
+def test_any_text_comes_through_unchanged_but_for_what_is_not_shown(tmp_path_factory, text):
     run = written(tmp_path_factory.getbasetemp(), RunRecord("run", text))
-    assert run["description"] == re.sub("[\ud800-\udfff]", "\ufffd", text) or "://" in text
+    assert run["description"] == re.sub("[\ud800-\udfff]", "\ufffd", visible(text)) or "://" in text
+
+
+@pytest.mark.parametrize("text", ["\x1b]52;c;eA==\x07", "\x9b2J", "a\u202ecba", "\u2066x\u2069", "\r"])
+def test_what_drives_a_terminal_or_turns_text_around_is_not_on_the_page(tmp_path, text):
+    run = written(tmp_path, RunRecord(text, samples=[Sample(two_turns(prompt=(user(text),)))]))
+    shown = json.dumps(run, ensure_ascii=False)
+    assert visible(shown) == shown
+    assert shown.count("\ufffd") >= 2
 
 
 def test_placeholders_in_texts_are_not_filled_in(tmp_path):
@@ -161,6 +173,8 @@ def test_a_browser_draws_hostile_text_without_running_it(tmp_path):
     drawn = page.partition('<script type="application/json"')[0]
     assert "<img" not in drawn
     assert drawn.count("&lt;img src=x onerror=") > 10
+    assert "__proto__" in drawn
+    assert not re.search("NaN|native code|\\[object", drawn)
 
 
 @needs_browser
