@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ Play every task of a split with one or several models, and say how well each doe
 
   ors-gym eval http://localhost:8080 --model openai:gpt-5-mini --epochs 4
   ors-gym eval http://localhost:8080 --model openai:a@http://gpu1:8000/v1 --model openai:b@http://gpu2:8000/v1
+  ors-gym eval http://localhost:8080 --model local:Qwen/Qwen3-0.6B --model local:./trained --sampling temperature=0.7
   ors-gym eval http://localhost:8080 --model my_agents:Greedy --compare runs/last-week --fail-below 0.6
   ors-gym eval http://localhost:8080 --model random --sample 200 --stratify-by subject --out runs/baseline
   ors-gym eval http://localhost:8080 --model openai:gpt-5-mini --out runs/mini --resume --retry-failed
@@ -138,7 +139,7 @@ class _Eval:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(make_client(arguments))
             for policy in self.models.values():
-                if isinstance(policy, ChatPolicy):
+                if isinstance(policy, AbstractAsyncContextManager):  # an endpoint's connections, a local model's thread
                     await stack.enter_async_context(policy)
             env_name = await choose_env(client, arguments.env)
             split = await _split(client, env_name, arguments.split)
@@ -184,7 +185,7 @@ class _Eval:
 
     def about(self, policy: Policy) -> Mapping[str, Any]:
         if not isinstance(policy, ChatPolicy):
-            return {}
+            return {"sampling": list(self.arguments.sampling)} if self.arguments.sampling else {}
         return {"endpoint": policy.url, "sampling": list(self.arguments.sampling)}
 
     async def play(self, run: EvaluationRun, title: str) -> None:

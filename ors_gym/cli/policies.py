@@ -18,7 +18,9 @@ from ors_gym.policies.policy import Policy, RandomPolicy
 
 __all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_keys"]
 
-POLICIES = f"random, {', '.join(f'{name}:MODEL' for name in APIS)}, module:name"
+LOCAL = "local"
+"""What comes before the name of a transformers model, or its folder."""
+POLICIES = f"random, {', '.join(f'{name}:MODEL' for name in APIS)}, local:MODEL, module:name"
 
 
 def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -36,13 +38,13 @@ def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="a setting of the endpoint's requests, such as temperature=0.7 or max_tokens=1024; repeatable",
+        help="a setting of the model, such as temperature=0.7 or max_tokens=1024; repeatable",
     )
     parser.add_argument(
         "--parser",
         choices=sorted(DIALECTS),
-        default="plain",
-        help="how openai:MODEL writes tool calls, for an endpoint that does not read them (default: the endpoint does)",
+        help="how the model writes tool calls, for an openai: endpoint that does not read them, or a local: model "
+        "(default: the endpoint reads them; a local model's chat template tells)",
     )
 
 
@@ -50,17 +52,19 @@ def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--polic
     """The policy that ``spec`` names; ``openai:MODEL@URL`` names its endpoint too."""
     module, colon, name = spec.partition(":")
     api = APIS.get(module)
-    if arguments.sampling and api is None:
-        raise InputError(f"--sampling is for {option} openai:MODEL and the like")
-    if arguments.parser != "plain" and module != "openai":
-        raise InputError(f"--parser is for {option} openai:MODEL")
+    if arguments.sampling and api is None and module != LOCAL:
+        raise InputError(f"--sampling is for {option} openai:MODEL, local:MODEL and the like")
+    if arguments.parser and module not in ("openai", LOCAL):
+        raise InputError(f"--parser is for {option} openai:MODEL and local:MODEL")
     if spec == "random":
         return RandomPolicy(arguments.seed)
     if not (colon and name):
         others = ", ".join(f"{name}:MODEL" for name in APIS if name != "openai")
-        _wrong_policy(option, spec, f"write random, openai:MODEL or module:name (or {others})")
+        _wrong_policy(option, spec, f"write random, openai:MODEL or module:name (or local:MODEL, {others})")
     if api is not None:
         return _chat_policy(spec, name, api, arguments, option)
+    if module == LOCAL:
+        return _local_policy(spec, name, arguments, option)
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules of the working directory, as for python -m
     try:
@@ -75,6 +79,30 @@ def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--polic
 
 
 def _chat_policy(spec: str, name: str, api: API, arguments: argparse.Namespace, option: str) -> ChatPolicy:
+    model, at, address = name.partition("@http")
+    base_url = f"http{address}" if at else arguments.base_url or os.environ.get(api.address_variable) or api.address
+    options, parser = _sampling(arguments), arguments.parser or "plain"
+    key = arguments.model_key or next(iter(_keys_of(api)), None)
+    try:
+        return ChatPolicy(base_url, model, api=api.name, api_key=key, options=options, parser=parser)
+    except ValueError as error:
+        _wrong_policy(option, spec, str(error))
+
+
+def _local_policy(spec: str, name: str, arguments: argparse.Namespace, option: str) -> Policy:
+    sampling = _sampling(arguments)
+    if "max_tokens" in sampling:  # as endpoints call it
+        sampling["max_turn_tokens"] = sampling.pop("max_tokens")
+    try:
+        local = importlib.import_module("ors_gym_trl.local")  # by name: the core imports no integration
+        policy = local.LocalPolicy(name, parser=arguments.parser or "auto", **sampling)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        _wrong_policy(option, spec, str(error))
+    return cast("Policy", policy)
+
+
+def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of ``--sampling``."""
     options: dict[str, Any] = {}
     for item in arguments.sampling:
         key, equals, value = item.partition("=")
@@ -84,13 +112,7 @@ def _chat_policy(spec: str, name: str, api: API, arguments: argparse.Namespace, 
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value  # text, as people write it
-    model, at, address = name.partition("@http")
-    base_url = f"http{address}" if at else arguments.base_url or os.environ.get(api.address_variable) or api.address
-    key = arguments.model_key or next(iter(_keys_of(api)), None)
-    try:
-        return ChatPolicy(base_url, model, api=api.name, api_key=key, options=options, parser=arguments.parser)
-    except ValueError as error:
-        _wrong_policy(option, spec, str(error))
+    return options
 
 
 def model_keys(arguments: argparse.Namespace) -> tuple[str, ...]:

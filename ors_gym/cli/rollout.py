@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,9 @@ class _Rollout:
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(make_client(arguments))
-            if isinstance(self.policy, ChatPolicy):
+            if isinstance(
+                self.policy, AbstractAsyncContextManager
+            ):  # an endpoint's connections, a local model's thread
                 await stack.enter_async_context(self.policy)
             env_name = await choose_env(client, arguments.env)
             split = await choose_split(client, env_name, arguments.split)

@@ -183,7 +183,7 @@ def test_a_turn_may_end_with_any_of_the_models_stop_tokens(make_rollouts: Callab
     stops = [trainer.processing_class.eos_token_id, trainer.processing_class.convert_tokens_to_ids("look")]
     trainer.generation_config.eos_token_id = stops
 
-    with PaddedSampler(trainer).open() as sampler:
+    with PaddedSampler.of_trainer(trainer).open() as sampler:
         sampled = sampler.sample([SamplingRequest([5, 6, 7], 32) for _ in range(64)])
 
     assert {one.ids[-1] for one in sampled if one.ended} == set(stops)

@@ -32,4 +32,4 @@ def make_sampler(trainer: Trainer, vision: VisionProcessor | None = None) -> Sam
         case "continuous":
             return ContinuousSampler(trainer)
         case "padded":
-            return PaddedSampler(trainer, vision)
+            return PaddedSampler.of_trainer(trainer, vision)

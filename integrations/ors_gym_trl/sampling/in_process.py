@@ -6,9 +6,9 @@ import asyncio
 import copy
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -61,15 +61,26 @@ class PaddedSampler(BatchSampler):
     """Samples with the model's ``generate``, a padded batch of whatever is ready at a time.
 
     Each turn is drawn with random numbers of its own, so what is sampled does not depend on which turns were waiting.
+
+    Args:
+        hold: Holds the model while it samples.
+        configured: The model's generation settings.
+        stops: The tokens that end a turn.
+        vision: The model's processor; None for a model of text.
     """
 
-    def __init__(self, trainer: Trainer, vision: VisionProcessor | None = None) -> None:
+    def __init__(
+        self,
+        hold: Callable[[], AbstractContextManager[Any]],
+        configured: Any,
+        stops: frozenset[int],
+        vision: VisionProcessor | None = None,
+    ) -> None:
         super().__init__()
-        self._trainer = trainer
+        self._hold = hold
         self._vision = vision
         self._model: Any = None
-        self._stops = compat.stop_tokens(trainer)
-        configured: Any = compat.generation_config(trainer)
+        self._stops = stops
         self._settings = {name: getattr(configured, name, None) for name in SHAPING}
         self._pad_token_id: int = configured.pad_token_id
         # All that shapes logits is left to our own processors, and so is the draw: generate takes the likeliest token.
@@ -80,10 +91,19 @@ class PaddedSampler(BatchSampler):
         for name, (neutral, _) in SHAPING.items():
             setattr(self._config, name, GREEDY.get(name, neutral))
 
+    @classmethod
+    def of_trainer(cls, trainer: Trainer, vision: VisionProcessor | None = None) -> PaddedSampler:
+        """A sampler from the model of a trainer, with the trainer's settings."""
+
+        def hold() -> AbstractContextManager[Any]:
+            return compat.model_for_generation(trainer)
+
+        return cls(hold, compat.generation_config(trainer), compat.stop_tokens(trainer), vision)
+
     @contextmanager
     def open(self) -> Iterator[PaddedSampler]:
         """Hold the model ready for generation."""
-        with compat.model_for_generation(self._trainer) as self._model:
+        with self._hold() as self._model:
             try:
                 yield self
             finally:
