@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from ors_gym import FailurePolicy, Reply, ScriptedPolicy, StopReason, TaskRef, ToolCall, Turn, run_group
 from ors_gym_ray import RolloutPool
+from ors_gym_ray.rollouts import places
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer, Server, serve_app
 from tests.support.processes import wait_until
@@ -158,13 +159,18 @@ def test_when_a_node_is_lost_its_episodes_go_to_the_living_and_its_actors_wait_f
     wait_until(lambda: not counter_server.live_sessions)
 
 
-def test_actors_without_resources_are_an_error_that_says_what_is_missing(counter_server: RunningServer, run: Callable):
+def test_actors_without_resources_are_an_error_that_says_what_is_missing(
+    counter_server: RunningServer, run: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(places, "NOTICE_SECONDS", 0.0)
     options = {"resources": {"tpu": 4}}
     with RolloutPool(
         counter_server.url, actor_options=options, policy=ScriptedPolicy([ADD]), start_seconds=0.5
     ) as pool:
         with pytest.raises(TimeoutError, match=r"within 0\.5 s: 2 wait for .*'tpu': 4.* the cluster has .*'place'"):
             run(run_group(pool, THREE, 2))
+
+    assert "no actor of the RolloutPool lives yet: 2 wait for" in caplog.text
 
 
 class HoldsCreation:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import ray
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ors_gym import (
     FailurePolicy,
@@ -260,6 +265,48 @@ def test_a_forgotten_pool_is_released_with_a_warning(counter_server: RunningServ
     wait_until(lambda: not counter_server.live_sessions)
 
 
+def test_actors_have_names_and_go_where_and_with_what_they_are_asked_to(start_pool: Callable, run: Callable):
+    group = placement_group([{"CPU": 0.25}] * 2)
+    options = {
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
+        "runtime_env": {"env_vars": {"ORS_TEST_FLAVOUR": "vanilla"}},
+    }
+    pool = start_pool(name="probe", actor_options=options)
+    run(pool.ready())
+
+    def inside(actor: Any) -> tuple[str, str | None, bytes]:
+        placed = ray.util.get_current_placement_group()
+        return repr(actor), os.environ.get("ORS_TEST_FLAVOUR"), placed.id.binary()
+
+    told = ray.get([worker.actor.__ray_call__.remote(inside) for worker in pool._workers])
+
+    assert {"probe-0", "probe-1"} <= set(ray.util.list_named_actors())
+    assert told == [(f"rollouts probe-{number}", "vanilla", group.id.binary()) for number in (0, 1)]
+    remove_placement_group(group)
+
+
+def test_rays_metrics_count_the_episodes_of_a_pool(pool: RolloutPool, run: Callable):
+    run(collect(pool, [2], 1, policy=ScriptedPolicy([ADD] * 5)))
+
+    def metrics() -> str:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        urls = (f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes)
+        return "".join(httpx.get(url, timeout=60).text for url in urls)
+
+    def are_counted() -> bool:
+        lines = [line for line in metrics().splitlines() if f'pool="{pool.name}"' in line]
+        return any("ors_gym_episodes_ended" in line and 'stop_reason="finished"' in line for line in lines) and any(
+            "ors_gym_tool_call_seconds_bucket" in line for line in lines
+        )
+
+    wait_until(are_counted)
+
+
+def test_a_pool_that_is_to_be_sent_elsewhere_says_that_it_stays(pool: RolloutPool):
+    with pytest.raises(TypeError, match="make one in the task, actor or trainer rank"):
+        cloudpickle.dumps(pool)
+
+
 def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):
     pool = start_pool(env_name=None, policy=ScriptedPolicy([ADD]))
 
@@ -455,6 +502,7 @@ def test_a_pool_for_another_cluster_than_this_process_is_connected_to_is_refused
     [
         ({"num_actors": 0}, "at least 1"),
         ({"start_seconds": 0}, "start_seconds"),
+        ({"actor_options": {"name": "mine"}}, "give name=… to the RolloutPool"),
         ({"policy_placement": "moon"}, "'driver' or 'actors'"),
         ({"actor_options": {"num_cpus": -1}}, "num_cpus"),
         ({"client_options": {"ping_seconds": -1}}, "ping_seconds"),

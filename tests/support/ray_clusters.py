@@ -20,8 +20,12 @@ T = TypeVar("T")
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
-NOTICE_DEAD_NODES = {"health_check_period_ms": 500, "health_check_failure_threshold": 8}
-"""Sooner than after 15 s, and not so soon that a busy machine seems dead."""
+IMPATIENT = {
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 8,
+    "metrics_report_interval_ms": 500,
+}
+"""Dead nodes are noticed sooner than after 15 s, and not so soon that a busy machine seems dead; metrics are fresh."""
 
 
 @contextlib.contextmanager
@@ -29,7 +33,7 @@ def start_cluster() -> Iterator[Cluster]:
     """A head on which no actor fits, and one node for two actors that ask for a ``place``."""
     directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
     with _temporary_files_in(directory):
-        head = {"num_cpus": 0, "_system_config": NOTICE_DEAD_NODES, **SMALL}
+        head = {"num_cpus": 0, "_system_config": IMPATIENT, **SMALL}
         cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         add_node(cluster)

@@ -26,6 +26,7 @@ from ors_gym.rollouts.episode import EpisodeRunner
 from ors_gym.trajectory import TaskRef
 from ors_gym.types import GroupCandidate, GroupScore, ToolList
 from ors_gym_ray.rollouts.events import Broken, Deleted, Ended, Event, Home, Job, Opening, TurnRequested
+from ors_gym_ray.rollouts.metrics import EpisodeMetrics
 
 __all__ = ["RolloutActor"]
 
@@ -33,9 +34,19 @@ __all__ = ["RolloutActor"]
 class RolloutActor:
     """Plays episodes on its own event loop; a Ray *async* actor, and the journal of its client's sessions."""
 
+    _name = "actor"  # Ray asks for it also where __init__ was not called, for want of an argument
+
     def __init__(
-        self, url: str, client_options: Mapping[str, Any], runner_options: Mapping[str, Any], policy: Policy | None
+        self,
+        pool: str,
+        number: int,
+        url: str,
+        client_options: Mapping[str, Any],
+        runner_options: Mapping[str, Any],
+        policy: Policy | None,
     ) -> None:
+        self._name = f"{pool}-{number}"
+        self._metrics = EpisodeMetrics(pool, number)
         self._url = url
         self._client_options = client_options
         self._runner_options = runner_options
@@ -48,6 +59,10 @@ class RolloutActor:
         self._known: dict[str, int] = {}
         self._answers: dict[str, asyncio.Future[Reply]] = {}
         self._notices: dict[str, asyncio.Future[None]] = {}
+
+    def __repr__(self) -> str:
+        """What stands before the lines that it prints, where Ray hands them on."""
+        return f"rollouts {self._name}"
 
     async def ready(self) -> Home:
         """Say where the actor lives; the first answer is its sign of life."""
@@ -63,6 +78,7 @@ class RolloutActor:
         for job in jobs:
             task = self._episodes[job.episode_id] = asyncio.create_task(self._play(job), name=job.episode_id)
             task.add_done_callback(self._forget)
+        self._metrics.running(len(self._episodes))
 
     async def respond(self, replies: Sequence[tuple[str, Reply]], noted: Sequence[str]) -> None:
         """Hand the policy's replies to the episodes that wait for them, and let the sessions that were noted open."""
@@ -151,6 +167,7 @@ class RolloutActor:
                 job.task, policy=policy, attempt=job.attempt, seed=job.seed, episode_id=job.episode_id
             )
             self._tell(Ended(trajectory))
+            self._metrics.ended(trajectory)
         except Exception as error:  # a policy's fault or a bug: told to the pool, which raises it where it is awaited
             self._tell(Broken(job.episode_id, _portable(error)))
 
@@ -158,6 +175,7 @@ class RolloutActor:
         """Called when an episode has ended; _play cannot do it, for one that is cancelled early never begins."""
         del self._episodes[task.get_name()]
         self._known.pop(task.get_name(), None)
+        self._metrics.running(len(self._episodes))
 
     def _tell(self, event: Event) -> None:
         self._events.append((next(self._numbers), event))

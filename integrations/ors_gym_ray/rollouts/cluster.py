@@ -18,7 +18,7 @@ def join_ray(address: str | None) -> bool:
         ValueError: it is connected already, to another cluster than the one at ``address``.
     """
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
         return True
     here = ray.get_runtime_context().gcs_address
     _, colon, port = (address or "").rpartition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import ssl
 import sys
@@ -10,7 +11,6 @@ import threading
 import uuid
 import warnings
 import weakref
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -30,8 +30,9 @@ from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate, GroupScore
 from ors_gym_ray.rollouts.actor import RolloutActor
 from ors_gym_ray.rollouts.actor_connection import ActorConnection
-from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default, wanted_and_free
+from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default
 from ors_gym_ray.rollouts.events import Job
+from ors_gym_ray.rollouts.places import Places
 
 __all__ = ["RolloutPool"]
 
@@ -57,6 +58,10 @@ class RolloutPool:
     session is created before that process knows of it. Only the loss of the driver's whole machine leaves sessions to
     the server's expiry.
 
+    **To watch.** Ray's dashboard and state API show the actors under the pool's ``name`` and a number; its metrics have
+    ``ors_gym_episodes_running``, ``ors_gym_episodes_ended`` by how they ended, ``ors_gym_episodes_failed`` by kind, and
+    seconds of episodes and tool calls. What the actors print and log reaches this process where the pool starts Ray.
+
     Ray is started on this machine if it is not running; ``address`` joins an existing cluster. The pool is used from
     one event loop at a time.
 
@@ -70,7 +75,9 @@ class RolloutPool:
         limits: When to cut episodes short; ``max_concurrent_sessions`` is ``episodes_per_actor`` here.
         address: The Ray cluster to join.
         actor_options: Ray's options for each actor (``num_cpus``, ``resources``, ``runtime_env``, …). Without a
-            ``scheduling_strategy`` the actors are spread over the nodes.
+            ``scheduling_strategy`` the actors are spread over the nodes; one with a placement group puts them where
+            its bundles are.
+        name: What the pool is called in Ray's dashboard, state API and metrics; after its environment by default.
         max_actor_restarts: How many dead actors are replaced in all; None is four for each actor.
         start_seconds: How long episodes wait for an actor to live when none does.
         client_options: Further arguments of every actor's ``ORSClient`` (``api_key``, ``timeouts``, …).
@@ -92,6 +99,7 @@ class RolloutPool:
         actor_options: Mapping[str, Any] | None = None,
         max_actor_restarts: int | None = None,
         start_seconds: float = 180.0,
+        name: str | None = None,
         client_options: Mapping[str, Any] | None = None,
         **options: Unpack[SessionOptions],
     ) -> None:
@@ -104,6 +112,7 @@ class RolloutPool:
         check_type("actor_options", actor_options, Mapping, what="a mapping")
         check_number("max_actor_restarts", max_actor_restarts, whole=True)
         check_number("start_seconds", start_seconds, none=False)
+        check_type("name", name, str)
         check_type("client_options", client_options, Mapping, what="a mapping")
         if num_actors < 1 or episodes_per_actor < 1:
             raise ValueError("num_actors and episodes_per_actor must be at least 1")
@@ -111,6 +120,8 @@ class RolloutPool:
             raise ValueError(f"policy_placement must be 'driver' or 'actors', not {policy_placement!r}")
         if not start_seconds > 0:
             raise ValueError("start_seconds must be positive")
+        if "name" in (actor_options or {}):
+            raise ValueError("the actors are called after the pool and numbered: give name=… to the RolloutPool")
         if isinstance((client_options or {}).get("verify"), ssl.SSLContext):
             raise ValueError("an SSLContext crosses no process: give verify the path of the certificates to trust")
         self.url = url
@@ -120,7 +131,10 @@ class RolloutPool:
         self.episodes_per_actor = episodes_per_actor
         self._policy_placement = policy_placement
         self._actor_options = spread_by_default(actor_options or {})
-        self._actor_class: Any = ray.remote(RolloutActor).options(**self._actor_options)
+        self.name = name or f"{env_name or 'rollouts'}-{uuid.uuid4().hex[:6]}"
+        self._numbers = itertools.count()
+        self._actor_class: Any = ray.remote(RolloutActor)
+        self._actor_class.options(**self._actor_options)  # refuses what Ray does not know
         runner_options = {
             "limits": replace(limits or RolloutLimits(), max_concurrent_sessions=episodes_per_actor),
             **check_session_options(options),
@@ -130,12 +144,9 @@ class RolloutPool:
         self._restarts_left = 4 * num_actors if max_actor_restarts is None else max_actor_restarts
         self._start_seconds = start_seconds
         self._closed = False
-        self._broken: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: set[asyncio.Task[None]] = set()
-        self._waiting: deque[asyncio.Future[ActorConnection]] = deque()
         self._changed = asyncio.Event()
-        self._patience: asyncio.TimerHandle | None = None
         self._janitor = Janitor(url, client_options)
         try:
             self._started_ray = join_ray(address)
@@ -143,11 +154,12 @@ class RolloutPool:
             self._janitor.close()
             raise
         self._workers = [self._new_worker() for _ in range(num_actors)]
+        self._places = Places(self._workers, episodes_per_actor, start_seconds, self._actor_options)
 
     @property
     def num_living_actors(self) -> int:
         """How many actors play episodes now; the others wait for their place on the cluster."""
-        return sum(worker.alive for worker in self._workers)
+        return self._places.num_living
 
     async def ready(self) -> None:
         """Wait until every actor lives that is or will be. Without it, the first episodes go to those that live first.
@@ -160,11 +172,12 @@ class RolloutPool:
         try:
             async with asyncio.timeout(self._start_seconds):
                 while not (self._workers and all(worker.alive for worker in self._workers)):
-                    if error := self._hopeless():
+                    if error := self._places.hopeless():
                         raise error
                     await self._changed.wait()
         except TimeoutError:
-            raise TimeoutError(self._missing()) from None
+            lived = f"{self.num_living_actors} of {len(self._workers)} actors of the RolloutPool came to life within"
+            raise TimeoutError(f"{lived} {self._start_seconds:g} s: {self._places.missing()}") from None
 
     # ---------------------------------------------------------------- playing
 
@@ -182,11 +195,12 @@ class RolloutPool:
         asked = policy or self.policy
         if asked is None:
             raise ValueError("no policy: give one to the RolloutPool or to run_episode")
-        worker = await self._take_place()
+        self._bind()
+        worker = await self._places.take()
         try:
             return await worker.play(Job(uuid.uuid4().hex, task, attempt, seed, ask_driver), asked)
         finally:
-            self._give_place_back(worker)
+            self._places.give_back(worker)
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
         """Have the environment score trajectories of ``task`` against each other, from the least busy actor.
@@ -195,11 +209,12 @@ class RolloutPool:
             NotFoundError: the environment does not score groups.
             ORSError: it could not, this time.
         """
-        worker = await self._take_place()
+        self._bind()
+        worker = await self._places.take()
         try:
             return await worker.score_group(task, candidates)
         finally:
-            self._give_place_back(worker)
+            self._places.give_back(worker)
 
     async def run_groups(
         self, tasks: Iterable[TaskRef | int], group_size: int, *, split: str = "train", **options: Any
@@ -227,77 +242,11 @@ class RolloutPool:
 
     # ---------------------------------------------------------------- places
 
-    async def _take_place(self) -> ActorConnection:
-        """A living actor with a place free for an episode: the least busy one, when it is this caller's turn."""
-        self._bind()
-        while True:
-            turn: asyncio.Future[ActorConnection] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            self._hand_out()
-            try:
-                worker = await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled() and turn.exception() is None:
-                    self._give_place_back(turn.result())
-                raise
-            if worker.death is None:
-                return worker
-            self._give_place_back(worker)
-
-    def _give_place_back(self, worker: ActorConnection) -> None:
-        worker.places_taken -= 1
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        """Give free places to those who wait, or an error if there will be none."""
-        living = [worker for worker in self._workers if worker.alive]
-        while self._waiting:
-            if self._waiting[0].done():  # cancelled
-                self._waiting.popleft()
-            elif error := self._hopeless():
-                self._waiting.popleft().set_exception(error)
-            else:
-                worker = min(living, key=lambda worker: worker.places_taken, default=None)
-                if worker is None or worker.places_taken >= self.episodes_per_actor:
-                    break
-                worker.places_taken += 1
-                self._waiting.popleft().set_result(worker)
-        if self._patience is not None and (living or not self._waiting):
-            self._patience.cancel()
-            self._patience = None
-        elif self._patience is None and self._waiting and not living:
-            self._patience = asyncio.get_running_loop().call_later(self._start_seconds, self._lose_patience)
-
-    def _hopeless(self) -> Exception | None:
-        """Why no actor will ever take another episode."""
-        if self._closed:
-            return RuntimeError("the RolloutPool is closed")
-        if self._broken is not None:
-            return self._broken
-        if not self._workers:
-            return RuntimeError("every actor of the RolloutPool died and its max_actor_restarts are spent")
-        return None
-
-    def _lose_patience(self) -> None:
-        self._patience = None
-        error = self._missing()
-        while self._waiting:
-            if not (turn := self._waiting.popleft()).done():
-                turn.set_exception(TimeoutError(error))
-
-    def _missing(self) -> str:
-        """What actors wait for that did not come to life in time."""
-        living = self.num_living_actors
-        return (
-            f"{living or 'no'} actor{'s' * (living > 1)} of the RolloutPool came to life within "
-            f"{self._start_seconds:g} s: {len(self._workers) - living} wait for {wanted_and_free(self._actor_options)}"
-        )
-
     # ---------------------------------------------------------------- actors
 
     def _bind(self) -> None:
         """Listen to the actors on this event loop."""
-        if error := self._hopeless():
+        if error := self._places.hopeless():
             raise error
         loop = asyncio.get_running_loop()
         if self._loop is loop:
@@ -305,8 +254,7 @@ class RolloutPool:
         if self._loop is not None and self._loop.is_running():
             raise RuntimeError("the RolloutPool is being used from another event loop")
         self._loop = loop
-        self._waiting.clear()
-        self._patience = None
+        self._places.begin_again()
         self._listeners = set()
         for worker in self._workers:
             worker.forget_messages()
@@ -336,7 +284,7 @@ class RolloutPool:
 
     def _break(self, worker: ActorConnection, bug: Exception) -> None:
         """Raise a bug where episodes are awaited, so that none waits for ever."""
-        self._broken = bug
+        self._places.error = bug
         worker.fail(bug)
         self._life_changed()
 
@@ -346,7 +294,7 @@ class RolloutPool:
         if self._closed:
             return
         if worker.cannot_live and not self.num_living_actors:
-            self._broken = worker.death
+            self._places.error = worker.death
         elif self._restarts_left > 0:
             self._restarts_left -= 1
             self._workers.append(self._new_worker())
@@ -360,10 +308,12 @@ class RolloutPool:
         """An actor lives, or died: go on with what waits for that."""
         self._changed.set()
         self._changed = asyncio.Event()
-        self._hand_out()
+        self._places.hand_out()
 
     def _new_worker(self) -> ActorConnection:
-        return ActorConnection(self._actor_class.remote(*self._actor_arguments), self._janitor)
+        number = next(self._numbers)
+        actor = self._actor_class.options(name=f"{self.name}-{number}", **self._actor_options)
+        return ActorConnection(actor.remote(self.name, number, *self._actor_arguments), self._janitor)
 
     # ---------------------------------------------------------------- closing
 
@@ -372,6 +322,7 @@ class RolloutPool:
         if self._closed:
             return
         self._closed = True
+        self._places.error = RuntimeError("the RolloutPool is closed")
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end)
         closing = {worker.retire(): worker for worker in self._workers if worker.alive}
@@ -401,7 +352,13 @@ class RolloutPool:
             listener.cancel()
         for worker in self._workers:
             worker.fail(RuntimeError("the RolloutPool was closed"))
-        self._hand_out()
+        self._places.hand_out()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a RolloutPool stays in its process, which its actors answer to: make one in the task, actor or trainer "
+            "rank that uses it (train_loop_config and arguments carry its url)"
+        )
 
     def __enter__(self) -> Self:
         return self
