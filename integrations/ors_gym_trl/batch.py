@@ -11,7 +11,7 @@ __all__ = ["RolloutBatch"]
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """The groups of one rollout in the trainer's order, what they cost, and at which step."""
+    """The groups that this process played for one rollout, what they cost, and at which step."""
 
     step: int
     training: bool
@@ -26,7 +26,8 @@ class RolloutBatch:
     sampled_tokens: int
     """Tokens the model wrote in all episodes."""
     replaced_groups: tuple[TrajectoryGroup, ...] = ()
-    """Dropped groups whose place another task's group took; none of their episodes is among the trained ones."""
+    """Groups whose place another task's group took, dropped or with equal returns; none of their episodes is among the
+    trained ones."""
 
     run: object = field(default=None, compare=False, repr=False)
     """Tells trainings apart: the trainer's ``state``, which its callbacks are given too."""

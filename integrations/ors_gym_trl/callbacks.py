@@ -161,7 +161,7 @@ class ReportCallback(BatchListener):
             training_seconds=max(0.0, now - self._step_began - rollout_seconds),
         )
         self.record.steps.append(step)
-        if not self.record.samples or number >= self._next_sample:
+        if batches[-1].groups and (not self.record.samples or number >= self._next_sample):
             self._next_sample = number + self._sample_every_steps
             self._keep_group(number, batches[-1].groups[0], returns)
         return step

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ors_gym.trajectory import TrajectoryGroup
+from ors_gym.trajectory import Failure, Trajectory
 from ors_gym_trl import compat
 from ors_gym_trl.compat import Trainer
 from ors_gym_trl.sampling.distribution import shapes, shaping
@@ -116,14 +116,19 @@ class BatchJudge:
         self._looked = False
 
     def look(
-        self, trainer: Trainer, groups: Sequence[TrajectoryGroup], returns: Sequence[float | None], *, training: bool
+        self,
+        trainer: Trainer,
+        members: Sequence[Trajectory],
+        returns: Sequence[float | None],
+        failures: Sequence[Failure],
+        *,
+        training: bool,
     ) -> None:
-        """Judge a batch. Every process calls it once per batch.
+        """Judge a batch, of which these are this process's rows. Every process calls it once a batch.
 
         Raises:
             RuntimeError: Every episode of several batches in a row failed, in every process.
         """
-        members = [member for group in groups for member in group.members]
         worth = [math.nan if value is None else value for value in returns]
         rewarded = [float(any(reward is not None for reward in member.rewards)) for member in members]
         failed = [float(member.failed) for member in members]
@@ -132,7 +137,7 @@ class BatchJudge:
         parts = [everywhere[start : start + 3 * count] for start in range(0, len(everywhere), 3 * count)]
         if all(all(part[2 * count :]) for part in parts):
             self._failed_batches += 1
-            self._say_failed([failure for group in groups for failure in group.failures])
+            self._say_failed(failures)
         else:
             self._failed_batches = 0
         if training and not self._looked:
@@ -144,7 +149,7 @@ class BatchJudge:
                 any(value for part in parts for value in part[count : 2 * count]),
             )
 
-    def _say_failed(self, failures: Sequence[Any]) -> None:
+    def _say_failed(self, failures: Sequence[Failure]) -> None:
         last = f"{failures[-1].kind}: {failures[-1].message}" if failures else "in another process"
         said = f"every episode of {self._failed_batches} batches in a row failed; nothing was trained on. Last: {last}"
         if self._failed_batches >= self._max_failed_batches:

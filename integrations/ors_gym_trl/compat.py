@@ -15,17 +15,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import torch
 from accelerate import DistributedType  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from trl import GRPOTrainer, get_training_chat_template
 from trl.models import unwrap_model_for_generation
 
 log = logging.getLogger(__name__)
 
 Trainer: TypeAlias = GRPOTrainer
+
+T = TypeVar("T")
 
 
 def settings(trainer: Trainer) -> Any:
@@ -294,28 +297,26 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("0.0.0.0", "127.0.0.1", "localhost", "::1", None)
 
 
-def check_whole_groups(reason: str | None, trainer: Trainer, num_prompts: int, num_generations: int) -> None:
-    """Refuse groups that straddle processes, which the argument named by ``reason`` needs whole.
+def groups_straddle(reason: str | None, trainer: Trainer, num_prompts: int, num_generations: int) -> bool:
+    """Whether groups that the argument named by ``reason`` needs whole have their rows in several processes.
 
-    Otherwise they may: the trainer gathers the returns of all processes before it compares them.
+    Raises:
+        ValueError: The batch of all processes is not made of whole groups.
     """
     if reason is None or trainer.accelerator.num_processes == 1 or num_prompts % num_generations == 0:
-        return
-    args = settings(trainer)
-    if is_training(trainer):
-        size = f"per_device_train_batch_size * steps_per_generation = {args.per_device_train_batch_size} * " + (
-            f"{args.steps_per_generation}"
+        return False
+    everywhere = num_prompts * trainer.accelerator.num_processes
+    if everywhere % num_generations:
+        raise ValueError(
+            f"{reason} needs whole groups of {num_generations}, and this batch has {everywhere} episodes in "
+            f"{trainer.accelerator.num_processes} processes: make their number a multiple of {num_generations}"
         )
-        wanted = "num_generations"
-    else:
-        size = f"per_device_eval_batch_size = {args.per_device_eval_batch_size}"
-        wanted = "num_generations_eval"
-    raise ValueError(
-        f"{reason} needs all {num_generations} episodes of a group in one process, but each process plays "
-        f"{num_prompts} episodes ({size}), which is no multiple of {wanted} = {num_generations}. Make it one: "
-        f"{-(-num_prompts // num_generations) * num_generations} episodes a process, or a {wanted} that divides "
-        f"{num_prompts}"
-    )
+    return True
+
+
+def gathered_objects(values: Sequence[T]) -> list[T]:
+    """What all processes hand in, in the order of the processes. A call that all of them make."""
+    return cast("list[T]", gather_object(list(values)))
 
 
 def batches_per_run(args: Any, max_steps: int) -> int:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from ors_gym.client.arguments import check_number, check_type
 from ors_gym.client.portal import Portal
@@ -15,6 +15,7 @@ from ors_gym.http.url import ServerURL
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.options import SESSION_OPTIONS, ToolErrors, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
+from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.rollouts.tasks import TaskSampler, describe_tasks, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
@@ -55,6 +56,12 @@ class Source:
     """Likewise of an episode that the model ended by a plain message, where there is no terminal tool."""
     unrewarded_return: float | None = 0.0
     """The return of an episode that ended without any reward; None leaves it out of its group's baseline."""
+    equal_groups: Literal["keep", "replace"] = "keep"
+    """What becomes of a training group whose returns are all equal, which has no gradient: it is kept, or another
+    task's group is played in its place, again if that is equal too, ``max_replacements`` times at most. What is trained
+    on is then no even sample of the tasks any more: see docs/trl.md."""
+    max_replacements: int = 2
+    """Groups that may be played, one after the other, in the place of an equal one."""
     score_group: bool = False
     """Ask the environment to score each group's episodes against each other: a second reward function."""
     host: EpisodeHost | None = None
@@ -92,6 +99,10 @@ class Source:
         self._check_types()
         if self.unseen_images not in ("stop", "skip", "describe"):
             raise ValueError(f"unseen_images must be 'stop', 'skip' or 'describe', not {self.unseen_images!r}")
+        if self.equal_groups not in ("keep", "replace"):
+            raise ValueError(f"equal_groups must be 'keep' or 'replace', not {self.equal_groups!r}")
+        if self.max_replacements < 1:
+            raise ValueError("max_replacements must be at least 1")
         object.__setattr__(self, "name", self.name or self.env_name)
         if self.tasks is not None:
             object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -99,12 +110,13 @@ class Source:
     def _check_types(self) -> None:
         """Refuse fields of a wrong type, in words that hold none of their values."""
         ServerURL.parse(self.url)
-        for name in ("env_name", "name", "split", "unseen_images"):
+        for name in ("env_name", "name", "split", "unseen_images", "equal_groups"):
             check_type(name, getattr(self, name), str, none=False)
         for name in ("eval_split", "system"):
             check_type(name, getattr(self, name), str)
         for name in ("max_tasks", "max_turn_tokens"):
             check_number(name, getattr(self, name), whole=True)
+        check_number("max_replacements", self.max_replacements, none=False, whole=True)
         for name in ("truncated_reward", "stopped_reward", "unrewarded_return"):
             check_number(name, getattr(self, name))
         if isinstance(self.tasks, str | bytes | Mapping) or not isinstance(self.tasks or (), Iterable):
@@ -133,11 +145,19 @@ class Source:
             unrewarded_return=self.unrewarded_return,
         )
 
+    def teaches(self, group: TrajectoryGroup) -> bool:
+        """Whether the returns, or the environment's scores, of two members differ."""
+        each = [self.worth(group, member) for member in group.members], group.scores or ()
+        given = [[value for value in values if value is not None] for values in each]
+        return any(len(values) > 1 and min(values) < max(values) for values in given)
+
     @property
     def needs_whole_groups(self) -> str | None:
         """What needs all members of a group in one process, in the words of the argument that asks for it."""
         if self.score_group:
             return "score_group=True"
+        if self.equal_groups == "replace":
+            return "equal_groups='replace'"
         if self.failures.incomplete != "keep":
             return f"FailurePolicy(incomplete={self.failures.incomplete!r})"
         if self.failures.min_valid_members > 2:
@@ -218,10 +238,27 @@ class OpenSource:
     async def play(
         self, task: TaskRef, size: int, policy: TokenPolicy, *, seed: int, training: bool
     ) -> list[TrajectoryGroup]:
-        """Play a group; the last one returned counts, and any before it were dropped and replaced by it.
+        """Play a group; the last one returned counts, and any before it were replaced by it.
 
         Only training replaces: an evaluation is of the tasks it names.
         """
+        source = self.source
+        groups = await self._play_task(task, size, policy, seed=seed, training=training)
+        if not training or source.equal_groups == "keep":
+            return groups
+        others = (other for other in TaskSampler(self.train_tasks, seed=seed, epochs=1) if other != task)
+        for number, other in enumerate(itertools.islice(others, source.max_replacements)):
+            if groups[-1].dropped or source.teaches(groups[-1]):
+                break
+            again = derive_seed(seed, "instead", number)
+            played = await self._play_task(other, size, policy, seed=again, training=training)
+            groups += [replace(group, refilled_for=group.refilled_for or task) for group in played]
+        return groups
+
+    async def _play_task(
+        self, task: TaskRef, size: int, policy: TokenPolicy, *, seed: int | None, training: bool
+    ) -> list[TrajectoryGroup]:
+        """Play a group, and others where it is dropped and is to be refilled."""
         failures = self.source.failures
         following: Iterable[TaskRef] = ()
         if failures.incomplete == "refill":

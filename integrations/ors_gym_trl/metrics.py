@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 from ors_gym.rollouts.summary import Summary
 from ors_gym.trajectory import StopReason, Trajectory
@@ -18,8 +19,12 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
     ``rollout/failed/<kind>`` counts every failed attempt, also those that a later attempt made good. The trainer logs
     its mean over the batches and processes that had one of that kind; of everything else, the mean over all.
     ``rollout/zero_variance_groups`` is the share of groups whose returns are all equal: they teach nothing.
+    ``rollout/replaced_equal_groups`` is the share, of all groups played, of those of which that was so and that another
+    task's group was played for (``equal_groups="replace"``).
     ``rollout/environment_seconds`` is the mean time an episode spent in tool calls.
     """
+    if not batch.groups:  # other processes play the groups of which this one has rows
+        return {}
     returns = dict(zip((member.episode_id for member in batch.trajectories), batch.returns, strict=True))
     summary = Summary.of(batch.groups, lambda member: returns[member.episode_id])
     replaced = Summary.of(batch.replaced_groups)
@@ -35,6 +40,8 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/dropped_groups": summary.dropped_groups + replaced.dropped_groups,
         "rollout/refilled_groups": summary.refilled_groups,
         "rollout/zero_variance_groups": summary.equal_groups / max(summary.compared_groups, 1),
+        "rollout/replaced_equal_groups": (replaced.groups - replaced.dropped_groups)
+        / (summary.groups + replaced.groups),
         "rollout/seconds": batch.seconds,
         "rollout/sampling_seconds": batch.sampling_seconds,
     }
@@ -46,12 +53,12 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
     )
 
 
-def episode_table(batch: RolloutBatch) -> dict[str, list[str]]:
+def episode_table(members: Sequence[Trajectory]) -> dict[str, list[str]]:
     """Columns beside the trainer's ``completions``: which task, which calls with which results, and how it ended."""
     return {
-        "task": [str(member.task) for member in batch.trajectories],
-        "tool_calls": [_calls(member) for member in batch.trajectories],
-        "stopped": [str(member.stop_reason) for member in batch.trajectories],
+        "task": [str(member.task) for member in members],
+        "tool_calls": [_calls(member) for member in members],
+        "stopped": [str(member.stop_reason) for member in members],
     }
 
 

@@ -16,7 +16,7 @@ from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.sampler import Sampler
 from ors_gym_trl.tokens.record import TokenRecord
 
-__all__ = ["PlannedGroup", "PlayedBatch", "play_batch"]
+__all__ = ["PlannedGroup", "PlayedBatch", "PlayedEpisode", "play_batch"]
 
 UNSEEN_IMAGE = "unseen_image"
 """The kind of failure of an episode that ended because the model cannot see its images."""
@@ -28,15 +28,34 @@ class PlannedGroup:
 
     opened: OpenSource
     task: TaskRef
+    first: int
+    """The place of its first episode in the batch of all processes."""
     size: int
     policy: TokenPolicy
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
+class PlayedEpisode:
+    """An episode as the trainer takes it."""
+
+    trajectory: Trajectory
+    row: TokenRecord
+    value: float | None
+    """Its return, None where it must not be scored."""
+    score: float | None
+
+    @property
+    def scored(self) -> bool:
+        """Whether it counts: it has a return, or a score."""
+        return self.value is not None or self.score is not None
+
+
+@dataclass(frozen=True, slots=True)
 class PlayedBatch:
     """The played groups, and lists with one entry per episode."""
 
+    plan: tuple[PlannedGroup, ...]
     groups: tuple[TrajectoryGroup, ...]
     replaced_groups: tuple[TrajectoryGroup, ...]
     returns: tuple[float | None, ...]
@@ -45,27 +64,23 @@ class PlayedBatch:
     """The tokens of each episode; None for one without a turn of the model."""
 
     @property
-    def members(self) -> list[Trajectory]:
-        """The episodes."""
-        return [member for group in self.groups for member in group.members]
-
-    @property
-    def scored(self) -> list[bool]:
-        """Whether each episode has a return or a score."""
-        return [value is not None or score is not None for value, score in zip(self.returns, self.scores, strict=True)]
-
-    @property
     def sampled_tokens(self) -> int:
         """Tokens sampled from the model."""
         return sum(sum(record.mask) for record in self.records if record is not None)
 
-    def rows(self, end_of_sequence: int) -> list[TokenRecord]:
-        """The token records for a trainer: never empty, ending with a sampled token.
+    def episodes(self, end_of_sequence: int) -> dict[int, PlayedEpisode]:
+        """The episodes by their places in the batch of all processes.
 
-        A failed episode, and every episode of a dropped group, is its prompt and one masked token.
+        A row is never empty, and ends with a sampled token. An episode that was broken, and every one of a dropped
+        group, is its prompt and one masked token.
         """
-        left_out = [member.failed or group.dropped for group in self.groups for member in group.members]
-        return [_row(record, out, end_of_sequence) for record, out in zip(self.records, left_out, strict=True)]
+        places = (place for planned in self.plan for place in range(planned.first, planned.first + planned.size))
+        members = ((member, group.dropped) for group in self.groups for member in group.members)
+        rows = zip(places, members, self.records, self.returns, self.scores, strict=True)
+        return {
+            place: PlayedEpisode(member, _row(record, member.failed or dropped, end_of_sequence), value, score)
+            for place, (member, dropped), record, value, score in rows
+        }
 
 
 def _row(record: TokenRecord | None, left_out: bool, end_of_sequence: int) -> TokenRecord:
@@ -91,6 +106,7 @@ def play_batch(portal: Portal, plan: Sequence[PlannedGroup], sampler: Sampler, *
     groups = [_without_unseen(planned, attempts[-1]) for planned, attempts in zip(plan, played, strict=True)]
     each = [(planned, group, member) for planned, group in zip(plan, groups, strict=True) for member in group.members]
     return PlayedBatch(
+        plan=tuple(plan),
         groups=tuple(groups),
         replaced_groups=tuple(group for attempts in played for group in attempts[:-1]),
         returns=tuple(planned.opened.source.worth(group, member) for planned, group, member in each),

@@ -27,7 +27,7 @@ from ors_gym_trl.compat import Trainer
 from ors_gym_trl.dataset import dataset_of, is_of_tasks, read_prompt
 from ors_gym_trl.environment import OpenSource, Source
 from ors_gym_trl.metrics import episode_table, rollout_metrics
-from ors_gym_trl.play import PlannedGroup, play_batch
+from ors_gym_trl.play import PlannedGroup, PlayedBatch, PlayedEpisode, play_batch
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.rewards import ScoredRows, own_reward
 from ors_gym_trl.sampling.backends import make_sampler
@@ -101,6 +101,7 @@ class ORSRollouts:
         self._rows = ScoredRows()
         self._num_batches = 0
         self._batches_of_step = (-1, True, 0)
+        self._hands_over = False
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
@@ -161,21 +162,25 @@ class ORSRollouts:
             self._prepare(trainer)
         training = compat.is_training(trainer)
         sampler = make_sampler(trainer, self._vision)
-        plan = self._plan(prompts, trainer, sampler, training)
-        played = play_batch(self.portal, plan, sampler, training=training)
-        rows = played.rows(next(iter(self._tokenizers.values())).eos_token_id)
+        played = play_batch(self.portal, self._plan(prompts, trainer, sampler, training), sampler, training=training)
+        episodes = self._own_rows(trainer, played, len(prompts))
+        rows = [episode.row for episode in episodes]
+        members = [episode.trajectory for episode in episodes]
+        returns = [episode.value for episode in episodes]
+        self._rows.scored = [episode.scored for episode in episodes]
         if self._feed is not None:
             self._feed.hold(rows, training=training)
         self._num_batches += 1
         if self._num_batches & (self._num_batches - 1) == 0:
             # The first batch, and later ones less and less often: weights can stop reaching a server at any time.
             check_sampling(trainer, rows, sampler.settings)
-        self._judge.look(trainer, played.groups, played.returns, training=training)
+        failures = [failure for group in played.groups for failure in group.failures]
+        self._judge.look(trainer, members, returns, failures, training=training)
         batch = RolloutBatch(
             step=compat.step(trainer),
             training=training,
             groups=played.groups,
-            sources=tuple(planned.opened.source.name for planned in plan),
+            sources=tuple(planned.opened.source.name for planned in played.plan),
             returns=played.returns,
             seconds=time.monotonic() - started,
             sampling_seconds=sampler.seconds,
@@ -184,18 +189,27 @@ class ORSRollouts:
             run=compat.run_state(trainer),
         )
         self._metrics = rollout_metrics(batch)
-        self._table = episode_table(batch)
-        self._rows.scored = played.scored
+        self._table = episode_table(members)
         for listener in tuple(self.listeners):
             listener(batch)
         return compat.rollout_columns(
             rows,
-            ors_return=list(played.returns),
-            ors_score=list(played.scores),
-            ors_scored=played.scored,
+            ors_return=returns,
+            ors_score=[episode.score for episode in episodes],
+            ors_scored=list(self._rows.scored),
             ors_mask=[row.mask for row in rows],
-            ors_trajectory=played.members,
+            ors_trajectory=members,
         )
+
+    def _own_rows(self, trainer: Trainer, played: PlayedBatch, num_rows: int) -> list[PlayedEpisode]:
+        """The episodes of this process's slice of the batch, of which other processes may have played some."""
+        episodes = played.episodes(next(iter(self._tokenizers.values())).eos_token_id)
+        first = compat.rank(trainer) * num_rows
+        own = range(first, first + num_rows)
+        if self._hands_over:
+            others = [(place, episode) for place, episode in episodes.items() if place not in own]
+            episodes |= compat.gathered_objects(others)
+        return [episodes[place] for place in own]
 
     def ors_return(self, ors_return: list[float | None] | None = None, **columns: Any) -> list[float | None]:
         """The first reward function: the returns passed on by :meth:`rollout_func`, None for rows without one.
@@ -276,15 +290,18 @@ class ORSRollouts:
         return own_reward(function, self._rows)
 
     def _plan(self, prompts: Sequence[Any], trainer: Trainer, sampler: Sampler, training: bool) -> list[PlannedGroup]:
-        """The groups, or parts of groups, among the prompts; group boundaries are counted over all processes."""
+        """The groups, or parts of groups, among the prompts. Their borders are counted over all processes.
+
+        Where something needs groups whole, one that has rows in several processes is played by the first of them.
+        """
         size = compat.group_size(trainer, training=training)
-        for source in self._sources:
-            compat.check_whole_groups(source.needs_whole_groups, trainer, len(prompts), size)
+        reasons = [reason for source in self._sources if (reason := source.needs_whole_groups)]
+        self._hands_over = compat.groups_straddle(next(iter(reasons), None), trainer, len(prompts), size)
         first = compat.rank(trainer) * len(prompts)
         seed = derive_seed(compat.seed(trainer), *self._place_of_batch(compat.step(trainer), training))
         tasks = [read_prompt(prompt) for prompt in prompts]
         plan: list[PlannedGroup] = []
-        for (_, name, task, system), members in itertools.groupby(
+        for (group, name, task, system), members in itertools.groupby(
             range(len(tasks)), key=lambda i: ((first + i) // size, *tasks[i])
         ):
             opened = self.sources.get(name)
@@ -293,9 +310,12 @@ class ORSRollouts:
                     f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self.sources))}: "
                     "pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer"
                 )
-            places = list(members)
+            places = [first + place for place in members]
+            if self._hands_over and group * size < first:
+                continue
+            count = size if self._hands_over else len(places)
             policy = self._policy(opened.source, trainer, sampler, system)
-            plan.append(PlannedGroup(opened, task, len(places), policy, derive_seed(seed, first + places[0])))
+            plan.append(PlannedGroup(opened, task, places[0], count, policy, derive_seed(seed, places[0])))
         return plan
 
     def _place_of_batch(self, step: int, training: bool) -> tuple[int, str, int]:

@@ -50,8 +50,14 @@ def train(
     ) as rollouts:
         batches: list[RolloutBatch] = []
         rollouts.listeners.append(batches.append)
+        rows: list[list[str]] = []
+
+        def remember(completion_ids: list[list[int]], ors_trajectory: list[Trajectory], **columns: Any) -> list[float]:
+            rows.append([trajectory.episode_id for trajectory in ors_trajectory])
+            return token_sum(completion_ids)
+
         trainer = make_trainer(
-            rollouts, FOLDER, max_completion_length=256, reward_funcs=[*rollouts.reward_funcs, token_sum], **settings
+            rollouts, FOLDER, max_completion_length=256, reward_funcs=[*rollouts.reward_funcs, remember], **settings
         )
         if vllm:
             in_server_mode(trainer, VLLM_URL)
@@ -61,6 +67,8 @@ def train(
             return {"refused": str(error)}
         return {
             "groups": [[(g.task.index, len(g.members)) for g in batch.groups] for batch in batches],
+            "played": [[t.episode_id for t in batch.trajectories] for batch in batches],
+            "rows": rows,
             "turns": [sum(t.num_turns for t in batch.trajectories) for batch in batches],
             "steps": trainer.state.global_step,
             "weights": float(weights(trainer).double().abs().sum()),
@@ -75,7 +83,7 @@ def main() -> None:
     results = {
         "whole groups": train(rank, **whole),
         "parts of groups": train(rank, **parts),
-        "parts refused": train(rank, failures=FailurePolicy(incomplete="drop"), **parts),
+        "groups put together": train(rank, failures=FailurePolicy(incomplete="drop"), **parts),
         "accumulation": train(rank, **parts, gradient_accumulation_steps=2, num_iterations=2, max_steps=4),
         "one process fails": train(rank, broken=rank == 0, failures=FailurePolicy(retries=0), max_steps=4, **whole),
         "all processes fail": train(rank, broken=True, failures=FailurePolicy(retries=0), max_steps=4, **whole),

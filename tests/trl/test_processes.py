@@ -58,12 +58,16 @@ def test_a_groups_members_may_be_in_several_processes(ranks: list[dict[str, Any]
     assert [size for _, size in first] == [2]
 
 
-def test_what_needs_a_group_whole_is_refused_with_the_numbers_to_change(ranks: list[dict[str, Any]]):
-    for rank in ranks:
-        refusal = rank["parts refused"]["refused"]
-        assert "incomplete='drop'" in refusal
-        assert "per_device_train_batch_size * steps_per_generation = 2 * 1" in refusal
-        assert "num_generations = 4" in refusal
+def test_a_group_that_is_needed_whole_is_played_in_one_process_and_its_rows_go_to_all(ranks: list[dict[str, Any]]):
+    for batch in (0, 1):
+        first, second = groups_of(ranks, "groups put together", batch)
+        assert [size for _, size in first] == [4]
+        assert second == []
+        mine, others = (rank["groups put together"]["rows"][batch] for rank in ranks)
+        played = ranks[0]["groups put together"]["played"][batch]
+        assert mine + others == played
+        assert len(mine) == len(others) == 2
+    assert ranks[0]["groups put together"]["weights"] == ranks[1]["groups put together"]["weights"]
 
 
 def test_failures_end_the_run_only_where_all_processes_agree_and_in_all_of_them(ranks: list[dict[str, Any]]):
