@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import queue
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, Unpack
@@ -122,7 +122,8 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
         self._members = [SubEnv(self.recipe, mode, restarts) for _ in range(num_envs)]
         self._tasks: set[asyncio.Task[SubEnvResult]] = set()
         self._pending: set[int] = set()
-        self._landed: queue.SimpleQueue[tuple[int, asyncio.Task[SubEnvResult]]] = queue.SimpleQueue()
+        self._landed: dict[int, asyncio.Task[SubEnvResult]] = {}
+        self._landing = threading.Event()
         self._seed([None] * num_envs, range(num_envs))
         self._finalizer = release_when_collected(self, self._portal, *(member.episode for member in self._members))
 
@@ -282,23 +283,31 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
             raise error
 
     def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, SubEnvResult]]]) -> None:
-        """Start the members' work on the event loop; each lands in the queue when it is complete."""
+        """Start the members' work on the event loop: all of it, or none where an interrupt comes first."""
+        started = False
 
         async def start() -> None:
+            nonlocal started
+            started = True
             for i, begin in work.items():
                 task = asyncio.get_running_loop().create_task(begin())
                 self._tasks.add(task)
                 task.add_done_callback(partial(self._land_one, i))
 
-        self._pending |= work.keys()
-        self._portal.run(start())
+        try:
+            self._pending |= work.keys()
+            self._portal.run(start())
+        except BaseException:
+            if not started:
+                self._pending -= work.keys()
+            raise
 
     def _abandon(self) -> None:
         """Give up the steps that are under way."""
         if self._pending:
             self._portal.run(self._cancel())
             self._pending.clear()
-            self._landed = queue.SimpleQueue()
+            self._landed.clear()
 
     async def _cancel(self) -> None:
         tasks = tuple(self._tasks)
@@ -308,15 +317,22 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
 
     def _land_one(self, i: int, task: asyncio.Task[SubEnvResult]) -> None:
         self._tasks.discard(task)
-        self._landed.put((i, task))
+        self._landed[i] = task
+        self._landing.set()
 
     def _land(self, count: int) -> dict[int, SubEnvResult]:
-        """Wait for ``count`` members, take those that are there beside them, and raise the first fault that is ours."""
-        tasks: dict[int, asyncio.Task[SubEnvResult]] = {}
-        while len(tasks) < count or not self._landed.empty():
-            i, task = self._landed.get()
+        """Wait for ``count`` members, take those that are there beside them, and raise the first fault that is ours.
+
+        An interrupt of the wait loses nothing: what has landed is taken the next time.
+        """
+        self._landing.clear()
+        while len(self._landed) < count:
+            self._landing.wait()
+            self._landing.clear()
+        tasks = dict(self._landed)
+        for i in tasks:
             self._pending.discard(i)
-            tasks[i] = task
+            del self._landed[i]
         return {i: task.result() for i, task in tasks.items()}
 
     def _batch(self, outcomes: Sequence[SubEnvResult]) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -280,6 +281,45 @@ class TestWithoutBarrier:
         assert envs.pending == (0, 1)
         envs.reset()
         assert envs.step([ToolCall("stir")] * 2)[0] == ("stirred",) * 2
+
+    @pytest.mark.parametrize("wait", ["step", "recv"])
+    def test_what_had_landed_before_an_interrupt_is_handed_out_afterwards(self, make_vec, monkeypatch, wait):
+        envs = make_vec(3, "kitchen")
+        envs.reset()
+        actions = [ToolCall("stir"), ToolCall("bake"), ToolCall("stir")]
+
+        class InterruptedWhenTwoHaveLanded(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                while len(envs._landed) < 2:
+                    super().wait(timeout)
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(envs, "_landing", InterruptedWhenTwoHaveLanded())
+            if wait == "recv":
+                envs.send(actions)
+            with pytest.raises(KeyboardInterrupt):
+                envs.step(actions) if wait == "step" else envs.recv(3)
+        assert envs.pending == (0, 1, 2)
+        observations, rewards, *_, infos = envs.recv(2)
+        assert sorted(infos["env_id"]) == [0, 2]
+        assert (observations, list(rewards)) == (("stirred",) * 2, [1.0] * 2)
+        assert envs.pending == (1,)
+
+    def test_an_interrupt_before_the_steps_begin_leaves_nothing_under_way(self, make_vec, monkeypatch):
+        envs = make_vec(2, "walk")
+        envs.reset(options={"task_index": 1})
+
+        def interrupted(work) -> None:
+            work.close()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(envs._portal, "run", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                envs.step([WALK] * 2)
+        assert envs.pending == ()
+        assert len(envs.step([WALK] * 2)[0]) == 2
 
     def test_a_vector_that_is_forgotten_closes_its_sessions(self, server):
         envs = ORSVectorEnv(3, server.url, "walk")
