@@ -82,7 +82,7 @@ class Secret:
     """A value without a visible repr, in place of an ``api_key``, ``secrets`` or ``client_options``.
 
     Gymnasium keeps the arguments of ``gym.make`` in ``env.spec`` and prints them; the environments put these three
-    behind a Secret there. ``spec.to_json()`` refuses to write one.
+    behind a Secret there. ``spec.to_json()`` leaves them out.
     """
 
     def __init__(self, value: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import fields
+from enum import Enum
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -69,10 +71,38 @@ def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: Secret(value) if is_secret(name, value) else value for name, value in arguments.items()}
 
 
+class ShareableSpec(EnvSpec):
+    """The spec of an environment, without its secrets where it is written down."""
+
+    def to_json(self) -> str:
+        """The spec as JSON, without keys, secrets and client options, which ``gym.make(spec, api_key=…)`` takes again.
+
+        Raises:
+            ValueError: another argument is no JSON.
+        """
+        plain = copy(self)
+        plain.kwargs = {name: _public(name, value) for name, value in self.kwargs.items() if _is_public(name, value)}
+        try:
+            return super(ShareableSpec, plain).to_json()
+        except TypeError as error:
+            reason = str(error)
+        raise ValueError(f"the spec of {self.id} cannot be written as JSON: {reason}")
+
+
+def _is_public(name: str, value: Any) -> bool:
+    return name == "url" or not isinstance(value, Secret)
+
+
+def _public(name: str, value: Any) -> Any:
+    if not isinstance(value, Secret):
+        return value.value if isinstance(value, Enum) else value
+    url = urlsplit(value.reveal())
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+
+
 def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
     """A copy of the spec that shows no secrets."""
     if spec is None:
         return None
-    spec = copy(spec)
-    spec.kwargs = without_secrets(spec.kwargs)
-    return spec
+    given = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
+    return ShareableSpec(**given | {"kwargs": without_secrets(spec.kwargs)})

@@ -11,6 +11,7 @@ import gymnasium
 from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
+from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects import Action
 from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
@@ -142,6 +143,8 @@ def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient
     _check_types(given)
     portal = shared_portal()
     named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
+    if isinstance(named.get("timeouts"), Mapping):  # from a spec that was JSON
+        named["timeouts"] = Timeouts(**named["timeouts"])
     return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
 
 

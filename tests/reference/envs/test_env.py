@@ -23,7 +23,8 @@ from gymnasium.wrappers import (
 )
 
 import ors_gym
-from ors_gym.dialects import Dialect
+from ors_gym.client.timeouts import Timeouts
+from ors_gym.dialects import Dialect, dialect
 from ors_gym.envs.env import ORSEnv
 from ors_gym.envs.rendering import image_frame
 from ors_gym.errors import NotFoundError, ProtocolError, ToolFailedError
@@ -386,8 +387,27 @@ class TestSecrets:
             repr(env) + repr(env.spec) + str(env.unwrapped.spec.pprint(disable_print=True)) + repr(env.unwrapped.recipe)
         )
         assert not any(secret in shown for secret in ("k-3141", "t-2718", "h-1618"))
-        with pytest.raises(TypeError, match="Secret is not JSON"):
-            env.spec.to_json()
+
+    def test_a_spec_is_written_without_secrets_and_made_with_them_again(self, server):
+        env = gym.make(
+            "ors_gym/ORS-v0",
+            url=server.url.replace("//", "//me:p-1414@"),
+            env_name="walk",
+            api_key="k-3141",
+            secrets={"TOKEN": "t-2718"},
+            timeouts=Timeouts(call_seconds=77.0),
+        )
+        written = env.spec.to_json()
+        env.close()
+        assert not any(secret in written for secret in ("k-3141", "t-2718", "p-1414"))
+        again = gym.make(gym.envs.registration.EnvSpec.from_json(written), secrets={"TOKEN": "t-1618"})
+        assert again.unwrapped.recipe.client.connection.sender.timeouts == Timeouts(call_seconds=77.0)  # type: ignore[attr-defined]
+        assert again.unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t-1618"}  # type: ignore[attr-defined]
+        again.close()
+
+    def test_a_spec_that_is_no_json_says_so(self, make):
+        with pytest.raises(ValueError, match="the spec of ors_gym/ORS-v0 cannot be written as JSON"):
+            make(action_parser=dialect("hermes")).spec.to_json()
 
     def test_a_password_in_the_url_is_shown_nowhere(self, server):
         env = gym.make("ors_gym/ORS-v0", url=server.url.replace("//", "//me:p-1414@"), env_name="walk")
