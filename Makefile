@@ -8,6 +8,8 @@
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
 # make check         set up, then lint, check the format, the import layers and the types
+# make docs          make a site of docs/, in docs/_build/html
+# make docs-links    … and try every link that leads out of it
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
 # make readme-test   run README's commands in order, from an empty environment
 # make lock          compile constraints/ again; ARGS=--upgrade moves them to the newest versions
@@ -28,11 +30,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm test-inspect inspect check wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -17
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -19
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -72,6 +74,13 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Look at it: file://$(CURDIR)/docs/_build/html/index.html"
+
+docs-links: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs docs/_build/links
+
 wheel-test: $(VENV)/.dev
 	$(BIN)/python .ci/wheel_test.py $(ARGS)
 
@@ -90,7 +99,7 @@ system:
 	@.ci/system-packages
 
 clean:
-	rm -rf $(VENV) .venv-* build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist docs/_build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 	@echo "Installing ors-gym and what the demo needs into $(VENV) …"

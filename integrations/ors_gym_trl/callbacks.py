@@ -74,7 +74,7 @@ class ReportCallback(BatchListener):
     Args:
         rollouts: Whose batches to record.
         path: The page; None writes none.
-        record: The record to fill: its title, settings and baseline are the caller's to set.
+        record: The record to fill: its title, settings and baseline are the caller's to set. None begins a new one.
         write_every_steps: Steps between two writes of the page; it is also written at the end.
         sample_every_steps: How often a whole group's trajectories are kept for the page.
         on_step: Called with each new :class:`~ors_gym.reporting.page.StepRecord`, for a progress display.
@@ -85,7 +85,7 @@ class ReportCallback(BatchListener):
         self,
         rollouts: ORSRollouts,
         path: str | os.PathLike[str] | None,
-        record: RunRecord,
+        record: RunRecord | None = None,
         *,
         write_every_steps: int = 20,
         sample_every_steps: int = 10,
@@ -93,7 +93,7 @@ class ReportCallback(BatchListener):
         secrets: Iterable[str] = (),
     ) -> None:
         super().__init__(rollouts)
-        self.record = record
+        self.record = record or RunRecord(f"GRPO on {', '.join(rollouts.names)}")
         self._path = path
         self._write_every_steps = write_every_steps
         self._sample_every_steps = sample_every_steps

@@ -120,6 +120,11 @@ class ORSRollouts:
         """The event loop of the episodes; its thread starts on first use."""
         return Portal()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the environments."""
+        return tuple(source.name for source in self._sources)
+
     @cached_property
     def sources(self) -> Mapping[str, OpenSource]:
         """The environments, by name."""

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ors_gym.spaces.spaces import ToolCallSpace
 from ors_gym.trajectory import Reply, TaskRef
-from ors_gym.types import Message, ToolCall, ToolList
+from ors_gym.types import Message, ToolCall, ToolList, ToolResultBlock, text_of
 
 __all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn", "check_policy"]
 
@@ -39,6 +39,13 @@ class Turn:
     """What the episode's token limit leaves for this message; None: no limit."""
     seed: int | None = None
     """Of whatever is drawn for this message, where the run has a seed: another for each episode and turn."""
+
+    @property
+    def observation(self) -> str:
+        """The text of the last message: first of the prompt, then of what the tools returned."""
+        blocks = self.messages[-1].blocks if self.messages else ()
+        texts = (text_of(block.blocks) if isinstance(block, ToolResultBlock) else text_of((block,)) for block in blocks)
+        return "\n".join(filter(None, texts))
 
 
 class Policy(Protocol):

@@ -122,12 +122,12 @@ def document() -> str:
             refused,
         )
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
-    forms = "".join(f"## {name}\n\n```\n{one.form}\n```\n\n" for name, one in DIALECTS.items() if name != "plain")
+    forms = "".join(f"### {name}\n\n```\n{one.form}\n```\n\n" for name, one in DIALECTS.items() if name != "plain")
     return (
         HEAD.replace("{version}", trl.__version__)
         + "".join(rows)
         + f"\nTemplates of TRL that write no tool calls, and are refused: {', '.join(without)}.\n\n"
-        + f"# How a call is written\n\n{forms}"
+        + f"## How a call is written\n\n{forms}"
     ).rstrip() + "\n"
 
 
