@@ -7,6 +7,7 @@ multi-line, markup-like, and strings that look like numbers. No model and no tab
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -70,7 +71,13 @@ class Written:
         self._template = template
         self._tools = [tool.to_openai() for tool in tools]
         self._options = dict(options or {})
-        self._ways = [(parts, as_text) for parts in (False, True) for as_text in (False, True)]
+        self._ways = list(itertools.product((False, True), repeat=3))
+
+    def with_tools(self, *tools: ToolSpec) -> Written:
+        """The same template, in the way in which it takes messages, with other tools."""
+        other = Written(self._template, self._options, tools)
+        other._ways = list(self._ways)
+        return other
 
     def call(self, *calls: ToolCall) -> tuple[str, bool]:
         """The message that makes these calls, and whether the prompt left the model's thinking open.
@@ -98,10 +105,15 @@ class Written:
             messages.append(((PROBES[0], PROBES[-1]), *self.call(PROBES[0], PROBES[-1])))
         return messages
 
-    def _message(self, calls: Sequence[ToolCall], parts: bool, as_text: bool) -> tuple[str, bool]:
+    def _message(self, calls: Sequence[ToolCall], named_ids: bool, parts: bool, as_text: bool) -> tuple[str, bool]:
         asked = {"role": "user", "content": [{"type": "text", "text": "go"}] if parts else "go"}
         made = [
-            {"id": f"call{place:05}", "type": "function", "function": {"name": call.name, "arguments": arguments}}
+            # Mistral's ids have nine characters; Kimi's hold the name of the tool.
+            {
+                "id": f"functions.{call.name}:{place}" if named_ids else f"call{place:05}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": arguments},
+            }
             for place, call in enumerate(calls)
             for arguments in [json.dumps(call.input, ensure_ascii=False) if as_text else dict(call.input)]
         ]
@@ -129,7 +141,9 @@ def _common(one: str, other: str) -> int:
 def unread(one: Dialect, messages: Iterable[tuple[Sequence[ToolCall], str, bool]]) -> str | None:
     """The first message that the dialect does not read back exactly; None if it reads all of them."""
     for calls, text, thinking_open in messages:
-        parsed = one.parse(text, tools=TOOLS, thinking_open=thinking_open)
+        # Command R7B's template opens the next turn unasked: the model stops where its own turn ends.
+        stops = [place for place in map(text.find, one.stop_strings) if place >= 0]
+        parsed = one.parse(text[: min(stops, default=len(text))], tools=TOOLS, thinking_open=thinking_open)
         expected = [call for call in calls if call.name in text]  # some templates write only the first call
         if parsed.text or not same([_plain(call) for call in parsed.tool_calls], [_plain(call) for call in expected]):
             return text

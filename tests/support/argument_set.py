@@ -35,6 +35,25 @@ MARKS = {
     "deepseek": ["<｜tool▁call▁end｜>", "```<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜end▁of▁sentence｜>"],  # noqa: RUF001
     "lfm": ["<|tool_call_end|>", ")]<|tool_call_end|>", "', n=5", "]"],
     "lfm-raw": ["<|tool_call_end|>", ")]<|tool_call_end|>", "x', n='5", "]"],
+    "kimi": [
+        "<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>functions.f:0",
+        '"}<|tool_call_end|>',
+    ],
+    "minimax": ["</parameter>\n</invoke>", "</minimax:tool_call>", '<parameter name="n">', "</parameter> x"],
+    "minimax-m1": ["</tool_calls>", '"}}\n</tool_calls>', '<tool_calls>\n{"name": "f"}'],
+    "deepseek-v3.1": ["<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜end▁of▁sentence｜>"],  # noqa: RUF001
+    "deepseek-v3.2": ["</｜DSML｜parameter>", "</｜DSML｜invoke>", "</｜DSML｜function_calls>"],  # noqa: RUF001
+    "deepseek-v4": ["</｜DSML｜parameter>", "</｜DSML｜invoke>", "</｜DSML｜tool_calls>"],  # noqa: RUF001
+    "hunyuan": ["</tool_calls>", '"}}]</tool_calls>', '<tool_calls>[{"name": "f"}]'],
+    "hunyuan-3": [
+        "</arg_value:opensource>",
+        "</tool_call:opensource>",
+        "</arg_value:opensource>\n<arg_key:opensource>",
+    ],
+    "command": ["<|END_ACTION|>", "<|START_ACTION|>[", "<|END_RESPONSE|>", '"}}]<|END_ACTION|>'],
+    "mistral": ["[TOOL_CALLS]", "[TOOL_CALLS]f[ARGS]{}", "[ARGS]", "[/THINK]", "</s>"],
     "muse": [
         "</atem:parameter>",
         '<atem:invoke name="f">',

@@ -14,10 +14,11 @@ import trl
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ors_gym.dialects import DIALECTS, UnknownDialectError, dialect_of
-from ors_gym.dialects.proof import Written, same
+from ors_gym.dialects.proof import PROBES, Template, Written, same
 from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall, ToolSpec
 from tests.support.argument_set import argument_set
+from tests.support.documented_templates import DOCUMENTED
 
 __all__ = ["FOLDER", "Outcome", "RenderedTemplate", "document", "outcome", "templates"]
 
@@ -69,16 +70,18 @@ def plain(call: ToolCall) -> Any:
     return [call.name, dict(call.input)]
 
 
-def written(template: RenderedTemplate, call: ToolCall, tool: ToolSpec) -> tuple[str, bool]:
+def written(template: Template, call: ToolCall, tool: ToolSpec) -> tuple[str, bool]:
     return Written(template, tools=(tool,)).call(call)
 
 
-def outcome(template: RenderedTemplate) -> Outcome:
+def outcome(template: Template) -> Outcome:
     """Write the whole argument set with a template, and read it back."""
     dialect = dialect_of(template)
     result = Outcome(dialect.name)
+    writer = Written(template)
+    writer.call(PROBES[0])  # the way in which the template takes messages
     for call, tool in argument_set(dialect.name):
-        text, thinking_open = written(template, call, tool)
+        text, thinking_open = writer.with_tools(tool).call(call)
         result.add(call, dialect.parse(text, tools=[tool], thinking_open=thinking_open))
     return result
 
@@ -101,33 +104,40 @@ no call is made, and the model is told so. No call comes back as plain text.
 """
 
 
+DOCUMENTED_HEAD = """
+Families whose templates TRL does not ship write the same calls as their documentation says
+(`tests/support/documented_templates.py`). A template of such a model is proven like any other before it is used.
+
+| family | dialect | calls | exact | changed | refused |
+|---|---|---|---|---|---|
+"""
+
+
+def row(name: str, result: Outcome) -> str:
+    assert not result.plain
+    changed, refused = len(result.changed), len(result.refused)
+    cells = (name, result.dialect, result.exact + changed + refused, result.exact, changed, refused)
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
 def document() -> str:
-    """The table, and the templates that have no dialect."""
+    """The tables, and the templates that have no dialect."""
     rows: list[str] = []
     without: list[str] = []
     for template in templates():
         try:
-            result = outcome(template)
+            rows.append(row(template.name_or_path, outcome(template)))
         except UnknownDialectError:
             without.append(template.name_or_path)
-            continue
-        assert not result.plain
-        changed, refused = len(result.changed), len(result.refused)
-        cells = (
-            template.name_or_path,
-            result.dialect,
-            result.exact + changed + refused,
-            result.exact,
-            changed,
-            refused,
-        )
-        rows.append(f"| {' | '.join(map(str, cells))} |\n")
+    documented = "".join(row(template.name_or_path, outcome(template)) for template in DOCUMENTED)
     forms = "".join(f"### {name}\n\n```\n{one.form}\n```\n\n" for name, one in DIALECTS.items() if name != "plain")
     return (
         HEAD.replace("{version}", trl.__version__)
         + "".join(rows)
-        + f"\nTemplates of TRL that write no tool calls, and are refused: {', '.join(without)}.\n\n"
-        + f"## How a call is written\n\n{forms}"
+        + f"\nTemplates of TRL that write no tool calls, and are refused: {', '.join(without)}.\n"
+        + DOCUMENTED_HEAD
+        + documented
+        + f"\n## How a call is written\n\n{forms}"
     ).rstrip() + "\n"
 
 

@@ -53,6 +53,8 @@ PIECES = [
         "<|tool_call_end|>",
     ),
     *("<|python_tag|>", '{"name": ', '{"name": "f", "parameters": ', '{"name":"', "; ", "[TOOL_CALLS]", "f[ARGS]"),
+    *("</parameter>\n", "<parameter name=", "</invoke>", "functions.f:0", ":9", "<|tool_call_end|><|tool_call_begin|>"),
+    *("</arg_value:opensource>\n", "</tool_call:opensource>", "<tool_calls>{}", "<|START_ACTION|>", "<|END_RESPONSE|>"),
     *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "```json\n", "\\ud800", "\\u00"),  # noqa: RUF001
     *(' to=f<|message|><atem:function_calls><atem:invoke name="f">', "</atem:parameter> ", "<|eom|>"),
     *(" to=self<|message|>x<|eom|><|start|>assistant", '<atem:parameter name="s">'),
@@ -64,6 +66,9 @@ HERMES = [
 ]
 XML = ["<tool_call>\n<function=f>\n", "<tool_call>\n<function=f>\n<parameter=s>\n"]
 DEEPSEEK = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>"  # noqa: RUF001
+DSML = '<｜DSML｜tool_calls><｜DSML｜invoke name="f">'  # noqa: RUF001
+HUNYUAN = "<tool_calls:opensource><tool_call:opensource>f<tool_sep:opensource>"
+KIMI = "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
 OPENINGS = {
     "hermes": HERMES,
     "smollm": HERMES,
@@ -78,6 +83,14 @@ OPENINGS = {
     "lfm-raw": ["<|tool_call_start|>[f(s=", "<|tool_call_start|>[f(s='"],
     "muse": [' to=f<|message|><atem:function_calls>\n<atem:invoke name="f">\n<atem:parameter name="s">'],
     "mistral": ["[TOOL_CALLS]f[ARGS]"],
+    "kimi": ["<|tool_calls_section_begin|><|tool_call_begin|>", KIMI, f'{KIMI}{{"s": "'],
+    "minimax": ['<minimax:tool_call><invoke name="f">', '<minimax:tool_call><invoke name="f"><parameter name="s">'],
+    "minimax-m1": ["<tool_calls>", '<tool_calls>{"name": "f", "arguments": {"s": "'],
+    "deepseek-v3.2": [DSML.replace("tool_calls", "function_calls")],
+    "deepseek-v4": [DSML, f'{DSML}<｜DSML｜parameter name="s" string="false">'],  # noqa: RUF001
+    "hunyuan": ["<tool_calls>", '<tool_calls>[{"name": "f", "arguments": {"s": "'],
+    "hunyuan-3": [HUNYUAN, f"{HUNYUAN}<arg_key:opensource>s</arg_key:opensource><arg_value:opensource>"],
+    "command": ["<|START_ACTION|>[", '<|START_ACTION|>[{"tool_name": "f", "parameters": {"s": "', "<|START_RESPONSE|>"],
     "openai": ['{"role": "assistant", "content": "'],
     "plain": ["<think>"],
 }

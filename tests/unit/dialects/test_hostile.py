@@ -83,6 +83,19 @@ FORMS = {
         ' to=f<|message|><atem:function_calls>\n<atem:invoke name="f">\n<atem:parameter name="v">VALUE'
         "</atem:parameter>\n</atem:invoke>\n</atem:function_calls><|eot|>"
     ),
+    "kimi": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
+        '{"v": VALUE}<|tool_call_end|><|tool_calls_section_end|>'
+    ),
+    "minimax": (
+        '<minimax:tool_call><invoke name="f"><parameter name="v">VALUE</parameter></invoke></minimax:tool_call>'
+    ),
+    "deepseek-v4": (
+        '<｜DSML｜tool_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="v" string="false">'  # noqa: RUF001
+        "VALUE</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜tool_calls>"  # noqa: RUF001
+    ),
+    "hunyuan": '<tool_calls>[{"name": "f", "arguments": {"v": VALUE}}]</tool_calls>',
+    "command": '<|START_ACTION|>[{"tool_name": "f", "parameters": {"v": VALUE}}]<|END_ACTION|>',
     "deepseek": '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"v": VALUE}<｜tool▁call▁end｜>',  # noqa: RUF001
 }
 V = (ToolSpec("f", "", {"type": "object", "properties": {"v": {"type": ["integer", "number", "array", "object"]}}}),)

@@ -108,7 +108,7 @@ def test_a_tokenizer_without_a_template_is_refused():
 def test_a_named_dialect_must_read_the_template():
     with pytest.raises(UnknownDialectError, match="xml does not read"):
         dialect_of(Template(hermes), "xml")
-    with pytest.raises(ValueError, match="no dialect is called 'gpt'; there are deepseek"):
+    with pytest.raises(ValueError, match="no dialect is called 'gpt'; there are command"):
         dialect_of(Template(hermes), "gpt")
 
 
