@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.ors_servers import serve
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
@@ -28,17 +30,18 @@ def ranks_of(driver: int) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.timeout(1500)
 def test_a_run_goes_on_from_its_checkpoint_when_a_rank_is_killed_and_leaves_no_session(tmp_path: Path):
     marker = os.getpid()
     paths = f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"
     environment = {**os.environ, "PYTHONPATH": paths, "ORS_TEST_DRIVER": str(marker)}
     script = [sys.executable, str(ROOT / "examples" / "train_grpo_ray.py")]
-    options = ["--steps", "16", "--save-steps", "4", "--storage", str(tmp_path / "runs")]
+    options = ["--steps", "8", "--save-steps", "2", "--storage", str(tmp_path / "runs")]
     log = tmp_path / "log"
     with serve(Buttons) as server, log.open("w") as output:
         command = [*script, "--url", server.url, *options]
         with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT) as driver:
-            wait_until(lambda: driver.poll() is not None or list(tmp_path.glob("runs/grpo/checkpoint_*")), 280)
+            wait_until(lambda: driver.poll() is not None or list(tmp_path.glob("runs/grpo/checkpoint_*")), 900)
             ranks = ranks_of(marker)
             assert len(ranks) == 2, log.read_text()[-4000:]
             os.kill(ranks[1], signal.SIGKILL)

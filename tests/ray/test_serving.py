@@ -172,6 +172,22 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
     run(conversation())
 
 
+def test_a_replica_drops_a_request_that_does_not_go_on(run: Callable, url: str):
+    async def conversation() -> bytes:
+        [replica, *_] = await serve.get_deployment_handle("Registry", "default").replicas.remote()
+        host, _, port = replica.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    assert run(conversation()) == b""
+
+
 def kill(deployment: str) -> None:
     """Kill a deployment's replicas without a word."""
     for actor in ray.util.list_named_actors(all_namespaces=True):

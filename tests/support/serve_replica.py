@@ -8,7 +8,7 @@ import os
 from pydantic import BaseModel
 
 from ors_gym.types import TextBlock, ToolOutput
-from ors_gym_server import Environment, create_app, tool
+from ors_gym_server import Environment, Limits, create_app, tool
 from ors_gym_server.asgi.app import ORSApp
 
 __all__ = ["app_factory"]
@@ -60,4 +60,4 @@ class Bench(Environment):
 
 def app_factory() -> ORSApp:
     """As an environment author writes it."""
-    return create_app([Bench])
+    return create_app([Bench], limits=Limits(header_seconds=5.0))

@@ -62,7 +62,8 @@ def serve_app(
 
     Args:
         app_factory: Makes the server in each replica, for example ``lambda: create_app([MyEnvironment])``; its
-            attribute ``num_sessions`` is the number of open sessions.
+            attribute ``num_sessions`` is the number of open sessions. Where it has ``http_protocol``, as ours has,
+            the replica's connections have its deadlines.
         max_sessions_per_replica: Maximum sessions of a replica. When all of ``max_replicas`` are full, new sessions
             are refused with 429. Give the server itself the same limit, or a higher one.
         target_sessions_per_replica: Desired mean number of sessions per replica: replicas are started above it and

@@ -57,7 +57,7 @@ class Replica:
         self._listener = _listen()
         address, port = self._listener.getsockname()[:2]
         self._url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-        self._server = _server(self._gate)
+        self._server = _server(self._gate, getattr(self._app, "http_protocol", "auto"))
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
         while not self._server.started:
             await asyncio.sleep(0.01)
@@ -163,10 +163,19 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Every second, end the connections whose client does not go on with what it began."""
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                if (end := getattr(connection, "end_if_overdue", None)) is not None:
+                    end(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
-def _server(app: Any) -> _Server:
+
+def _server(app: Any, http_protocol: Any) -> _Server:
     config = uvicorn.Config(
         app,
+        http=http_protocol,
         interface="asgi3",
         ws="none",
         log_config=None,

@@ -118,6 +118,17 @@ class ORSApp:
             await self.aclose()
 
     @property
+    def http_protocol(self) -> type[Any]:
+        """A protocol class for ``uvicorn.Config(http=…)`` with this server's limits on connections.
+
+        Its connections have ``end_if_overdue(now)``, which the uvicorn server's ``on_tick`` must call for each.
+        :func:`~ors_gym_server.serve` and Ray Serve's replicas do.
+        """
+        from ors_gym_server.asgi.protocol import limited_protocol  # needs uvicorn, which other servers run without
+
+        return limited_protocol(self.limits)
+
+    @property
     def num_sessions(self) -> int:
         """Number of open sessions."""
         return len(self.sessions)

@@ -16,9 +16,9 @@ import uvicorn
 
 from ors_gym.http.asgi import ASGIApp
 from ors_gym_server.asgi.app import create_app
+from ors_gym_server.asgi.protocol import limited_protocol, sweep
 from ors_gym_server.run.children import become_init, end_children, not_inherited
 from ors_gym_server.run.entrance import Entrance, is_loopback
-from ors_gym_server.run.protocol import limited_protocol, sweep
 from ors_gym_server.runtime.limits import Limits
 
 __all__ = ["default_port", "serve"]
