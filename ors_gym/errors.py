@@ -178,7 +178,7 @@ class AuthenticationError(StatusError):
     """401, 403: the API key is missing or wrong."""
 
     kind = "authentication"
-    advice = "Pass a valid key: ORSClient(url, api_key=...)"
+    advice = "Pass a valid key: api_key=, --api-key, or the environment variable ORS_API_KEY"
 
 
 class NotFoundError(StatusError):

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from ors_gym.client.address import Address, with_key
 from ors_gym.client.arguments import check_number, check_type
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect, UnknownDialectError, dialect
@@ -30,10 +31,12 @@ class Source:
     """An environment to train on, and how: what :class:`~ors_gym_trl.rollouts.ORSRollouts` takes for each."""
 
     url: str
-    """The ORS server."""
+    """The ORS server, or ``owner/name[@variant]`` of the hosted catalogue."""
     _: KW_ONLY
-    env_name: str
-    """The environment's name there."""
+    env_name: str = ""
+    """The environment's name there; a name of the catalogue needs none."""
+    api_key: str | None = field(default=None, repr=False)
+    """The server's key; None reads the variable ``ORS_API_KEY`` (see :class:`~ors_gym.ORSClient`)."""
     name: str = ""
     """What to call it among several; its ``env_name`` when not given."""
     split: str = "train"
@@ -90,7 +93,7 @@ class Source:
     tool_errors: ToolErrors = "observe"
     """What becomes of a tool that raised: the model reads the error, or the episode fails (``"fail"``)."""
     client_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    """Further arguments of the :class:`~ors_gym.ORSClient` (``api_key``, ``timeouts``, …)."""
+    """Further arguments of the :class:`~ors_gym.ORSClient` (``timeouts``, ``headers``, …)."""
 
     def __post_init__(self) -> None:
         given = [option for option in HOSTS_OWN if getattr(self, option) not in (None, False, "observe")]
@@ -103,13 +106,17 @@ class Source:
             raise ValueError(f"equal_groups must be 'keep' or 'replace', not {self.equal_groups!r}")
         if self.max_replacements < 1:
             raise ValueError("max_replacements must be at least 1")
+        object.__setattr__(self, "env_name", self.env_name or Address.of(self.url).env_name)
+        if not self.env_name:
+            raise ValueError("env_name is needed: give the name of one of the server's environments")
         object.__setattr__(self, "name", self.name or self.env_name)
         if self.tasks is not None:
             object.__setattr__(self, "tasks", tuple(self.tasks))
 
     def _check_types(self) -> None:
         """Refuse fields of a wrong type, in words that hold none of their values."""
-        ServerURL.parse(self.url)
+        ServerURL.parse(Address.of(self.url).url)
+        check_type("api_key", self.api_key, str)
         for name in ("env_name", "name", "split", "unseen_images", "equal_groups"):
             check_type(name, getattr(self, name), str, none=False)
         for name in ("eval_split", "system"):
@@ -175,7 +182,7 @@ class OpenSource:
     def __init__(self, source: Source, portal: Portal) -> None:
         self.source = source
         self._portal = portal
-        self._client = portal.client(source.url, **source.client_options)
+        self._client = portal.client(source.url, **with_key(source.url, source.api_key, source.client_options))
 
     @cached_property
     def host(self) -> EpisodeHost:

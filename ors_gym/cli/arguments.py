@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ors_gym.cli.exits import InputError
+from ors_gym.client.address import Address, key_from_environment
 from ors_gym.client.client import ORSClient
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.rollouts.options import SessionOptions
+
+SERVER_HELP = "the server, for example http://localhost:8080, or owner/name[@variant] of the hosted catalogue"
 
 __all__ = [
     "add_connection_options",
@@ -31,14 +34,18 @@ __all__ = [
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """The server, and which of its environments."""
-    parser.add_argument("url", help="the server, for example http://localhost:8080")
+    parser.add_argument("url", help=SERVER_HELP)
     parser.add_argument("--env", metavar="NAME", help="the environment (default: the server's first)")
     add_connection_options(parser)
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """How the server is reached."""
-    parser.add_argument("--api-key", metavar="KEY", help="default: the environment variable ORS_API_KEY")
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="default: the environment variable ORS_API_KEY, for the hosted catalogue OPENREWARD_API_KEY before it",
+    )
     parser.add_argument(
         "--header", metavar="NAME:VALUE", action="append", default=[], help="a header of every request; repeatable"
     )
@@ -125,7 +132,7 @@ def hidden_values(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def api_key(arguments: argparse.Namespace) -> str | None:
     """The server's key, None without one."""
-    return arguments.api_key or os.environ.get("ORS_API_KEY")
+    return arguments.api_key or key_from_environment(hosted=Address.of(arguments.url).hosted)
 
 
 async def choose_env(client: ORSClient, wanted: str | None) -> str:

@@ -19,10 +19,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from ors_gym.client.address import Address, key_from_environment
 from ors_gym.client.arguments import check_header, check_number, check_strings, check_type, types_in_words
 from ors_gym.client.connection import Connection, SessionJournal
 from ors_gym.client.creation import Creation, Secrets, check_secrets
-from ors_gym.client.hosted import platform_secrets
+from ors_gym.client.hosted import CATALOGUE, platform_secrets, read_catalogue
 from ors_gym.client.keepalive import PING_SECONDS, Pinger
 from ors_gym.client.requests import Request, RequestSender
 from ors_gym.client.session import Session, SessionState
@@ -59,9 +60,11 @@ class ORSClient:
     """The client of one ORS server; safe for any number of concurrent sessions on one event loop.
 
     Args:
-        url: the server, used as it is. With ``hosted`` the platform's address, before which ``api.`` and
+        url: the server, used as it is; or ``owner/name`` or ``owner/name@variant``, an environment of the hosted
+            catalogue (:mod:`ors_gym.client.address`). With ``hosted`` the platform's address, before which ``api.`` and
             ``sessions.`` are put.
-        api_key: sent as ``X-API-Key``; in no log, error or repr.
+        api_key: sent as ``X-API-Key``; in no log, error or repr. None reads the variable ``ORS_API_KEY``, for the
+            hosted platform ``OPENREWARD_API_KEY`` before it; empty sends none.
         hosted: use the hosted platform's layout; environment names are ``owner/name``, or ``owner/name/variant`` where
             a deployment has several. As the reference SDK does, sessions are given the key as the secrets ``api_key``
             and ``OPENREWARD_API_KEY``, for the platform's own hosts only.
@@ -106,19 +109,25 @@ class ORSClient:
         check_type("cert", cert, str, os.PathLike, tuple, what="a path or a pair of paths")
         check_number("max_connections", max_connections, whole=True)
         check_number("ping_seconds", ping_seconds, none=False)
-        parsed = ServerURL.parse(url)
+        address = Address.of(url)
+        hosted = hosted or address.hosted
+        parsed = ServerURL.parse(address.url)
         if http_client is not None and not (transport is None and auth is None and proxy is None):
             raise ValueError("give transport, auth and proxy to the http_client instead of beside it")
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, or None, got {max_connections}")
         self.url = parsed.text
         """The server, without credentials."""
+        self.env_name = address.env_name
+        """The environment of the hosted catalogue that was named instead of a URL; empty otherwise."""
         self.hosted = hosted
         sent = {"User-Agent": "ors-gym", "Accept": "*/*", **(headers or {})}
         if parsed.username is not None:
             credentials = f"{parsed.username}:{parsed.password or ''}"
             sent["Authorization"] = f"Basic {base64.b64encode(credentials.encode()).decode()}"
-        if api_key is not None:
+        if api_key is None and not any(name.lower() == "x-api-key" for name in sent):
+            api_key = key_from_environment(hosted=hosted)
+        if api_key:
             sent["X-API-Key"] = api_key
         for name, value in sent.items():
             check_header("api_key" if name == "X-API-Key" else f"the header {name!r}", name, value)
@@ -180,8 +189,18 @@ class ORSClient:
         return await connection.fetch("GET", "/version", None, connection.headers, _read_version)
 
     async def list_environments(self) -> tuple[str, ...]:
-        """The names of the server's environments; the first is its default."""
-        return await self.connection.list_environments()
+        """The names of the server's environments, its default first; of the catalogue, the one that was named."""
+        return (self.env_name,) if self.env_name else await self.connection.list_environments()
+
+    async def list_catalogue(self, offset: int = 0) -> tuple[tuple[str, str], ...]:
+        """A hundred environments of the hosted catalogue, each ``owner/name`` with its description.
+
+        Raises:
+            AuthenticationError: the key does not allow it.
+        """
+        connection = self.connection
+        request = Request("GET", f"{connection.api_base}{CATALOGUE}?limit=100&offset={offset}", connection.headers)
+        return await connection.sender.fetch_json(request, read_catalogue)
 
     async def list_splits(self, env_name: str) -> tuple[Split, ...]:
         """The environment's splits."""

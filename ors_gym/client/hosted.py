@@ -11,7 +11,18 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from ors_gym.types.shapes import required, sequence
 
-__all__ = ["platform_secrets", "read_secret_names", "secrets_path", "split_deployment", "with_subdomain"]
+__all__ = [
+    "CATALOGUE",
+    "platform_secrets",
+    "read_catalogue",
+    "read_secret_names",
+    "secrets_path",
+    "split_deployment",
+    "with_subdomain",
+]
+
+CATALOGUE = "/v1/environments"
+"""Where the platform lists its environments."""
 
 SERVICES = ("sessions", "api", "search")
 """The platform's own hosts that an environment may send the client's key to."""
@@ -74,6 +85,16 @@ def secrets_path(deployment: str) -> str | None:
 def read_secret_names(wire: Any) -> tuple[str, ...]:
     """The answer at :func:`secrets_path`."""
     return tuple(str(name) for name in sequence(required(wire, "secrets", "required secrets"), "required secrets"))
+
+
+def read_catalogue(wire: Any) -> tuple[tuple[str, str], ...]:
+    """The answer at :data:`CATALOGUE`: names, and descriptions."""
+    listed = sequence(required(wire, "environments", "catalogue"), "catalogue")
+    return tuple(
+        (f"{required(one, 'owner', 'environment')}/{required(one, 'name', 'environment')}",
+         str(one.get("description") or ""))
+        for one in listed
+    )  # fmt: skip
 
 
 def platform_secrets(

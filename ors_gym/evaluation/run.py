@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Unpack
 
+from ors_gym.client.address import with_key
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
 from ors_gym.evaluation.evaluation import FINISHED, Evaluation, make_evaluation
@@ -328,7 +329,7 @@ async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **opti
     """Play every task of a split with every model, and return what came of it.
 
     Args:
-        server: the address of an ORS server, or its client.
+        server: an ORS server, by its URL or its name in the hosted catalogue; or its client.
         models: the policies to evaluate, by the names that results are shown under.
         options: how, all optional.
 
@@ -347,6 +348,7 @@ async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **opti
               what to say of each model in it.
             - ``base``: the file of another run to compare with.
             - ``host``: what plays the episodes, such as ``ors_gym_ray.RolloutPool``; by default this process.
+            - ``api_key``, ``client_options``: of the client that is made for an address.
             - ``on_episode``: called with the run, the model's name and the outcome as each episode ends.
 
     Raises:
@@ -354,8 +356,14 @@ async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **opti
         ORSError: the server could not be asked what there is.
     """
     base = options.pop("base", None)
+    key, of_client = options.pop("api_key", None), options.pop("client_options", None)
+    if not isinstance(server, str) and (key is not None or of_client):
+        raise ValueError("api_key and client_options belong to the client, which is given here")
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(ORSClient(server)) if isinstance(server, str) else server
+        if isinstance(server, str):
+            client = await stack.enter_async_context(ORSClient(server, **with_key(server, key, of_client)))
+        else:
+            client = server
         run = await prepare(client, models, **options)
         await run.play()
     return run.evaluation(base)

@@ -27,6 +27,7 @@ def test_a_pool_refuses_wrong_arguments_in_words_without_keys_and_before_it_star
     }
     fits = {
         "env_name": (str,),
+        "api_key": (str,),
         "address": (str,),
         "toolset": (str,),
         "parallel_tool_calls": (list,),

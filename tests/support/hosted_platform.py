@@ -50,6 +50,10 @@ class HostedPlatform:
         path = urlsplit(scope["path"]).path  # a proxy is asked for whole URLs
         host = headers["host"]
         self.requests.append((host, path, headers))
+        if path == "/v1/environments" and headers.get("x-api-key"):
+            listed = [dict(zip(("owner", "name"), name.split("/"), strict=True)) for name in self.servers]
+            await _answer(send, 200, {"environments": listed, "total": len(listed)})
+            return
         if path.startswith("/v1/environments/"):
             name = "/".join(path.split("/")[3:5])
             await _answer(send, 200, {"secrets": list(self.required_secrets.get(name, ()))})

@@ -219,7 +219,9 @@ def test_wrong_fields_of_a_source_are_refused_in_words_without_keys():
         "client_options": {"api_key": KEY},
         "secrets": {"A": SECRET},
     }
-    fits = dict.fromkeys(("env_name", "name", "split", "eval_split", "parser", "system", "toolset", "reward"), (str,))
+    fits = dict.fromkeys(
+        ("env_name", "api_key", "name", "split", "eval_split", "parser", "system", "toolset", "reward"), (str,)
+    )
     fits |= dict.fromkeys(("truncated_reward", "stopped_reward", "unrewarded_return"), (float,))
     fits |= dict.fromkeys(("tasks", "parallel_tool_calls"), (list,))
     fits |= dict.fromkeys(("template_options", "client_options"), (dict,))

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, Unpack
 import ray
 from ray.exceptions import RayError
 
+from ors_gym.client.address import Address, with_key
 from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.janitor import Janitor
 from ors_gym.policies.policy import Policy, check_policy
@@ -66,7 +67,8 @@ class RolloutPool:
     one event loop at a time.
 
     Args:
-        url: The ORS server, as every actor and this process reach it.
+        url: The ORS server, as every actor and this process reach it; or a name of the hosted catalogue.
+        api_key: The server's key. None reads this process's variable ``ORS_API_KEY`` (see :class:`~ors_gym.ORSClient`).
         env_name: The environment that :meth:`run_groups` plays when it is given task indices.
         num_actors: Actor processes.
         episodes_per_actor: Sessions each holds at once.
@@ -80,7 +82,7 @@ class RolloutPool:
         name: What the pool is called in Ray's dashboard, state API and metrics; after its environment by default.
         max_actor_restarts: How many dead actors are replaced in all; None is four for each actor.
         start_seconds: How long episodes wait for an actor to live when none does.
-        client_options: Further arguments of every actor's ``ORSClient`` (``api_key``, ``timeouts``, …).
+        client_options: Further arguments of every actor's ``ORSClient`` (``timeouts``, ``headers``, …).
         options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
@@ -90,6 +92,7 @@ class RolloutPool:
         url: str,
         *,
         env_name: str | None = None,
+        api_key: str | None = None,
         num_actors: int = 2,
         episodes_per_actor: int = 128,
         policy: Policy | None = None,
@@ -104,6 +107,7 @@ class RolloutPool:
         **options: Unpack[SessionOptions],
     ) -> None:
         check_type("env_name", env_name, str)
+        check_type("api_key", api_key, str)
         check_number("num_actors", num_actors, none=False, whole=True)
         check_number("episodes_per_actor", episodes_per_actor, none=False, whole=True)
         check_policy(policy)
@@ -124,8 +128,9 @@ class RolloutPool:
             raise ValueError("the actors are called after the pool and numbered: give name=… to the RolloutPool")
         if isinstance((client_options or {}).get("verify"), ssl.SSLContext):
             raise ValueError("an SSLContext crosses no process: give verify the path of the certificates to trust")
+        client_options = with_key(url, api_key, client_options)  # other machines do not have this one's variables
         self.url = url
-        self.env_name = env_name
+        self.env_name = env_name = env_name or Address.of(url).env_name or None
         self.policy = policy
         self.num_actors = num_actors
         self.episodes_per_actor = episodes_per_actor

@@ -43,7 +43,7 @@ def doors():
         yield door, "nothing at all", make, dict(base)
         yield door, "unknown option", make, base | {"url": URL, "nonsense": 1}
         for name in ("url", *(() if door == "register_envs" else ("env_name",)), *EnvOptions.__annotations__):
-            if name in ("observation_mode", "action_parser") and door == "register_envs":
+            if name in ("observation_mode", "action_parser", "spaces") and door == "register_envs":
                 continue
             for wrong in WRONG:
                 if not isinstance(wrong, FITS.get(name, ())):
