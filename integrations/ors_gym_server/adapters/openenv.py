@@ -13,11 +13,9 @@ Tasks are those of OpenEnv's task protocol, reset by split and index; without it
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
-from weakref import WeakSet
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
@@ -25,6 +23,7 @@ from openenv.core.env_client import EnvClient
 from openenv.core.env_server.types import Action
 from pydantic import ValidationError
 
+from ors_gym.http.answers import RefusedError
 from ors_gym.types import Block, ImageBlock, Split, Task, TextBlock, ToolList, ToolOutput, ToolSpec
 from ors_gym_server.adapters.gymnasium import DEFAULT_SPLITS
 from ors_gym_server.adapters.observation_text import observation_blocks
@@ -34,6 +33,7 @@ from ors_gym_server.adapters.openenv_episode import (
     Payload,
     RemoteEpisode,
     RemoteServer,
+    ServerFull,
     ServerRefusal,
 )
 from ors_gym_server.adapters.openenv_source import LocalSource, RemoteSource
@@ -43,9 +43,6 @@ from ors_gym_server.authoring.environment import Environment
 __all__ = ["OpenEnvORSEnvironment", "from_openenv"]
 
 Formatter = Callable[[Mapping[str, Any]], str]
-
-_OPENING = threading.Lock()
-"""Held while a session sees whether it is the only one: sessions are set up on threads of their own."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ class OpenEnvORSEnvironment(Environment):
     tools: ClassVar[Mapping[str, ToolSpec]]
     seeds: ClassVar[SeedTasks]
     telling: ClassVar[Telling]
-    open_sessions: ClassVar[WeakSet[Environment]]
 
     _episode: LocalEpisode | RemoteEpisode | None = None
     _first: tuple[Block, ...] = ()
@@ -104,15 +100,22 @@ class OpenEnvORSEnvironment(Environment):
         """The typed action, and the MCP tools."""
         return ToolList(tuple(cls.tools.values()))
 
+    def claim(self) -> Awaitable[None] | None:
+        """Take a place on the OpenEnv server, which may be full."""
+        return self._connect() if isinstance(self.source, RemoteSource) else None
+
+    async def _connect(self) -> None:
+        assert isinstance(self.source, RemoteSource)
+        self._episode = episode = self.source.episode()
+        try:
+            await episode.connect()
+        except ServerFull as full:
+            raise RefusedError(429, str(full), 1) from None
+
     def setup(self) -> Awaitable[None] | None:
         """Make the environment, or a session on its server, and reset it."""
-        with _OPENING:
-            if self.open_sessions and not self.source.concurrent:
-                raise RuntimeError(
-                    f"{self.name()} allows one session at a time (its class has SUPPORTS_CONCURRENT_SESSIONS = False)"
-                )
-            self.open_sessions.add(self)
-        self._episode = self.source.episode()
+        if self._episode is None:
+            self._episode = self.source.episode()
         arguments = {name: value for name, value in self.task_spec.items() if name not in ("id", "options", "task")}
         arguments |= self.task_spec.get("options") or {}
         first = self._episode.reset(arguments)
@@ -126,7 +129,6 @@ class OpenEnvORSEnvironment(Environment):
 
     def teardown(self) -> Awaitable[None] | None:
         """Close it."""
-        self.open_sessions.discard(self)
         episode, self._episode = self._episode, None
         return None if episode is None else episode.close()
 
@@ -262,7 +264,10 @@ def from_openenv(
         source = RemoteSource(RemoteServer(_http_url(env), headers, message_timeout_seconds))
     else:
         make = env
-        source = LocalSource(lambda: make(**arguments), action)
+        # One whose instances belong to one thread is not made here: what it keeps for the process would stay with this
+        # thread. Any other is, so that what is wrong with its arguments is said now.
+        known = env if isinstance(env, type) and env.REQUIRES_SINGLE_THREAD_EXECUTOR else None
+        source = LocalSource(lambda: make(**arguments), action, known)
     tools = {tool.name: tool for tool in (*_typed_tool(source), *source.mcp_tools)}
     if not tools:
         raise ValueError(f"{source.name} has neither a typed action nor MCP tools")
@@ -272,7 +277,8 @@ def from_openenv(
         "tools": tools,
         "seeds": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "telling": Telling(source.description if instructions is None else instructions, formatter, state),
-        "open_sessions": WeakSet[Environment](),
+        "max_sessions": source.max_sessions,
+        "one_thread": source.one_thread,
     }
     class_name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or source.name).strip("_") or "OpenEnv"
     return type(class_name, (OpenEnvORSEnvironment,), attributes)

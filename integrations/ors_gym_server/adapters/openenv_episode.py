@@ -20,10 +20,14 @@ from websockets.exceptions import ConnectionClosed
 
 from ors_gym_server.adapters.observation_text import as_json
 
-__all__ = ["AnyOpenEnv", "LocalEpisode", "Payload", "RemoteEpisode", "RemoteServer", "ServerRefusal"]
+__all__ = ["AnyOpenEnv", "LocalEpisode", "Payload", "RemoteEpisode", "RemoteServer", "ServerFull", "ServerRefusal"]
 
 AnyOpenEnv: TypeAlias = OpenEnvEnvironment[Any, Any, Any]
 Payload: TypeAlias = Mapping[str, Any]
+
+
+class ServerFull(Exception):  # noqa: N818
+    """The OpenEnv server holds as many sessions as it takes."""
 
 
 class ServerRefusal(Exception):  # noqa: N818  (it is the agent's mistake, not an error of the program)
@@ -108,10 +112,23 @@ class RemoteEpisode:
     def __init__(self, server: RemoteServer) -> None:
         headers = None if server.headers is None else dict(server.headers)
         self._client = _OneConnection(server.url, message_timeout_s=server.message_timeout_seconds, headers=headers)
+        self._connected = False
+
+    async def connect(self) -> None:
+        """Take a place on the server.
+
+        Raises:
+            ServerFull: it has none left.
+        """
+        await self._client.connect()
+        self._connected = True
+        with contextlib.suppress(ServerRefusal, ServerError):  # some have no state before they are reset
+            await self._client.ask("state", None)
 
     async def reset(self, arguments: Mapping[str, Any]) -> Payload:
-        """Connect and begin."""
-        await self._client.connect()
+        """Begin."""
+        if not self._connected:
+            await self.connect()
         return await self._client.ask("reset", arguments)
 
     async def step(self, action: Mapping[str, Any]) -> Payload:
@@ -136,6 +153,10 @@ class RemoteEpisode:
         await self._client.close()
 
 
+class ServerError(RuntimeError):
+    """The OpenEnv server reports an error."""
+
+
 LOST = "the connection to the OpenEnv server was lost, and the session with it"
 
 
@@ -158,4 +179,5 @@ class _OneConnection(GenericEnvClient):
             return payload
         if payload.get("code") == "VALIDATION_ERROR":
             raise ServerRefusal(str(payload.get("errors") or payload.get("message")))
-        raise RuntimeError(f"the OpenEnv server says {payload.get('code')}: {payload.get('message')}")
+        said = f"the OpenEnv server says {payload.get('code')}: {payload.get('message')}"
+        raise ServerFull(said) if payload.get("code") == "CAPACITY_REACHED" else ServerError(said)

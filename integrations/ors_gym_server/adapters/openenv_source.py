@@ -74,27 +74,44 @@ class LocalSource:
         TypeError: The type of the actions cannot be told.
     """
 
-    def __init__(self, make: Callable[[], AnyOpenEnv], action_class: type[Action] | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], AnyOpenEnv],
+        action_class: type[Action] | None = None,
+        cls: type[AnyOpenEnv] | None = None,
+    ) -> None:
         self._make = make
-        env = make()
+        cls = cls or _class_made_by(make)
+        self.max_sessions = None if cls.SUPPORTS_CONCURRENT_SESSIONS else 1
+        self.one_thread = bool(cls.REQUIRES_SINGLE_THREAD_EXECUTOR)
+        self.name = _short(cls.__name__)
+        self.description = inspect.getdoc(cls) or ""
+        of_tools = issubclass(cls, MCPEnvironment)
+        self.mcp_tools = self._listed_tools() if of_tools else []
+        typed = action_class or (None if of_tools else _action_class_of(cls))
+        self._action_class: type[Action] = typed or Action
+        self.schema = None if typed is None or _is_mcp(typed.model_json_schema()) else typed.model_json_schema()
+        """Of the typed action; None where all actions are calls of MCP tools."""
+        has_tasks = all(callable(getattr(cls, name, None)) for name in ("list_splits", "num_tasks", "get_task"))
+        self.tasks: OpenEnvTasks | None = _LocalTasks(make) if has_tasks else None
+
+    def _listed_tools(self) -> list[ToolSpec]:
+        env = self._make()
         try:
-            self.concurrent = env.SUPPORTS_CONCURRENT_SESSIONS
-            self.name = _short(type(env).__name__)
-            self.description = inspect.getdoc(type(env)) or ""
-            listed: Any = env.step(ListToolsAction()) if isinstance(env, MCPEnvironment) else None
-            self.mcp_tools = [] if listed is None else [_tool_spec(tool.model_dump()) for tool in listed.tools]
-            typed = action_class or (_action_class_of(type(env)) if listed is None else None)
-            self._action_class: type[Action] = typed or Action
-            self.schema = None if typed is None or _is_mcp(typed.model_json_schema()) else typed.model_json_schema()
-            """Of the typed action; None where all actions are calls of MCP tools."""
-            has_tasks = all(callable(getattr(env, name, None)) for name in ("list_splits", "num_tasks", "get_task"))
-            self.tasks: OpenEnvTasks | None = _LocalTasks(make) if has_tasks else None
+            listed: Any = env.step(ListToolsAction())
+            return [_tool_spec(tool.model_dump()) for tool in listed.tools]
         finally:
             env.close()
 
     def episode(self) -> LocalEpisode:
         """A new environment, to be reset."""
         return LocalEpisode(self._make, self._action_class)
+
+
+def _class_made_by(make: Callable[[], AnyOpenEnv]) -> type[AnyOpenEnv]:
+    env = make()
+    env.close()
+    return type(env)
 
 
 def _action_class_of(cls: type) -> type[Action]:
@@ -131,7 +148,8 @@ class RemoteSource:
         ConnectionError: It does not answer, or does not answer as an OpenEnv server does.
     """
 
-    concurrent = True  # how many sessions there may be is the server's to say
+    max_sessions = None  # how many there may be is the server's to say
+    one_thread = False
 
     def __init__(self, server: RemoteServer) -> None:
         self._server = server

@@ -136,6 +136,8 @@ class ORSApp:
     async def aclose(self) -> None:
         """Close all sessions, with their teardown, and end the threads."""
         await self.sessions.close_all()
+        for hosted in self.environments.values():
+            hosted.close()
         self.workers.close()
 
     # ---------------------------------------------------------------- requests

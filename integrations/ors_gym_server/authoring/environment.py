@@ -56,6 +56,13 @@ class Environment:
     toolsets: ClassVar[Sequence[type]] = ()
     """Classes whose tools the environment has too. Each is made with the environment, or without arguments."""
 
+    max_sessions: ClassVar[int | None] = None
+    """Sessions of this class that one server process holds at once, 1 where the environment has global state. One more
+    is refused with 429, and its client waits. None: only the server's own limit counts."""
+
+    one_thread: ClassVar[bool] = False
+    """All sessions run their synchronous methods on one thread, for libraries that work on one thread only."""
+
     _finder: ToolFinder | None = None
 
     def __init__(self, task_spec: Task | None = None, secrets: Mapping[str, str] | None = None) -> None:
@@ -107,6 +114,13 @@ class Environment:
         return tool_list(declared, supports_score_group=cls.score_group is not Environment.score_group)
 
     # ---------------------------------------------------------------- the instance: one episode
+
+    def claim(self) -> Awaitable[None] | None:
+        """Take what there is little of, before the session is promised to the client; ``teardown`` gives it back.
+
+        Raises:
+            RefusedError: with status 429, there is none left now: the client waits, and asks again.
+        """
 
     def setup(self) -> Awaitable[None] | None:
         """Make the episode ready. Calls of tools and the prompt wait for it."""

@@ -62,6 +62,8 @@ class EnvironmentInstance:
                 raise RefusedError(400, str(error)) from error
         if not (hosted.implements("call_tool") or hosted.implements("_call_tool")):
             self._finder = ToolFinder(self._environment, self._toolset)
+        if not hosted.of_sdk:
+            await self._user("claim")
 
     async def setup(self) -> None:
         """Run the environment's setup."""
@@ -76,7 +78,7 @@ class EnvironmentInstance:
         try:
             running = [each for each in (worker, *self._beside) if each is not None and each.pending]
             await asyncio.gather(*(_wait_for(each, patience_seconds) for each in running))
-            if worker is not None and worker.pending:
+            if worker is not None and worker.pending and not self._hosted.one_thread:
                 self._worker = None  # a new thread for teardown, which may unblock the old one
             if self._environment is not None:
                 patience = asyncio.timeout(patience_seconds)
@@ -90,7 +92,7 @@ class EnvironmentInstance:
         finally:
             for each in {worker, self._worker, *self._beside} - {None}:
                 assert each is not None
-                self._hosted.workers.give_back(each)
+                self._hosted.give_back(each)
             self._worker = None
             self._beside.clear()
 
@@ -99,23 +101,23 @@ class EnvironmentInstance:
     async def _run(self, fn: Any, *args: Any) -> Any:
         """Run synchronous code of the environment on the episode's thread."""
         if self._worker is None:
-            self._worker = self._hosted.workers.borrow()
+            self._worker = self._hosted.borrow_thread()
         return await self._worker.run(fn, *args)
 
     async def _run_beside(self, fn: Any, *args: Any) -> Any:
         """Run synchronous code of a concurrent tool on a thread of its own."""
-        worker = self._hosted.workers.borrow()
+        worker = self._hosted.borrow_thread()
         try:
             return await worker.run(fn, *args)
         finally:
-            if worker.pending and not self._ended:
+            if worker.pending and not self._ended and not self._hosted.one_thread:
                 self._beside.append(worker)
             else:
-                self._hosted.workers.give_back(worker)
+                self._hosted.give_back(worker)
 
     async def _user(self, method: str, *args: Any) -> Any:
         """Call a method of the instance; the base class's default needs no thread."""
-        if method in ("setup", "teardown") and not self._hosted.implements(method):
+        if method in ("claim", "setup", "teardown") and not self._hosted.implements(method):
             return None
         return await run_user(self._run, getattr(self._environment, method), *args)
 

@@ -17,7 +17,7 @@ from ors_gym.http.answers import RefusedError
 from ors_gym_server.authoring.environment import Environment
 from ors_gym_server.authoring.tools import misdeclared_tools
 from ors_gym_server.runtime.wire import encode, split_wire, tool_list_wire
-from ors_gym_server.threads import SessionThreads, run_user
+from ors_gym_server.threads import SessionThread, SessionThreads, run_user
 
 __all__ = ["HostedEnvironment"]
 
@@ -47,6 +47,12 @@ class HostedEnvironment:
         self.cls = cls
         self.name: str = self.cls.name().lower()
         self.workers = workers
+        self.max_sessions: int | None = None if self.of_sdk else cls.max_sessions
+        """Sessions of this class at once; None: the server's own limit."""
+        self.num_sessions = 0
+        """Sessions from their constructor to the end of their teardown."""
+        self.one_thread: bool = False if self.of_sdk else cls.one_thread
+        self._thread: SessionThread | None = None
         for fault in misdeclared_tools(cls) if self.of_sdk else ():
             logger.warning("environment %r: %s; as on the reference server, it is not served", self.name, fault)
         self._toolsets = toolsets
@@ -87,7 +93,26 @@ class HostedEnvironment:
 
     async def run(self, fn: Any, *args: Any) -> Any:
         """Call a method of the class, off the event loop if it is synchronous."""
-        return await run_user(self.workers.run, fn, *args)
+        return await run_user(self.borrow_thread().run if self.one_thread else self.workers.run, fn, *args)
+
+    def borrow_thread(self) -> SessionThread:
+        """A thread for one session: its own, or the one that all sessions of the class share."""
+        if not self.one_thread:
+            return self.workers.borrow()
+        if self._thread is None:
+            self._thread = self.workers.borrow()
+        return self._thread
+
+    def give_back(self, thread: SessionThread) -> None:
+        """A session no longer needs the thread; the shared one is kept."""
+        if thread is not self._thread:
+            self.workers.give_back(thread)
+
+    def close(self) -> None:
+        """End the shared thread, when there are no sessions any more."""
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
 
     # ---------------------------------------------------------------- tasks
 

@@ -79,6 +79,14 @@ class ServerSession:
         self.setup: asyncio.Task[None] | None = None
         self.closing: asyncio.Task[None] | None = None
         self._secrets = secrets.values()
+        hosted.num_sessions += 1
+        self._counted = True
+
+    def forget_place(self) -> None:
+        """Leave room for another session of the class."""
+        if self._counted:
+            self._counted = False
+            self.hosted.num_sessions -= 1
 
     def keep(self, call: RunningCall, events: bytes) -> None:
         """Keep the end of a call for a client that resumes it."""
@@ -188,6 +196,9 @@ class Sessions:
             raise RefusedError(503, "the server is shutting down")
         if len(self._sessions) >= self.limits.max_sessions:
             text = f"the server is at its limit of {self.limits.max_sessions} sessions"
+            raise RefusedError(429, text, 1)
+        if hosted.max_sessions is not None and hosted.num_sessions >= hosted.max_sessions:
+            text = f"environment {hosted.name!r} is at its limit of {hosted.max_sessions} sessions in one process"
             raise RefusedError(429, text, 1)
         session = ServerSession(sid, EnvironmentInstance(hosted), hosted, secrets, self.results)
         self._sessions[sid] = session  # before anything is awaited: a second /create of this id is refused
@@ -301,6 +312,8 @@ class Sessions:
             await session.episode.end(patience_seconds=self.limits.teardown_seconds)
         except BaseException as error:  # a SystemExit that got out of this task would end the server
             session.log("teardown", error)
+        finally:
+            session.forget_place()
 
     def reopen(self) -> None:
         """Accept sessions again after :meth:`close_all`, for another lifespan."""

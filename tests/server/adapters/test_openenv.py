@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from weakref import WeakSet
+from contextlib import ExitStack
 
 import pytest
 
@@ -16,7 +15,8 @@ from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservatio
 from openenv.core.generic_client import GenericEnvClient
 
 from ors_gym import ORSClient
-from ors_gym.errors import ORSError
+from ors_gym.client.timeouts import Timeouts
+from ors_gym.errors import ORSError, StatusError
 from ors_gym.types import ImageBlock, Split, TextBlock, text_of
 from ors_gym_server import create_app, from_openenv
 from tests.support.openenv_environments import (
@@ -158,42 +158,55 @@ def test_the_task_protocol_gives_splits_and_tasks(run, ported):
     converse(run, environment, conversation)
 
 
-def test_an_environment_for_one_session_says_so_to_the_second(run, ported):
+def test_a_session_too_many_is_refused_with_429_until_there_is_room(run, ported):
+    environment = ported("quiz")
+
     async def conversation(client):
-        async with client.session("quiz", split="train", index=0) as first:
+        impatient = ORSClient(client.url, timeouts=Timeouts(capacity_seconds=0.01))
+        async with impatient, client.session("quiz", split="train", index=0) as first:
             await first.get_prompt()
-            with pytest.raises(ORSError, match=r"one session at a time|capacity|1/1"):
-                async with client.session("quiz", split="train", index=1) as second:
-                    await second.get_prompt()
+            with pytest.raises(StatusError, match="429"):
+                await impatient.session("quiz", split="train", index=1).open()
             assert (await first.call_tool("step", {"answer": 1})).reward == 1.0
+        async with client.session("quiz", split="train", index=1) as second:
+            assert text_of(await second.get_prompt()).endswith("What is 1 + 1?")
 
-    converse(run, ported("quiz"), conversation)
+    converse(run, environment, conversation)
 
 
-def test_of_two_sessions_that_begin_at_once_one_gets_an_environment_for_one(monkeypatch):
-    together = threading.Barrier(2)
+def test_an_environment_that_wants_one_thread_gets_one(run):
+    threads = set()
 
-    class Meeting(WeakSet):
-        def __len__(self):
-            seen = super().__len__()
-            with suppress(threading.BrokenBarrierError):
-                together.wait(0.3)  # for the other, if it may come so far
-            return seen
+    class Bound(WalkEnvironment):
+        """Notes where it runs."""
 
-    def begins(session):
-        with suppress(RuntimeError):
-            session.setup()
-            return True
-        return False
+        REQUIRES_SINGLE_THREAD_EXECUTOR = True
 
-    monkeypatch.setattr(WalkEnvironment, "SUPPORTS_CONCURRENT_SESSIONS", False)
-    environment = from_openenv(WalkEnvironment)
-    monkeypatch.setattr(environment, "open_sessions", Meeting())
-    sessions = [environment({"seed": 1}) for _ in range(2)]
-    with ThreadPoolExecutor(2) as threads:
-        assert sum(threads.map(begins, sessions)) == 1
-    for session in sessions:
-        session.teardown()
+        def __init__(self):
+            super().__init__()
+            threads.add(threading.get_ident())
+
+        def reset(self, seed=None, episode_id=None, start=0):
+            threads.add(threading.get_ident())
+            return super().reset(seed, episode_id, start)
+
+        def step(self, action: WalkAction, timeout_s=None, **kwargs):
+            threads.add(threading.get_ident())
+            return super().step(action)
+
+        def close(self):
+            threads.add(threading.get_ident())
+
+    async def episode(client, index):
+        async with client.session("bound", split="train", index=index) as session:
+            return (await session.call_tool("step", {"direction": "right"})).text
+
+    async def conversation(client):
+        return await asyncio.gather(*(episode(client, index) for index in range(4)))
+
+    told = converse(run, from_openenv(Bound), conversation)
+    assert told == ["place: 1\nview: [0, 2]"] * 4
+    assert len(threads) == 1
 
 
 def test_mcp_tools_are_tools_of_their_own_with_the_environment_rewards(run, ported):
