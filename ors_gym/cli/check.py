@@ -16,13 +16,16 @@ from ors_gym.testing import CheckReport, Outcome, check_server
 
 __all__ = ["HELP", "add_options", "check_command"]
 
-HELP = "Check that a server keeps to the protocol; no tool is run."
+HELP = "Check that a server keeps to the protocol; no tool is run without --play."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_server_options(parser)
     parser.add_argument("--format", choices=("text", "json", "junit"), default="text", help="(default: %(default)s)")
+    parser.add_argument(
+        "--play", action="store_true", help="play some tasks, to see whether they are the same when opened again"
+    )
     add_task_options(parser)
     parser.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
 
@@ -36,6 +39,7 @@ def check_command(arguments: argparse.Namespace, console: Console) -> int:
         split=arguments.split,
         index=arguments.index,
         secrets=secrets(arguments),
+        play=arguments.play,
         client_options=client_options(arguments),
     )
     report = asyncio.run(work)

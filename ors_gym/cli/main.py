@@ -31,7 +31,7 @@ Look at, check, play and roll out environments of the Open Reward Standard (ORS)
 
 COMMANDS = {
     "list": ("ors_gym.cli.list", "list a server's environments, splits and tools"),
-    "check": ("ors_gym.cli.check", "check that a server keeps to the protocol; no tool is run"),
+    "check": ("ors_gym.cli.check", "check that a server keeps to the protocol, and its tasks to their seeds"),
     "play": ("ors_gym.cli.play", "play an episode yourself"),
     "rollout": ("ors_gym.cli.rollout", "play episodes with a policy and sum them up"),
     "eval": ("ors_gym.cli.eval", "evaluate models: errors, comparisons, a gate for CI"),

@@ -23,18 +23,20 @@ async def check_server(
     index: int = 0,
     api_key: str | None = None,
     secrets: Mapping[str, str] | None = None,
+    play: bool = False,
     seconds_per_check: float = 60.0,
     client_options: Mapping[str, Any] | None = None,
 ) -> CheckReport:
     """Check one environment of a server, the first unless ``env_name`` says which, with one task of one split.
 
     A fault of the server is a failed check, never an exception. ``secrets`` are what the environment needs to start,
-    ``client_options`` further arguments of :class:`~ors_gym.ORSClient`.
+    ``client_options`` further arguments of :class:`~ors_gym.ORSClient`. With ``play``, tasks are played too, to see
+    whether they are the same when they are opened again; without it, only what they begin with is compared.
     """
     options: dict[str, Any] = {"api_key": api_key, **(client_options or {})}
     checks: list[Check] = []
     async with ORSClient(url, **options) as client:
-        server = ServerUnderTest(client, env_name or "", split or "", index, secrets or {})
+        server = ServerUnderTest(client, env_name or "", split or "", index, secrets or {}, play)
         try:
             for statement in STATEMENTS:
                 checks.append(await _check(statement, server, seconds_per_check))

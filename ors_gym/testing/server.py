@@ -78,6 +78,8 @@ class ServerUnderTest:
     split: str = ""
     index: int = 0
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    plays: bool = False
+    """Whether checks may call tools."""
     tools: ToolList | None = None
     splits: tuple[str, ...] = ()
     num_tasks: dict[str, int] = field(default_factory=dict[str, int])

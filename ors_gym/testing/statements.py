@@ -16,6 +16,7 @@ from ors_gym.spaces.schemas import Schema
 from ors_gym.testing.report import Level
 from ors_gym.testing.server import Answer, DoesNotApplyError, NotAsStatedError, as_list, as_object, require
 from ors_gym.testing.server import ServerUnderTest as Server
+from ors_gym.testing.tasks import NUM_MOVES, NUM_TASKS, probe_tasks
 from ors_gym.types import ToolList
 from ors_gym.types.shapes import shown
 
@@ -342,6 +343,25 @@ async def deleted_session(server: Server) -> str:
 async def unknown_session(server: Server) -> str:
     """A session id that the server never gave is unknown to it: 404 or 410."""
     return await _is_unknown(server, str(uuid.uuid4()), "unknown")
+
+
+@_states("3.13", Level.RECOMMENDED, "ors-gym")
+async def same_task(server: Server) -> str:
+    """A task that is opened again is the same episode: groups, evaluations and replays compare nothing else."""
+    server.need_tasks()
+    report = await probe_tasks(
+        server.client,
+        server.env_name,
+        server.split,
+        num_tasks=NUM_TASKS if server.plays else 2,
+        num_moves=NUM_MOVES if server.plays else 0,
+        at_once=server.plays,
+        secrets=server.secrets or None,
+        seconds=50.0,
+    )
+    failed = [str(each) for each in report.findings if each.holds is False]
+    require(not failed, "; ".join(failed))
+    return "; ".join(each.message for each in report.findings) or "one task"
 
 
 async def _is_unknown(server: Server, session_id: str, what: str) -> str:

@@ -153,7 +153,7 @@ def test_an_openenv_server_s_environment_is_scaffolded_and_played(tmp_path: Path
     with serve_app(app, ws="websockets-sansio") as running:
         scaffold(tmp_path / "walk", f"openenv:{running.url}")
         gates = list(check_gates(tmp_path / "walk"))
-    assert [gate.passed for gate in gates] == [True] * 4, gates
+    assert [gate.passed for gate in gates] == [True] * 5, gates
     assert 'dependencies = ["ors-gym[openenv]"]' in (tmp_path / "walk/pyproject.toml").read_text()
 
 
@@ -165,7 +165,7 @@ def test_a_new_folder_passes_its_gates(tmp_path: Path, capsys: pytest.CaptureFix
     scaffold(tmp_path / "lake", "gym:FrozenLake-v1")
     assert cli.main(["gates", str(tmp_path / "lake"), *options]) == 0
     gates = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    assert gates == [["pass", name] for name in ("server", "environments", "tools", "rollout")]
+    assert gates == [["pass", name] for name in ("server", "environments", "tools", "rollout", "tasks")]
 
 
 @pytest.mark.parametrize(

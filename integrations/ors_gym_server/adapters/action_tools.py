@@ -89,12 +89,12 @@ class ActionTools:
                 for number, option in enumerate(space.spaces):
                     form = _option(number, _form(option, None))
                     name = f"option_{number}" if names is None else names[number]
-                    self._add(_identifier(name), f"{description} Takes {form.allowed}.", form)
+                    self._add(_identifier(name), description, form)
             case _:
                 if tool_per_action:
                     raise ValueError(f"one tool per action needs a Discrete action space with names, not {space}")
                 form = _form(space, names)
-                self._add(tool_name, f"{description} Takes {form.allowed}.", form)
+                self._add(tool_name, description, form)
 
     def _add(self, name: str, description: str, form: _Form) -> None:
         if name in self._tools:
@@ -163,7 +163,7 @@ def _form(space: spaces.Space[Any], names: Sequence[str] | None) -> _Form:
         case spaces.Discrete() if names is not None:
             allowed = f"one of {', '.join(names)}"
             values = dict(zip(names, range(len(names)), strict=True))
-            schema = {"type": "string", "enum": list(names), "description": _sentence(allowed)}
+            schema = {"type": "string", "enum": list(names)}
             return _Form({"action": schema}, allowed, lambda given: _value(space, values[given["action"]]))
         case spaces.Dict():
             properties = {str(key): _described(part) for key, part in space.spaces.items()}

@@ -17,18 +17,22 @@ import importlib
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from ors_gym.spaces.native import NATIVE_TASK, NativeOptions
+from ors_gym.testing.tasks import shown_blocks
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
 from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
-from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory, GymnasiumEpisode, about
+from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory, GymnasiumEpisode, Screen
 from ors_gym_server.adapters.known_environments import Formatter, action_names_of, known_of
 from ors_gym_server.adapters.native_episode import NativeEpisode
+from ors_gym_server.adapters.rules import has_no_rules, rules_of
 from ors_gym_server.adapters.seed_tasks import SeedTasks, Tasks
+from ors_gym_server.adapters.seeding import warn_of_ignored_seeds
 from ors_gym_server.authoring.environment import Environment
 
 __all__ = ["GymnasiumEnvironment", "as_ors_environment"]
@@ -48,6 +52,8 @@ class GymnasiumEnvironment(Environment):
     tools: ClassVar[ActionTools]
     tasks: ClassVar[SeedTasks]
     instructions: ClassVar[str]
+    is_told: ClassVar[bool]
+    """Whether an agent is told the rules: by instructions, or by the environment's documentation."""
 
     _has_begun: ClassVar[bool] = False
     _episode: GymnasiumEpisode | None = None
@@ -130,6 +136,9 @@ class GymnasiumEnvironment(Environment):
             action = self.tools.action(name, input)
         except InvalidActionError as error:
             return ToolOutput(ok=False, error=str(error), reason=error.reason)
+        refusal = self._episode.refusal(action)
+        if refusal is not None:
+            return ToolOutput(ok=False, error=refusal, reason="input_validation")
         output = self._episode.step(action)
         self._finished = output.finished
         return output
@@ -145,8 +154,13 @@ def as_ors_environment(
     observation_names: Sequence[str] | None = None,
     formatter: Formatter | None = None,
     render_mode: str | None = "auto",
+    show: str = "auto",
+    info_keys: Sequence[str] = (),
+    any_action: bool = False,
     instructions: str | None = None,
     digits: int = 5,
+    one_thread: bool = False,
+    check_seeds: bool = True,
     **arguments: Any,
 ) -> type[GymnasiumEnvironment]:
     """Make a Gymnasium environment an ORS environment, for this package's server or, by ``as_openreward``, the SDK's.
@@ -168,9 +182,17 @@ def as_ors_environment(
             :mod:`ors_gym_server.adapters.observation_text`.
         render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
             ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
+        show: ``"drawing"`` leaves the observation out, ``"observation"`` the drawing. ``"auto"`` shows both, unless the
+            one is known to say all that the other does.
+        info_keys: The parts of the info that are shown too, for environments whose boards are there.
+        any_action: Actions that the environment says to be impossible now are taken all the same; by default they are
+            refused in words. (Which ones are possible is told in either case.)
         instructions: What the agent is told first (default: what the environment's documentation tells of the task).
             The empty text leaves it at the first observation.
         digits: How many significant digits fractions are written with.
+        one_thread: All sessions of a process run on one thread, for environments that draw wrongly on several.
+        check_seeds: The environment is reset with the same seed twice, and a warning is logged where the two episodes
+            differ.
         **arguments: For ``gymnasium.make``, or for the factory.
 
     Raises:
@@ -189,22 +211,44 @@ def as_ors_environment(
             description=f"Take one step in {env_name}.",
             tool_per_action=tool_per_action,
         )
-        mode = _render_mode(render_mode, source, probe)
+        if show not in ("auto", "drawing", "observation"):
+            raise ValueError(f'show must be "auto", "drawing" or "observation", not {show!r}')
+        mode = None if show == "observation" else _render_mode(render_mode, source, probe)
+        if show == "drawing" and mode is None:
+            raise ValueError(f"there is no drawing to show: the environment has {_modes(probe)}")
+        is_told = bool(instructions)
         if instructions is None:
-            shown = formatter is not None or known_of(probe).formatter is not None
-            told = about(probe, actions=tools.names is None, observations=not shown)
+            known = known_of(probe)
+            is_named = bool(observation_names or known.observation)
+            is_shown = is_named or bool(formatter or known.formatter) or (known.is_drawn and mode == "ansi")
+            told = rules_of(probe, actions=tools.names is None, observations=not is_shown and show != "drawing")
+            is_told = not has_no_rules(told)
             instructions = f"You play {env_name}.\n\n{told}".strip()
+        recipe = EnvFactory(
+            source,
+            arguments if mode is None or mode == probe.render_mode else arguments | {"render_mode": mode},
+            mode,
+            observation_names,
+            formatter,
+            tools.names,
+            digits,
+            show,
+            tuple(info_keys),
+            any_action,
+        )
+        if check_seeds:
+            screen = Screen(replace(recipe, render_mode=None, show="observation"), probe)
+            warn_of_ignored_seeds(probe, env_name, lambda seen, info: shown_blocks(screen.blocks(seen, info)))
     finally:
         probe.close()
-    if mode is not None and mode != probe.render_mode:
-        arguments["render_mode"] = mode
-    recipe = EnvFactory(source, arguments, mode, observation_names, formatter, tools.names, digits)
     attributes = {
         "__doc__": f"{env_name} as an ORS environment.",
         "recipe": recipe,
         "tools": tools,
         "tasks": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
         "instructions": instructions,
+        "is_told": is_told,
+        "one_thread": one_thread,
     }
     return type(name or _class_name(env_name), (GymnasiumEnvironment,), attributes)
 
@@ -232,12 +276,16 @@ def _class_name(env_name: str) -> str:
 
 def _render_mode(wanted: str | None, source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str | None:
     offered: Sequence[str] = env.metadata.get("render_modes") or ()
-    if wanted == "auto" and env.render_mode is not None:  # a factory's choice
-        return env.render_mode if env.render_mode in ("ansi", "rgb_array") else None
+    if wanted == "auto" and env.render_mode in ("ansi", "rgb_array"):  # a factory's choice, or an argument
+        return env.render_mode
     if wanted == "auto":
-        return "ansi" if "ansi" in offered and isinstance(source, EnvSpec) else None
+        return "ansi" if "ansi" in offered and isinstance(source, EnvSpec) and not known_of(env).is_told else None
     if wanted not in (None, "ansi", "rgb_array"):
         raise ValueError(f'render_mode must be "auto", "ansi", "rgb_array" or None, not {wanted!r}')
     if wanted is not None and wanted not in offered:
-        raise ValueError(f"the environment has no render_mode {wanted!r}; it has {', '.join(offered) or 'none'}")
+        raise ValueError(f"the environment has no render_mode {wanted!r}; it has {_modes(env)}")
     return wanted
+
+
+def _modes(env: AnyEnv) -> str:
+    return ", ".join(env.metadata.get("render_modes") or ()) or "none"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +12,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from ors_gym.types import Block, Task, TextBlock, ToolOutput
+from ors_gym_server.adapters.action_masks import mask_of, without_mask
 from ors_gym_server.adapters.known_environments import Formatter, known_of
 from ors_gym_server.adapters.observation_text import as_json, image_block, observation_blocks, plain_text
+from ors_gym_server.adapters.seeding import reset
 
-__all__ = ["AnyEnv", "EnvFactory", "GymnasiumEpisode", "Screen", "about"]
+__all__ = ["AnyEnv", "EnvFactory", "GymnasiumEpisode", "Screen"]
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -34,6 +34,12 @@ class EnvFactory:
     formatter: Formatter | None = None
     action_names: Sequence[str] | None = None
     digits: int = 5
+    show: str = "auto"
+    """``"drawing"`` leaves the observation out, ``"observation"`` the drawing; ``"auto"`` shows what is of use."""
+    info_keys: Sequence[str] = ()
+    """The parts of the info that are shown."""
+    any_action: bool = False
+    """Whether actions may be taken that the environment says to be impossible or of no use."""
 
     def make(self) -> AnyEnv:
         """A new environment."""
@@ -48,29 +54,69 @@ class Screen:
     def __init__(self, recipe: EnvFactory, env: AnyEnv) -> None:
         self._recipe, self._env = recipe, env
         known = known_of(env)
-        self._names = recipe.observation_names or known.observation
+        self._names = recipe.observation_names or known.observation or feature_names_of(env)
         self._formatter = recipe.formatter or (None if recipe.observation_names else known.formatter)
+        is_drawn = recipe.render_mode is not None
+        self._shows_drawing = is_drawn and recipe.show != "observation"
+        drawing_is_all = (
+            known.is_drawn
+            and recipe.render_mode == "ansi"
+            and recipe.formatter is None
+            and recipe.observation_names is None
+        )
+        self._shows_observation = not self._shows_drawing or (recipe.show != "drawing" and not drawing_is_all)
+        self._may_do_anything = recipe.any_action or known.any_action
+        self._mask: list[bool] | None = None
 
     def blocks(self, observation: Any, info: Mapping[str, Any]) -> tuple[Block, ...]:
-        """The observation, what the environment draws now, and the actions of use where it says so."""
-        blocks: list[Block]
-        if self._formatter is not None:
-            blocks = [TextBlock(self._formatter(observation, info))]
-        else:
-            blocks = observation_blocks(observation, self._names, digits=self._recipe.digits)
-        if self._recipe.render_mode == "ansi":
-            blocks.append(TextBlock(plain_text(_as_text(self._env.render()))))
-        elif self._recipe.render_mode == "rgb_array":
+        """The observation, what the environment draws now, and the actions that are possible where it says so."""
+        blocks: list[Block] = []
+        if self._shows_observation:
+            blocks += self._observation(observation, info)
+        shown = {key: info[key] for key in self._recipe.info_keys if key in info}
+        for value in shown.values():
+            blocks += observation_blocks(value, digits=self._recipe.digits)
+        if self._shows_drawing and self._recipe.render_mode == "rgb_array":
             blocks.append(image_block(_as_picture(self._env.render())))
-        return (*blocks, *self._of_use(info))
+        elif self._shows_drawing:
+            blocks.append(TextBlock(_without_last_action(plain_text(_as_text(self._env.render())))))
+        self._mask = mask_of(self._env, observation, info)
+        return (*blocks, *self._possible())
 
-    def _of_use(self, info: Mapping[str, Any]) -> list[Block]:
-        """What Taxi and others tell in ``info["action_mask"]``."""
-        names, mask = self._recipe.action_names, info.get("action_mask")
-        if names is None or mask is None or len(mask) != len(names):
-            return []
-        useful = [name for name, is_useful in zip(names, mask, strict=True) if is_useful]
-        return [TextBlock(f"actions of use now: {', '.join(useful)}")]
+    def refusal(self, action: Any) -> str | None:
+        """Why the action is not possible now, in words; None if it is."""
+        if self._mask is None or self._may_do_anything or not any(self._mask):
+            return None
+        number = int(action - self._start)
+        return None if self._mask[number] else f"{self._name(number)} is not possible now. {self._told()}"
+
+    @property
+    def _start(self) -> int:
+        return int(getattr(self._env.action_space, "start", 0))
+
+    def _observation(self, observation: Any, info: Mapping[str, Any]) -> list[Block]:
+        observation = without_mask(observation)
+        if self._formatter is not None:
+            return [TextBlock(self._formatter(observation, info))]
+        return observation_blocks(observation, self._names, digits=self._recipe.digits)
+
+    def _possible(self) -> list[Block]:
+        return [] if self._mask is None or not any(self._mask) else [TextBlock(self._told())]
+
+    def _told(self) -> str:
+        names = ", ".join(self._name(number) for number, is_possible in enumerate(self._mask or ()) if is_possible)
+        return f"{'actions of use now' if self._may_do_anything else 'actions now'}: {names}"
+
+    def _name(self, number: int) -> str:
+        names = self._recipe.action_names
+        return str(number + self._start) if names is None else names[number]
+
+
+def feature_names_of(env: AnyEnv) -> Sequence[str] | None:
+    """The columns of highway-env's matrices, whose rows are vehicles: the player's first."""
+    features = getattr(getattr(env.unwrapped, "observation_type", None), "features", None)
+    shape = getattr(env.observation_space, "shape", None) or (0,)
+    return [str(name) for name in features] if isinstance(features, list) and len(features) == shape[-1] else None
 
 
 class GymnasiumEpisode:
@@ -82,8 +128,12 @@ class GymnasiumEpisode:
 
     def reset(self, task: Task) -> tuple[Block, ...]:
         """Begin the episode of the task's ``seed`` and ``options``: what the agent sees first."""
-        observation, info = self._env.reset(seed=task.get("seed"), options=task.get("options"))
+        observation, info = reset(self._env, task.get("seed"), task.get("options"))
         return self._screen.blocks(observation, info)
+
+    def refusal(self, action: Any) -> str | None:
+        """Why the action is not possible now, None if it is."""
+        return self._screen.refusal(action)
 
     def step(self, action: Any) -> ToolOutput:
         """One step. ``finished`` is either ending; which of the two is in the metadata."""
@@ -102,27 +152,12 @@ def _as_text(rendered: Any) -> str:
     return rendered if isinstance(rendered, str) else str(rendered.getvalue())  # a StringIO, in older environments
 
 
+def _without_last_action(drawing: str) -> str:
+    """The drawing without the line that names the last action, as in ``(Right)``: the player has just chosen it."""
+    return "\n".join(line for line in drawing.splitlines() if not re.fullmatch(r"\s*\([A-Z][a-z ]*\)\s*", line))
+
+
 def _as_picture(rendered: Any) -> Any:
     if getattr(rendered, "ndim", None) == 3:
         return rendered
     raise TypeError(f'render_mode="rgb_array" gave {type(rendered).__name__} instead of an array of height, width, 3')
-
-
-_HEADING = re.compile(r"^\s*#+ *(.+?) *$", re.MULTILINE)
-_TOLD = ("description", "mission space", "rewards", "episode end", "episode termination", "termination", "truncation")
-_LONGEST_SECTION = 3000
-"""Characters. The tables of MuJoCo's observations are longer, and no model plays better for them."""
-
-
-def about(env: AnyEnv, *, actions: bool = True, observations: bool = True) -> str:
-    """What the environment's own documentation tells a player, with what it says of actions and observations or not."""
-    classes = itertools.takewhile(lambda cls: cls is not gymnasium.Env, type(env.unwrapped).__mro__)
-    document = next((cls.__doc__ for cls in classes if cls.__doc__), "")
-    before, *sections = _HEADING.split(inspect.cleandoc(document))
-    told = [before.strip()]
-    spaces = {"action space": actions, "observation space": observations}
-    wanted = (*_TOLD, *(title for title, is_told in spaces.items() if is_told))
-    for title, text in zip(sections[::2], sections[1::2], strict=True):
-        if title.lower() in wanted and 0 < len(text.strip()) <= _LONGEST_SECTION:
-            told.append(f"{title}\n{inspect.cleandoc(text)}")
-    return "\n\n".join(part for part in told if 0 < len(part) <= _LONGEST_SECTION)

@@ -1,19 +1,23 @@
-"""What is known of environments beyond their spaces: how actions and observations are called.
+"""What is known of environments beyond their spaces: how actions and observations are called, and what is shown.
 
-Names come from the environment itself where it has them (MiniGrid's and the Arcade Learning Environment's actions, the
-joints of a MuJoCo model); those of Gymnasium's own environments, which tell them in prose only, stand here.
+Names come from the environment itself where it has them (:mod:`ors_gym_server.adapters.action_names`); those of
+Gymnasium's own environments, which tell them in prose only, stand here.
 """
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import gymnasium
-from gymnasium import spaces
+import numpy as np
 
+from ors_gym_server.adapters.action_names import own_action_names
 from ors_gym_server.adapters.action_tools import names_fit
+from ors_gym_server.adapters.observation_text import characters
 
 __all__ = ["Formatter", "Known", "action_names_of", "known_of"]
 
@@ -29,6 +33,14 @@ class Known:
     actions: Sequence[Sequence[str]] = ()
     observation: Sequence[str] | None = None
     formatter: Formatter | None = None
+    rules: Callable[[gymnasium.Env[Any, Any], str], str] | None = None
+    """Makes the rules of the documentation those of this very environment."""
+    is_drawn: bool = False
+    """Whether the drawing shows all that the observation says."""
+    is_told: bool = False
+    """Whether the formatter shows all that a drawing in text does."""
+    any_action: bool = False
+    """Whether masked actions are possible too, and only of no use."""
 
 
 def known_of(env: gymnasium.Env[Any, Any]) -> Known:
@@ -39,31 +51,13 @@ def known_of(env: gymnasium.Env[Any, Any]) -> Known:
     names = [cls.__name__ for cls in type(env.unwrapped).__mro__ if cls.__module__.split(".")[0] in SOURCES]
     known = next((KNOWN[name] for name in names if name in KNOWN), Known())
     unchanged = env.observation_space == env.unwrapped.observation_space
-    return known if unchanged else Known(known.actions)
+    return known if unchanged else Known(known.actions, any_action=known.any_action)
 
 
 def action_names_of(env: gymnasium.Env[Any, Any]) -> tuple[str, ...] | None:
     """The names of the actions as far as they are known, else None."""
-    alternatives = [*known_of(env).actions, _own_action_names(env.unwrapped), _joint_names(env.unwrapped)]
+    alternatives = [*known_of(env).actions, own_action_names(env)]
     return next((tuple(names) for names in alternatives if names and names_fit(env.action_space, names)), None)
-
-
-def _own_action_names(env: Any) -> list[str]:
-    if isinstance(env.action_space, spaces.Discrete):
-        if hasattr(env, "get_action_meanings"):  # the Arcade Learning Environment
-            return [meaning.lower() for meaning in env.get_action_meanings()]
-        if hasattr(getattr(env, "actions", None), "__members__"):  # MiniGrid: an enumeration
-            return [name for name, _ in sorted(env.actions.__members__.items(), key=lambda member: member[1])]
-    return []
-
-
-def _joint_names(env: Any) -> list[str]:
-    """The joint that each motor of a MuJoCo model turns."""
-    model: Any = getattr(env, "model", None)
-    if not hasattr(model, "nu") or not hasattr(model, "actuator"):
-        return []
-    names = [model.jnt(model.actuator(number).trnid[0]).name for number in range(model.nu)]
-    return names if all(names) and len(set(names)) == len(names) else []
 
 
 def _taxi(state: int, info: Mapping[str, Any]) -> str:
@@ -110,13 +104,76 @@ def _place(right: int, ahead: int) -> str:
     return ", ".join(part for part in (f"{ahead} ahead" if ahead else "", sideways) if part)
 
 
-SOURCES = ("gymnasium", "minigrid")
+def _without_chance(env: gymnasium.Env[Any, Any], rules: str) -> str:
+    """The rules without slippery ground, if there is none."""
+    bare: Any = env.unwrapped
+    if any(len(outcomes) > 1 for moves in bare.P.values() for outcomes in moves.values()):
+        return rules
+    return re.sub(r"[^.\n]*slipp[^.]*\.[ \n]?", "", rules).rstrip() + "\n\nEach move goes where it is meant to."
+
+
+def _lake(env: gymnasium.Env[Any, Any], rules: str) -> str:
+    """Says whether the ice is slippery here."""
+    rules = _without_chance(env, rules)
+    return rules + "\n\nIn the drawing S is the start, F ice, H a hole and G the goal; brackets are around your place."
+
+
+def _cliff(env: gymnasium.Env[Any, Any], rules: str) -> str:
+    return _without_chance(env, rules) + "\n\nIn the drawing x is your place, C the cliff and T the target."
+
+
+def _map(codes: Any) -> str:
+    """Rows of characters without the empty margins around them."""
+    return textwrap.dedent(characters(codes))
+
+
+def _highway(env: gymnasium.Env[Any, Any], rules: str) -> str:
+    told = "Row 0 of what you see is your own vehicle, the others are vehicles near it."
+    return f"{rules}\n\n{told}" if hasattr(getattr(env.unwrapped, "observation_type", None), "features") else rules
+
+
+def _nethack(observation: Any, info: Mapping[str, Any]) -> str:
+    """The terminal as a player sees it: message, map and status line."""
+    if "tty_chars" in observation:
+        terminal = observation["tty_chars"]
+        parts = [characters(terminal[:1]), _map(terminal[1:-2]), characters(terminal[-2:])]
+        return "\n".join(part for part in parts if part)
+    parts = [characters(observation["message"])] if "message" in observation else []
+    parts += [_map(observation["chars"])] if "chars" in observation else []
+    if "blstats" in observation:
+        stats = dict(zip(_STATS, map(int, observation["blstats"]), strict=False))
+        parts.append(", ".join(f"{name} {stats[name]}" for name in _STATS if name in _SHOWN_STATS and name in stats))
+    if not parts:
+        return "\n".join(f"{name}: {np.asarray(part).tolist()}" for name, part in observation.items())
+    return "\n".join(part for part in parts if part)
+
+
+_STATS = (
+    *("x", "y", "strength percentage", "strength", "dexterity", "constitution", "intelligence", "wisdom", "charisma"),
+    *("score", "hit points", "maximum hit points", "depth", "gold", "energy", "maximum energy", "armor class"),
+    *("monster level", "experience level", "experience points", "time", "hunger", "carrying", "dungeon", "level"),
+)
+"""NLE's ``blstats``, in order."""
+_SHOWN_STATS = (
+    "hit points",
+    "maximum hit points",
+    "depth",
+    "gold",
+    "energy",
+    "armor class",
+    "experience level",
+    "time",
+)
+
+
+SOURCES = ("gymnasium", "minigrid", "nle", "minihack", "highway_env")
 """The packages whose classes the table is of."""
 
 _PUSH = ("left", "none", "right")
 _LEGS = ("hip_1", "knee_1", "hip_2", "knee_2")
 
 KNOWN: dict[str, Known] = {
+    "AbstractEnv": Known(rules=_highway),
     "AcrobotEnv": Known(
         [("torque_negative", "torque_none", "torque_positive")],
         ("cos(angle 1)", "sin(angle 1)", "cos(angle 2)", "sin(angle 2)", "angular velocity 1", "angular velocity 2"),
@@ -127,15 +184,16 @@ KNOWN: dict[str, Known] = {
     "CartPoleEnv": Known(
         [("left", "right")], ("cart position", "cart velocity", "pole angle", "pole angular velocity")
     ),
-    "CliffWalkingEnv": Known([("up", "right", "down", "left")]),
+    "CliffWalkingEnv": Known([("up", "right", "down", "left")], rules=_cliff, is_drawn=True),
     "Continuous_MountainCarEnv": Known([("force",)], ("position", "velocity")),
-    "FrozenLakeEnv": Known([("left", "down", "right", "up")]),
+    "FrozenLakeEnv": Known([("left", "down", "right", "up")], rules=_lake, is_drawn=True),
     "LunarLander": Known(
         [("nothing", "left_engine", "main_engine", "right_engine"), ("main_engine", "lateral_engine")],
         ("x", "y", "x velocity", "y velocity", "angle", "angular velocity", "left leg touches", "right leg touches"),
     ),
     "MiniGridEnv": Known(formatter=_minigrid),
+    "NLE": Known(formatter=_nethack, is_told=True),
     "MountainCarEnv": Known([_PUSH], ("position", "velocity")),
     "PendulumEnv": Known([("torque",)], ("cos(angle)", "sin(angle)", "angular velocity")),
-    "TaxiEnv": Known([("south", "north", "east", "west", "pickup", "dropoff")], formatter=_taxi),
+    "TaxiEnv": Known([("south", "north", "east", "west", "pickup", "dropoff")], formatter=_taxi, any_action=True),
 }

@@ -1,13 +1,15 @@
 """What an environment shows, as text and images for a model to read.
 
 The form follows the value itself, so that an environment whose observations stray from its declared space is shown as
-it is. Pictures (arrays of bytes, large and with one to four channels) become PNG images, everything else text.
+it is. Pictures (arrays of bytes, large and with one to four channels) become PNG images, a few frames stacked on the
+first axis one image, arrays of characters the text they hold, and everything else numbers.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,13 @@ from numpy.typing import NDArray
 
 from ors_gym.types import Block, ImageBlock, TextBlock
 
-__all__ = ["as_json", "image_block", "observation_blocks", "plain_text"]
+__all__ = ["as_json", "characters", "image_block", "observation_blocks", "plain_text"]
 
+_MOST_FRAMES = 8
+_SHORTEST_TEXT = 16
+"""Characters: fewer bytes than this are as likely numbers."""
+_MOST_NUMBERS = 5000
+"""An array of more numbers than this takes a conversation's whole length, and tells a model nothing."""
 _SMALLEST_PICTURE = 32
 """Pixels of the shorter side; what is smaller is a grid of numbers, as MiniGrid's view of 7 by 7 cells."""
 
@@ -36,7 +43,7 @@ def observation_blocks(observation: Any, names: Sequence[str] | None = None, *, 
     writer = _Writer(digits)
     text = writer.write(observation, names)
     images = [image_block(picture) for picture in writer.pictures]
-    return [*images] if _is_picture(observation) else [TextBlock(text), *images]
+    return [*images] if _is_picture(observation) or _are_frames(observation) else [TextBlock(text), *images]
 
 
 def image_block(picture: NDArray[Any]) -> ImageBlock:
@@ -122,10 +129,50 @@ class _Writer:
         if _is_picture(array):
             self.pictures.append(array)
             return f"picture {len(self.pictures)}, {array.shape[1]} by {array.shape[0]} pixels"
+        if _are_frames(array):
+            self.pictures.append(np.concatenate(list(array), axis=1))
+            return f"picture {len(self.pictures)}, {len(array)} frames side by side, the oldest on the left"
+        if names is None and _holds_characters(array):
+            return characters(array)
+        return self._numbers(array, names)
+
+    def _numbers(self, array: NDArray[Any], names: Sequence[str] | None) -> str:
+        if array.size > _MOST_NUMBERS:
+            shape = " by ".join(map(str, array.shape))
+            return f"{shape} numbers from {self.write(array.min())} to {self.write(array.max())}, too many to write"
+        if array.ndim == 2 and names is not None and len(names) == array.shape[1]:
+            named = [f"row {number}: {self.write(list(row), names)}" for number, row in enumerate(array) if row.any()]
+            return "\n".join(named) or "all zero"
         if array.ndim > 1:
-            rows = ",\n".join(self._array(row, None) for row in array)
+            rows = ",\n".join(self._numbers(row, None) for row in array)
             return f"[{rows}]".replace("\n", "\n ")
         return self.write(list(array) if array.ndim else array[()], names)
+
+
+def characters(array: NDArray[Any]) -> str:
+    """The text of an array of character codes: rows as lines, without the blanks around it."""
+    rows = array.reshape(-1, array.shape[-1]).astype(np.uint8)
+    lines = [bytes(row).split(b"\0")[0].decode("latin-1").rstrip() for row in rows]
+    while lines and not lines[-1]:
+        lines.pop()
+    return "\n".join(itertools.dropwhile(lambda line: not line, lines))
+
+
+def _holds_characters(array: NDArray[Any]) -> bool:
+    """Whether the numbers are codes of printable characters, with blanks or zeros among them as texts have."""
+    if array.dtype != np.uint8 or array.ndim == 0 or array.size < _SHORTEST_TEXT:
+        return False
+    printable = (array == 0) | ((array >= 32) & (array < 127)) | (array >= 161)
+    letters = (array >= 65) & (array < 127)
+    filler = (array == 0) | (array == 32)
+    return bool(printable.all() and letters.any() and filler.any() and not np.all(array >= 128))
+
+
+def _are_frames(value: Any) -> bool:
+    """Pictures of one channel, stacked on the first axis as FrameStackObservation does."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
+        return False
+    return len(value) <= _MOST_FRAMES and min(value.shape[1:]) >= _SMALLEST_PICTURE and value.shape[2] > 4
 
 
 def _is_picture(value: Any) -> bool:

@@ -266,7 +266,8 @@ def from_openenv(
         make = env
         # One whose instances belong to one thread is not made here: what it keeps for the process would stay with this
         # thread. Any other is, so that what is wrong with its arguments is said now.
-        known = env if isinstance(env, type) and env.REQUIRES_SINGLE_THREAD_EXECUTOR else None
+        of_one_thread = isinstance(env, type) and getattr(env, "REQUIRES_SINGLE_THREAD_EXECUTOR", False)
+        known = cast("type[AnyOpenEnv]", env) if of_one_thread else None
         source = LocalSource(lambda: make(**arguments), action, known)
     tools = {tool.name: tool for tool in (*_typed_tool(source), *source.mcp_tools)}
     if not tools:

@@ -15,7 +15,8 @@ __all__ = ["HELP", "add_options", "gates_command"]
 
 HELP = """\
 Try an environment's folder: serve it, and ask of the server whether the environment is listed, has tools, and is played
-to the end of an episode by rollout.py. Exit status 0: yes, yes and yes. The server is stopped in the end.
+to the end of an episode by rollout.py. Then some tasks are opened again, beside each other and on a second server: one
+task has to be the same episode each time. Exit status 0: yes, four times. The servers are stopped in the end.
 
 examples:
   ors-gym gates .
@@ -32,6 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=120.0, help="for the server to start, and the episode (default: %(default)g)"
     )
+    parser.add_argument(
+        "--no-tasks", action="store_true", help="for an environment that is meant to differ each time it is opened"
+    )
 
 
 def gates_command(arguments: argparse.Namespace, console: Console) -> int:
@@ -40,7 +44,9 @@ def gates_command(arguments: argparse.Namespace, console: Console) -> int:
         if not (arguments.folder / name).is_file():
             raise InputError(f"{arguments.folder} is no environment's folder: it has no {name}")
     ok = True
-    for gate in check_gates(arguments.folder, sdk=arguments.sdk, seconds=arguments.seconds):
+    for gate in check_gates(
+        arguments.folder, sdk=arguments.sdk, seconds=arguments.seconds, tasks=not arguments.no_tasks
+    ):
         mark, style = ("pass", "green") if gate.passed else ("FAIL", "bold red")
         say(console, f"{mark}  {gate.name:<13}{gate.message}", style)
         ok = ok and gate.passed

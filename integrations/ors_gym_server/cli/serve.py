@@ -19,6 +19,7 @@ from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import print_tools, say
 from ors_gym_server.adapters.gymnasium import as_ors_environment
 from ors_gym_server.authoring.environment import Environment
+from ors_gym_server.run.rehearsal import RehearsalError, lines_about, rehearse
 from ors_gym_server.run.serve import default_port, serve
 from ors_gym_server.runtime.limits import Limits
 
@@ -71,6 +72,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes that the sessions are spread over, for environments that compute (default: %(default)s)",
     )
+    server.add_argument(
+        "--isolated",
+        type=at_least(1),
+        metavar="N",
+        help="N processes, each with one session at a time, for environments that share state; instead of --workers",
+    )
+    server.add_argument(
+        "--no-rehearsal", action="store_true", help="announce the server without opening and playing some tasks first"
+    )
     env = parser.add_argument_group("the environment")
     env.add_argument("--name", help="what it is called (default: from its id or class)")
     env.add_argument("--instructions", metavar="TEXT", help="what agents are told first (default: its documentation)")
@@ -97,6 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def serve_command(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     environments = [_environment(target, arguments) for target in arguments.targets]
+    notes = [] if arguments.no_rehearsal else _rehearse(environments, isolated=arguments.isolated is not None)
     api_key = arguments.api_key or os.environ.get("ORS_API_KEY")
     port: int | None = arguments.port
     try:
@@ -110,9 +121,10 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             open_to_all=arguments.open_to_all,
             limits=Limits(max_sessions=arguments.max_sessions),
             workers=arguments.workers,
+            isolated=arguments.isolated,
             root_path=arguments.root_path,
             allowed_hosts=arguments.allow_host,
-            started=lambda url: _announce(console, environments, url, with_key=api_key is not None),
+            started=lambda url: _announce(console, environments, notes, url, with_key=api_key is not None),
         )
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -120,14 +132,27 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             .replace("api_key", "--api-key")
             .replace("open_to_all=True", "--open-to-all")
             .replace("workers=", "--workers ")
+            .replace("isolated and workers", "--isolated and --workers")
         ) from None
     except OSError as error:
         raise InputError(f"cannot listen at {arguments.host}:{port}: {error.strerror or error}") from None
     return 0
 
 
-def _announce(console: Console, environments: Sequence[Any], url: str, *, with_key: bool) -> None:
+def _rehearse(environments: Sequence[Any], *, isolated: bool) -> list[str]:
+    """What there is to say of the environments' tasks, once they were tried."""
+    try:
+        reports = rehearse(environments)
+    except RehearsalError as error:
+        raise InputError(str(error)) from None
+    cured = ("independent",) if isolated else ()
+    return [line for report in reports for line in lines_about(report, cured)]
+
+
+def _announce(console: Console, environments: Sequence[Any], notes: Sequence[str], url: str, *, with_key: bool) -> None:
     say(console, f"Serving at {url}", "bold green")
+    for note in notes:
+        say(console, f"Note: {note}", "yellow")
     for environment in environments:
         say(console, environment.name().lower(), "bold")
         if issubclass(environment, Environment):

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import uvicorn
@@ -21,7 +22,7 @@ from ors_gym_server.run.children import become_init, end_children, not_inherited
 from ors_gym_server.run.entrance import Entrance, is_loopback
 from ors_gym_server.runtime.limits import Limits
 
-__all__ = ["default_port", "serve"]
+__all__ = ["default_port", "listen", "run_app", "serve"]
 
 GC_THRESHOLDS = (10_000, 50, 50)
 """The server makes almost no cyclic garbage, so collections may be rarer than every 700 objects; a larger number would
@@ -41,6 +42,7 @@ def serve(
     limits: Limits | None = None,
     toolsets: Mapping[str, type] | None = None,
     workers: int = 1,
+    isolated: int | None = None,
     drain_seconds: float = 30.0,
     root_path: str = "",
     allowed_hosts: Sequence[str] = (),
@@ -62,6 +64,8 @@ def serve(
         toolsets: toolset classes that clients may request by name.
         workers: number of processes that hold the sessions, behind one proxy process. A worker that crashes loses its
             own sessions and is replaced. ``limits`` apply to each worker. Needs ``os.fork``.
+        isolated: number of processes that each hold one session at a time, for environments that share state between
+            sessions (``random.seed``, files, a screen); clients wait for a free one. Instead of ``workers``.
         drain_seconds: how long running calls may take to end; after that they are ended with their sessions.
         root_path: the prefix that a proxy in front leaves before the paths.
         allowed_hosts: host names under which clients reach a server without a key that listens on loopback only, where
@@ -79,6 +83,10 @@ def serve(
             f"{host} can be reached from other machines, and without a key anyone who reaches it can run tools: "
             "pass api_key, or open_to_all=True if that is meant"
         )
+    if isolated is not None:
+        if workers != 1:
+            raise ValueError("isolated and workers both say how many processes there are: give one")
+        workers, limits = isolated, replace(limits or Limits(), max_sessions=1)
     if workers < 1:
         raise ValueError(f"there must be at least one worker, not {workers}")
     if workers > 1 and not hasattr(os, "fork"):
@@ -89,10 +97,10 @@ def serve(
     hosts = allowed_hosts if api_key is None and is_loopback(host) else None
     entrance = partial(Entrance, root_path=root_path, hosts=hosts)
     entrance(app)  # report wrong arguments now
-    listener = _listen(host, port)
+    listener = listen(host, port)
     address, bound = listener.getsockname()[:2]
     url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-    run = partial(_run, limits=app.limits, drain_seconds=drain_seconds)
+    run = partial(run_app, limits=app.limits, drain_seconds=drain_seconds)
     switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
 
     def announce() -> None:
@@ -129,7 +137,7 @@ def default_port() -> int:
     return int(port)
 
 
-def _run(
+def run_app(
     app: ASGIApp,
     listener: socket.socket,
     ready: Callable[[], None],
@@ -181,7 +189,12 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address.
+
+    Raises:
+        OSError: it is taken.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -70,14 +70,18 @@ class Run(Protocol):
 class WorkerBackends:
     """The workers as backends of the proxy. The checksum of a session's id determines its worker."""
 
-    def __init__(self, urls: Sequence[str], num_sessions: Sequence[int]) -> None:
+    def __init__(self, urls: Sequence[str], num_sessions: Sequence[int], max_sessions: int | None = None) -> None:
         self._urls = urls
+        self._max_sessions = max_sessions
         self._num_sessions = num_sessions
         self._fresh: list[list[float]] = [[] for _ in urls]
         self._turns = itertools.cycle(urls)
 
     async def place(self) -> str:
         """A new session id on the worker with the fewest sessions."""
+        if self._max_sessions is not None and min(self._num_sessions) >= self._max_sessions:
+            text = f"each of the {len(self._urls)} processes is at its limit of {self._max_sessions} sessions"
+            raise RefusedError(429, text, 1)
         now = time.monotonic()
         self._fresh = [[when for when in placed if when > now - FRESH_SECONDS] for placed in self._fresh]
         loads = [count + len(placed) for count, placed in zip(self._num_sessions, self._fresh, strict=True)]
@@ -229,7 +233,7 @@ class Prefork:
         try:
             if is_front:
                 urls = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in self._sockets]
-                backends = WorkerBackends(urls, self._num_sessions)
+                backends = WorkerBackends(urls, self._num_sessions, self._app.limits.max_sessions)
                 proxy = StickyProxy(backends, max_request_bytes=self._app.limits.max_request_bytes)
                 self._run(self._entrance(proxy), self._listener, ready, tick)
             else:

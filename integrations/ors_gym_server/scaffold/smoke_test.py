@@ -1,7 +1,8 @@
-"""Three questions that an environment's folder has to answer before anybody trains on it.
+"""Four questions that an environment's folder has to answer before anybody trains on it.
 
-Is the environment listed, has it tools, does an episode come to its end? They are asked of the folder as it is
-deployed: its ``server.py`` in its own process, and its ``rollout.py`` in another.
+Is the environment listed, has it tools, does an episode come to its end, is a task the same episode each time? They are
+asked of the folder as it is deployed: its ``server.py`` in its own process (in two for the last question), and its
+``rollout.py`` in another.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import httpx
 
 from ors_gym.client.client import ORSClient
 from ors_gym.errors import ORSError
+from ors_gym.testing.tasks import TaskReport, probe_tasks
 from ors_gym.types import ToolList
 
 __all__ = ["Gate", "check_gates"]
@@ -43,7 +45,7 @@ class _ServerError(Exception):
     """The server did not come up."""
 
 
-def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0) -> Iterator[Gate]:
+def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0, tasks: bool = True) -> Iterator[Gate]:
     """Serve the environment, ask the questions in order until one is answered with no, and stop the server.
 
     Args:
@@ -51,12 +53,16 @@ def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0) -> I
             the server's URL and exits with 0 when its episode came to an end.
         sdk: On the reference SDK's server.
         seconds: How long the server may take to start, and the episode to end.
+        tasks: Whether the last question is asked; not of environments that are meant to differ each time.
     """
     try:
         with _served(folder, sdk, seconds) as url:
             yield Gate("server", True, f"answers at {url}")
             yield from _asked(url)
-            yield _rollout(folder, url, seconds)
+            yield (played := _rollout(folder, url, seconds))
+            if tasks and played.passed:
+                with _served(folder, sdk, seconds) as elsewhere:
+                    yield from _tasks(url, elsewhere)
     except _ServerError as error:
         yield Gate("server", False, str(error))
 
@@ -94,6 +100,26 @@ def _rollout(folder: Path, url: str, seconds: float) -> Gate:
     return Gate("rollout", ended.returncode == 0, "\n".join(said[-1:] if ended.returncode == 0 else said[-NUM_LINES:]))
 
 
+def _tasks(url: str, elsewhere: str) -> Iterator[Gate]:
+    try:
+        reports = asyncio.run(_probe(url, elsewhere))
+    except ORSError as error:
+        yield Gate("tasks", False, str(error))
+        return
+    for report in reports:
+        told = report.faults or [each for each in report.findings if each.name in ("different", "starts", "time")]
+        yield Gate("tasks", report.ok, f"{report.split}: {'; '.join(map(str, told)) or 'the same when opened again'}")
+
+
+async def _probe(url: str, elsewhere: str) -> list[TaskReport]:
+    key = os.environ.get("ORS_API_KEY")
+    async with ORSClient(url, api_key=key) as client, ORSClient(elsewhere, api_key=key) as other:
+        return [
+            await probe_tasks(client, name, (await client.list_splits(name))[0].name, elsewhere=other)
+            for name in await client.list_environments()
+        ]
+
+
 @contextlib.contextmanager
 def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
     """The folder's server on a free port, while the block runs."""
@@ -102,7 +128,9 @@ def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "server.py", "--host", "127.0.0.1", "--port", str(port), *(["--sdk"] if sdk else [])]
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        # Each server has sets in another order, as processes do where the variable is not set.
+        env = os.environ | {"PYTHONHASHSEED": str(port)}
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
         try:
             url = f"http://127.0.0.1:{port}"
             problem = _wait(process, url, seconds)

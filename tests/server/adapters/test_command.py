@@ -36,7 +36,8 @@ def serve_by_command():
     """Start ``ors-gym serve`` with these arguments, and stop it by Ctrl-C."""
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, rehearsal=False):
+        arguments = [*arguments, *([] if rehearsal else ["--no-rehearsal"])]
         code = "import sys; from ors_gym.cli.main import main; sys.exit(main())"
         command = [sys.executable, "-c", code, "serve", *arguments, "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -51,9 +52,18 @@ def serve_by_command():
 
 def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve_by_command, run, capsys):
     served = serve_by_command(
-        "gym:FrozenLake-v1", "--set", "is_slippery=false", "--split", "train=5:7", "--name", "Lake", "--tool-per-action"
+        "gym:FrozenLake-v1",
+        "--set",
+        "is_slippery=false",
+        "--split",
+        "train=5:7",
+        "--name",
+        "Lake",
+        "--tool-per-action",
+        rehearsal=True,
     )
     assert "tasks: 2 train" in served.text
+    assert "Note: lake: the first 2 tasks of train are one and the same" in served.text
     assert re.search(r"down\(\) +Take one step in FrozenLake-v1\. Action: down\.", served.text)
     assert f"ors-gym play {served.url} --env lake" in served.text
     assert f'gym.make("ors_gym/ORS-v0", url="{served.url}", env_name="lake")' in served.text
@@ -63,7 +73,7 @@ def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve
             assert await client.get_task("lake", "train", 0) == {"id": "train-0", "seed": 5}
             async with client.session("lake", split="train", index=1) as session:
                 assert "You play FrozenLake-v1" in text_of(await session.get_prompt())
-                assert (await session.call_tool("down")).text.startswith("4\n")
+                assert (await session.call_tool("down")).text.startswith("SFFF\n[F]HFH\n")
 
     run(conversation())
     assert main(["check", served.url]) == 0, capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""What the actions of an environment are called, as far as the environment says it.
+
+Environments say it in many ways: by a method (the Arcade Learning Environment), an enumeration (MiniGrid), a list of
+members of enumerations (NLE), a mapping from numbers (highway-env), a list of texts (Crafter), or in the documentation.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from ors_gym_server.adapters.action_tools import names_fit
+
+__all__ = ["own_action_names"]
+
+_METHODS = ("get_action_meanings", "get_action_names")
+_ATTRIBUTES = (
+    "actions",
+    "action_names",
+    "action_meanings",
+    "ACTION_NAMES",
+    "ACTION_MEANINGS",
+    "ACTION_MEANING",
+    "ACTIONS",
+)
+_HOLDERS = ("action_type", "_action_type")
+"""Attributes whose own attributes are looked at: highway-env's."""
+_COMPASS = {
+    "n": "north",
+    "e": "east",
+    "s": "south",
+    "w": "west",
+    "ne": "northeast",
+    "se": "southeast",
+    "sw": "southwest",
+    "nw": "northwest",
+}
+_NUMBERED = re.compile(r"^\s*(?:[-*|]\s*)?`?(\d+)`?\s*(?::|=|\\?\||-|\))\s*`?(.+?)`?\s*\|?\s*$", re.MULTILINE)
+_LONGEST = 40
+"""Characters: a longer text describes an action, and is no name."""
+
+
+def own_action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """The names of a Discrete space's values or of a MuJoCo model's joints; empty where the environment has none."""
+    bare: Any = env.unwrapped
+    if not isinstance(env.action_space, spaces.Discrete):
+        return _joint_names(bare)
+    for told in _told_by(bare):
+        names = _names(told, env.action_space)
+        if names:
+            return names
+    return _documented(bare, env.action_space)
+
+
+def _told_by(env: Any) -> Iterator[Any]:
+    for name in _METHODS:
+        if callable(method := getattr(env, name, None)):
+            yield method()
+    for owner in (env, *(getattr(env, holder, None) for holder in _HOLDERS)):
+        for name in _ATTRIBUTES:
+            told = getattr(owner, name, None)
+            if told is not None and not inspect.isroutine(told):
+                yield told
+
+
+def _names(told: Any, space: spaces.Discrete[Any]) -> list[str]:
+    """The names in order, if what is told is names of all the values."""
+    members: list[Any]
+    if isinstance(told, type) and issubclass(told, enum.Enum):
+        members = sorted(told, key=lambda member: _number(member.value))
+    elif isinstance(told, Mapping):
+        table: dict[Any, Any] = dict(told)
+        numbers = range(int(space.start), int(space.start + space.n))
+        if set(table) == set(numbers):
+            members = [table[number] for number in numbers]
+        elif set(table.values()) == set(numbers) and len(table) == space.n:
+            members = sorted(table, key=lambda name: table[name])
+        else:
+            return []
+    elif isinstance(told, Sequence) and not isinstance(told, str):
+        members = list(told)
+    else:
+        return []
+    if not all(isinstance(member, str | enum.Enum) for member in members) or not names_fit(space, members):
+        return []
+    names = [_name(member) for member in members]
+    if len(set(names)) < len(names):  # of several enumerations, which have some names in common
+        names = [_name(member, among=names) for member in members]
+    return names if all(names) and len(set(names)) == len(names) else []
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _name(member: Any, among: Sequence[str] = ()) -> str:
+    name = str(member.name if isinstance(member, enum.Enum) else member).strip().lower()
+    name = _COMPASS.get(name, name)
+    if among.count(name) > 1 and isinstance(member, enum.Enum):
+        kind = type(member).__name__.lower()
+        return f"far {name}" if kind.endswith("longer") else name if "direction" in kind else f"{name} ({kind})"
+    return name
+
+
+def _documented(env: Any, space: spaces.Discrete[Any]) -> list[str]:
+    """``- 0: left`` and ``| 1 | right |``: the first list in the documentation that numbers all the values."""
+    numbers = [str(number) for number in range(int(space.start), int(space.start + space.n))]
+    found = _NUMBERED.findall(inspect.getdoc(type(env)) or "")
+    for first in range(len(found) - len(numbers) + 1):
+        part = found[first : first + len(numbers)]
+        names = [text.split("|")[0].strip(" .`*\\").lower() for _, text in part]
+        if [number for number, _ in part] == numbers and all(0 < len(name) <= _LONGEST for name in names):
+            return names if len(set(names)) == len(names) else []
+    return []
+
+
+def _joint_names(env: Any) -> list[str]:
+    """The joint that each motor of a MuJoCo model turns."""
+    model: Any = getattr(env, "model", None)
+    if not hasattr(model, "nu") or not hasattr(model, "actuator"):
+        return []
+    names = [model.jnt(model.actuator(number).trnid[0]).name for number in range(model.nu)]
+    return names if all(names) and len(set(names)) == len(names) else []
