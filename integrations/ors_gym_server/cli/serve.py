@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import importlib
-import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 from rich.console import Console
 
 from ors_gym.cli.arguments import at_least
 from ors_gym.cli.exits import InputError
 from ors_gym.cli.output import print_tools, say
-from ors_gym_server.adapters.gymnasium import as_ors_environment
+from ors_gym_server.adapters.gymnasium import GymnasiumEnvironment
 from ors_gym_server.authoring.environment import Environment
+from ors_gym_server.cli.targets import add_environment_options, environment_of
 from ors_gym_server.run.rehearsal import RehearsalError, lines_about, rehearse
 from ors_gym_server.run.serve import default_port, serve
 from ors_gym_server.runtime.limits import Limits
@@ -34,6 +30,9 @@ what to serve, one or more:
   openenv:http://localhost:8000         an OpenEnv server that runs already
   my_module:MyEnvironment               a class: an Environment of ors_gym_server or of the reference SDK,
                                         a gymnasium.Env, an OpenEnv environment
+  my_module:make                        a function that makes a gymnasium.Env
+
+Modules are looked for in the working folder too: gym:my_envs:Maze-v0 imports my_envs.py, which registers Maze-v0.
 
 examples:
   ors-gym serve gym:FrozenLake-v1 --set is_slippery=false
@@ -81,33 +80,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--no-rehearsal", action="store_true", help="announce the server without opening and playing some tasks first"
     )
-    env = parser.add_argument_group("the environment")
-    env.add_argument("--name", help="what it is called (default: from its id or class)")
-    env.add_argument("--instructions", metavar="TEXT", help="what agents are told first (default: its documentation)")
-    env.add_argument(
-        "--split",
-        metavar="NAME=FROM:TO",
-        action="append",
-        default=[],
-        help="a split of the seeds FROM to TO-1; may be repeated (default: train=0:1000, validation, test)",
-    )
-    env.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="an argument of the environment's own, its value as JSON or text; may be repeated",
-    )
-    gym = parser.add_argument_group("Gymnasium environments")
-    gym.add_argument("--render", choices=["auto", "ansi", "rgb_array", "none"], help="drawings for the agent to see")
-    gym.add_argument("--actions", metavar="NAME,NAME,…", help="what the actions are called")
-    gym.add_argument("--tool-per-action", action="store_true", help="each action a tool, instead of one tool `step`")
+    add_environment_options(parser)
 
 
 def serve_command(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    environments = [_environment(target, arguments) for target in arguments.targets]
-    notes = [] if arguments.no_rehearsal else _rehearse(environments, isolated=arguments.isolated is not None)
+    environments = [environment_of(target, arguments) for target in arguments.targets]
+    notes: list[str] = []
+
+    def rehearsal() -> None:
+        if not arguments.no_rehearsal:
+            notes.extend(_rehearse(environments, isolated=arguments.isolated is not None))
+
     api_key = arguments.api_key or os.environ.get("ORS_API_KEY")
     port: int | None = arguments.port
     try:
@@ -124,6 +108,7 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
             isolated=arguments.isolated,
             root_path=arguments.root_path,
             allowed_hosts=arguments.allow_host,
+            before=rehearsal,
             started=lambda url: _announce(console, environments, notes, url, with_key=api_key is not None),
         )
     except (TypeError, ValueError) as error:
@@ -146,7 +131,15 @@ def _rehearse(environments: Sequence[Any], *, isolated: bool) -> list[str]:
     except RehearsalError as error:
         raise InputError(str(error)) from None
     cured = ("independent",) if isolated else ()
-    return [line for report in reports for line in lines_about(report, cured)]
+    notes = [line for report in reports for line in lines_about(report, cured)]
+    for each in environments:
+        if issubclass(each, GymnasiumEnvironment) and not each.is_told:
+            notes.append(
+                f"{each.name().lower()}: its documentation has no rules for a player: say them by --instructions"
+            )
+        if issubclass(each, Environment) and each.max_sessions == 1 and not isolated:
+            notes.append(f"{each.name().lower()}: it takes one session at a time; --isolated N has N of them")
+    return notes
 
 
 def _announce(console: Console, environments: Sequence[Any], notes: Sequence[str], url: str, *, with_key: bool) -> None:
@@ -182,104 +175,3 @@ def _count(environment: type[Environment], split: Any) -> str:
     if close is not None:
         close()
     return name
-
-
-# ------------------------------------------------------------------- what was asked for
-
-
-def _environment(target: str, arguments: argparse.Namespace) -> Any:
-    kind, colon, rest = target.partition(":")
-    if not colon or not rest:
-        near = f"; did you mean gym:{target}?" if target in gymnasium.registry else ""
-        raise InputError(f"{target!r} is neither gym:ID, openenv:URL nor module:Class{near}")
-    if kind in ("gym", "gymnasium"):
-        return _gymnasium(rest, arguments)
-    if kind == "openenv":
-        return _openenv(rest, arguments)
-    return _of_class(kind, rest, arguments)
-
-
-def _gymnasium(source: Any, arguments: argparse.Namespace) -> Any:
-    names = arguments.actions.split(",") if arguments.actions else None
-    options: dict[str, Any] = {"action_names": names, "tool_per_action": arguments.tool_per_action}
-    if arguments.render is not None:
-        options["render_mode"] = None if arguments.render == "none" else arguments.render
-    try:
-        return as_ors_environment(source, **options, **_common(arguments), **_settings(arguments.set))
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise InputError(str(error)) from None
-    except gymnasium.error.UnregisteredEnv as error:
-        raise InputError(f"{error}{_near(str(source))}") from None
-    except ModuleNotFoundError as error:
-        raise InputError(f"gym:{source} needs the module {error.name!r}: pip install it") from None
-    except (ValueError, TypeError, gymnasium.error.Error) as error:
-        raise InputError(f"gym:{source}: {error}") from None
-
-
-def _near(env_id: str) -> str:
-    near = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
-    return f" There is {', '.join(near)}." if near else ""
-
-
-def _openenv(source: Any, arguments: argparse.Namespace) -> Any:
-    try:
-        from ors_gym_server.adapters.openenv import from_openenv
-    except ModuleNotFoundError as error:
-        raise InputError(f"openenv: needs the package {error.name}: pip install 'ors-gym[openenv]'") from None
-    settings = _settings(arguments.set)
-    if isinstance(source, str) and settings:
-        raise InputError("--set is for environments made here; a running OpenEnv server has made its own")
-    try:
-        return from_openenv(source, **_common(arguments), **settings)
-    except (ConnectionError, ValueError, TypeError) as error:
-        raise InputError(f"openenv:{source}: {error}") from None
-
-
-def _of_class(module: str, name: str, arguments: argparse.Namespace) -> Any:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the working directory, as for python -m
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{module}:{name}: {error}") from None
-    if not isinstance(found, type):
-        raise InputError(f"{module}:{name} is no class")
-    if issubclass(found, gymnasium.Env):
-        return _gymnasium(found, arguments)
-    if any(cls.__module__.startswith("openenv.") for cls in found.__mro__):
-        return _openenv(found, arguments)
-    given = [f"--{option}" for option in ("name", "split", "set", "instructions") if getattr(arguments, option)]
-    if given:
-        raise InputError(f"{', '.join(given)} cannot be used with {module}:{name}, which says all of that itself")
-    return found
-
-
-def _common(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.name and len(arguments.targets) > 1:
-        raise InputError("--name is for one environment")
-    splits = _splits(arguments.split)
-    return {"name": arguments.name, "instructions": arguments.instructions, "splits": splits or None}
-
-
-def _splits(given: Sequence[str]) -> Mapping[str, range]:
-    splits: dict[str, range] = {}
-    for item in given:
-        name, equals, bounds = item.partition("=")
-        first, colon, last = bounds.partition(":")
-        if not (equals and colon and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-            raise InputError(f"--split {item}: write it as train=0:1000")
-        splits[name] = range(int(first), int(last))
-    return splits
-
-
-def _settings(given: Sequence[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError(f"--set {item}: write it as name=value")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    return settings

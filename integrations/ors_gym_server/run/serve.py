@@ -46,6 +46,7 @@ def serve(
     drain_seconds: float = 30.0,
     root_path: str = "",
     allowed_hosts: Sequence[str] = (),
+    before: Callable[[], None] | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve environments until SIGTERM or Ctrl-C.
@@ -70,6 +71,8 @@ def serve(
         root_path: the prefix that a proxy in front leaves before the paths.
         allowed_hosts: host names under which clients reach a server without a key that listens on loopback only, where
             it is not ``localhost``: requests for other names come from a web page that was made to point here.
+        before: called before the server answers, when its arguments and address are known to be right; what it raises
+            is raised.
         started: called with the server's URL when it answers.
 
     Raises:
@@ -108,6 +111,8 @@ def serve(
             started(url)
 
     try:
+        if before is not None:
+            before()
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.set_threshold(*GC_THRESHOLDS)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises what stopped it again, when it has stopped

@@ -121,7 +121,10 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
     [
         (["gym:FrozenLak-v1"], "Did you mean: `FrozenLake`? There is FrozenLake-v1"),
         (["FrozenLake-v1"], "neither gym:ID, openenv:URL nor module:Class; did you mean gym:FrozenLake-v1?"),
-        (["gym:no_such_module:X-v0"], "needs the module 'no_such_module'"),
+        (
+            ["gym:no_such_module:X-v0"],
+            "needs the module 'no_such_module', which is neither installed nor in this folder",
+        ),
         (["gym:CartPole-v1", "--actions", "left"], "do not fit the action space Discrete(2)"),
         (["gym:CartPole-v1", "--render", "ansi"], "has no render_mode 'ansi'; it has human, rgb_array"),
         (["gym:CartPole-v1", "--split", "train=3"], "--split train=3: write it as train=0:1000"),
@@ -133,7 +136,12 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
         (["openenv:http://127.0.0.1:1"], "no OpenEnv server answers at http://127.0.0.1:1"),
         (["openenv:http://127.0.0.1:1", "--set", "x=1"], "has made its own"),
         (["tests.support.environments:Nothing"], "has no attribute 'Nothing'"),
-        (["tests.support.environments:PIXEL"], "is no class"),
+        (["tests.support.environments:PIXEL"], "is no class, and no function that makes an environment"),
+        (
+            ["gym:CartPole-v1", "--formatter", "json:nothing"],
+            "--formatter json:nothing: module 'json' has no attribute",
+        ),
+        (["gym:CartPole-v1", "--drawing-only"], "there is no drawing to show: the environment has human, rgb_array"),
         (["json:JSONDecoder"], "JSONDecoder'> is no environment: subclass ors_gym_server.Environment"),
         (["gym:CartPole-v1", "--port", "70000"], "the port must be from 0 to 65535, not 70000"),
         (
