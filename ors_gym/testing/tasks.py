@@ -172,7 +172,8 @@ class _Probe:
         self.playouts.append(first)
         if num_tasks > 1:
             self.playouts.append(await self._play(self.client, 1))
-        await asyncio.sleep(began + ALIKE_SECONDS - time.monotonic())
+        if self.num_moves:
+            await asyncio.sleep(began + ALIKE_SECONDS - time.monotonic())
         parts = difference(first, await self._play(self.client, 0))
         self._judge(
             "repeatable",

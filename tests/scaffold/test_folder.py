@@ -26,6 +26,7 @@ EXPECTED = {
     "Dockerfile",
     "Dockerfile.spaces",
     ".dockerignore",
+    ".gitignore",
     "README.md",
     "README.spaces.md",
 }
@@ -88,7 +89,7 @@ def test_nothing_is_written_over(tmp_path: Path):
     "source", ["gym:NoSuch-v0", "gym:no_such_module:A-v0", "gym:", "openai:x", "chess", "openenv:x"]
 )
 def test_a_source_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path, source: str):
-    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|no URL"):
+    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|no URL|no attribute"):
         scaffold(tmp_path / "lake", source)
     assert not any(tmp_path.iterdir())
 
@@ -114,7 +115,7 @@ def test_the_command_says_what_it_wrote_and_what_to_try(tmp_path: Path, capsys: 
     assert cli.main(["new", str(tmp_path / "lake")]) == 2
     assert "not empty" in capsys.readouterr().err
     assert cli.main(["new", str(tmp_path / "pond"), "--from", "FrozenLake-v1"]) == 2
-    assert "write gym:ID or openenv:URL" in capsys.readouterr().err
+    assert "write gym:ID, openenv:URL or module:Class" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -151,3 +152,56 @@ def test_the_templates_are_in_the_wheel(ors_gym_wheel: Path):
         for path in TEMPLATES.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+
+
+MODULE = '''
+import gymnasium
+
+
+class Rooms(gymnasium.Env):
+    """Find the way out."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Discrete(9)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return int(self.np_random.integers(9)), {}
+
+    def step(self, action):
+        return 0, 1.0, True, False, {}
+
+
+if "Rooms-v0" not in gymnasium.registry:
+    gymnasium.register("Rooms-v0", Rooms)
+'''
+
+
+@pytest.mark.parametrize("source", ["own_rooms:Rooms", "gym:own_rooms:Rooms-v0"])
+def test_an_environment_of_a_module_here_is_taken_along(tmp_path, monkeypatch, capsys, source):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.delitem(sys.modules, "own_rooms", raising=False)
+    (tmp_path / "own_rooms.py").write_text(MODULE)
+    assert cli.main(["new", "way-out", "--from", source]) == 0, capsys.readouterr().err
+    folder = tmp_path / "way-out"
+    assert (folder / "own_rooms.py").read_text() == MODULE
+    code = "import server; made = server.WayOut({'seed': 1}); made.setup(); print(made.get_prompt()[-1].text)"
+    played = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert played.stdout.strip().isdecimal(), played.stderr
+    (wheel,) = (folder / "wheels").glob("ors_gym-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"ors_gym/py.typed", "ors_gym_server/scaffold/templates/shared/README.md"} <= names
+    assert not any("__pycache__" in name for name in names)
+
+
+def test_what_the_class_is_called_is_no_name_for_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.delitem(sys.modules, "own_rooms", raising=False)
+    (tmp_path / "own_rooms.py").write_text(MODULE)
+    with pytest.raises(ScaffoldError, match="take another one"):
+        scaffold(tmp_path / "rooms", "own_rooms:Rooms")
+    with pytest.raises(ScaffoldError, match=r"is no gymnasium\.Env"):
+        scaffold(tmp_path / "words", "json:JSONDecoder")

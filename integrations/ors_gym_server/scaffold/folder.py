@@ -6,10 +6,13 @@ environment that is called ``MyEnvironment``. What is written is a copy with the
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import io
 import keyword
 import re
+import shutil
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -46,8 +49,9 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
 
     Args:
         folder: Where; it does not exist yet, or is empty. ``code-breaker`` holds the environment ``CodeBreaker``.
-        archetype: One of :data:`ARCHETYPES`, ``gym:ID`` for a Gymnasium environment, or ``openenv:URL`` for the
-            environment of an OpenEnv server, which has to run.
+        archetype: One of :data:`ARCHETYPES`, ``gym:ID`` for a Gymnasium environment, ``openenv:URL`` for the
+            environment of an OpenEnv server, which has to run, or ``module:Class`` for a class of Gymnasium
+            environments or a function that makes one. A module that is not installed is copied into the folder.
 
     Returns:
         The files that were written.
@@ -71,16 +75,34 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
         "myenvironment": class_name.lower(),
     }
     kind, _, source = archetype.partition(":")
+    copied: Path | None = None
     if kind == "gym":
         words |= {"FrozenLake-v1": source, DEPENDENCIES: _toml("ors-gym[server]", *_gym_requirements(source))}
+        copied = _own_module(source.partition(":")[0]) if ":" in source else None
     elif kind == "openenv":
         _check_openenv(source)
         words |= {"http://localhost:8000": source, DEPENDENCIES: _toml("ors-gym[openenv]")}
     elif archetype == "sandbox":
         words |= {DEPENDENCIES: _toml("ors-gym[sandbox,server]")}
+    elif source:
+        _check_class(kind, source)
+        copied = _own_module(kind)
+        words |= {
+            '"FrozenLake-v1"': source,
+            "FrozenLake-v1": f"{kind}:{source}",
+            "FrozenLake-v1 of Gymnasium": f"{source} of the module {kind}",
+            "from tasks import SPLITS": f"from {kind} import {source}\nfrom tasks import SPLITS",
+            DEPENDENCIES: _toml("ors-gym[server]", *_packages_of(kind)),
+        }
+        if source == class_name:
+            raise ScaffoldError(
+                f"{class_name} is the name of the class that is ported: take another one for the folder"
+            )
+        kind = "gym"
     elif archetype not in ARCHETYPES:
         raise ScaffoldError(
-            f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID and openenv:URL"
+            f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID, openenv:URL and "
+            "module:Class"
         )
     texts = dict(_templates(kind))
     taken = {word for path, text in texts.items() if path.suffix == ".py" for word in _identifiers(text)} - words.keys()
@@ -91,7 +113,11 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_with(words, text), encoding="utf-8")
-    return [folder / path for path in sorted(texts)]
+    written = [folder / path for path in sorted(texts)]
+    if copied is not None:
+        written.append(folder / copied.name)
+        (shutil.copytree if copied.is_dir() else shutil.copy)(copied, written[-1])
+    return written
 
 
 def _templates(kind: str) -> Iterator[tuple[PurePosixPath, str]]:
@@ -106,7 +132,7 @@ def _texts(folder: Traversable, path: PurePosixPath) -> Iterator[tuple[PurePosix
         if item.is_dir() and item.name != "__pycache__":
             yield from _texts(item, path / item.name)
         elif item.is_file():
-            name = ".dockerignore" if item.name == "dockerignore" else item.name
+            name = f".{item.name}" if item.name in ("dockerignore", "gitignore") else item.name
             yield path / name, item.read_text(encoding="utf-8")
 
 
@@ -143,7 +169,36 @@ def _gym_requirements(env_id: str) -> list[str]:
     if top == "gymnasium":
         extras = [extra for package, extra in EXTRAS.items() if module.startswith(package)]
         return [f"gymnasium[{extra}]" for extra in extras]
-    return importlib.metadata.packages_distributions().get(top, [])
+    return _packages_of(top)
+
+
+def _packages_of(module: str) -> list[str]:
+    """The packages that have the module, none where it is a file of the author's."""
+    return importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
+
+
+def _own_module(module: str) -> Path | None:
+    """The file or folder of a module that lies in the working folder, and that no package has."""
+    top = module.partition(".")[0]
+    file = Path(getattr(sys.modules.get(top), "__file__", None) or "")
+    if not file.name or _packages_of(top) or Path.cwd() not in file.absolute().parents:
+        return None
+    return file.parent if file.name == "__init__.py" else file
+
+
+def _check_class(module: str, name: str) -> None:
+    """See that there is a class or a function that makes Gymnasium environments."""
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ScaffoldError(f"{module}:{name}: {error}") from None
+    if isinstance(made, type) and not issubclass(made, gymnasium.Env):
+        served = f"ors-gym serve {module}:{name} serves it if it is an environment"
+        raise ScaffoldError(f"{module}:{name} is no gymnasium.Env; {served}")
+    try:
+        as_ors_environment(made)
+    except (ImportError, gymnasium.error.Error, ValueError, TypeError) as error:
+        raise ScaffoldError(f"{module}:{name}: {error}") from None
 
 
 def _check_openenv(url: str) -> None:
