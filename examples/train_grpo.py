@@ -90,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
     where.add_argument("--vllm-server", metavar="URL", help="sample from this vLLM server, not in this process")
     where.add_argument("--trajectories", action="store_true", help="write every episode to trajectories.jsonl")
+    where.add_argument("--beside", metavar="PAGE", action="append", default=[], help="draw another run's rewards too")
     where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
     arguments = parser.parse_args()
     for name, value in (TINY if arguments.model is None else YOURS).items():
@@ -255,6 +256,8 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         settings={**{name: str(value) for name, value in vars(arguments).items()}, "url": url, "env": env_name},
         baseline_reward=baseline,
         warmup=WARM_UP if tiny else "",
+        records="trajectories.jsonl" if arguments.trajectories else "",
+        beside={page: page for page in arguments.beside},
     )
 
     def show(step: StepRecord) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
+from ors_gym.reporting.page import Point, RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.records import TrajectoryWriter
 from ors_gym.rollouts.returns import group_advantages
 from ors_gym.trajectory import TrajectoryGroup
@@ -23,6 +23,19 @@ from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.rollouts import ORSRollouts
 
 __all__ = ["BatchListener", "ReportCallback", "TrajectoryCallback"]
+
+
+CURVES = {
+    "eval_success_rate": "evaluation: success rate",
+    "eval_mean_return": "evaluation: mean return",
+    "eval_reward": "evaluation: reward",
+    "loss": "loss",
+    "kl": "KL divergence",
+    "entropy": "entropy",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+}
+"""The numbers of the trainer's logs that the page draws, and what it calls them."""
 
 
 class BatchListener(TrainerCallback):
@@ -111,6 +124,21 @@ class ReportCallback(BatchListener):
         self._batches.clear()
         self._step_began = self._began = time.monotonic()
         self.record.total_steps = compat.batches_per_run(args, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the trainer's own numbers, and results of evaluations with their intervals."""
+        for name, title in CURVES.items():
+            value = (logs or {}).get(name)
+            if value is not None:
+                ends = ((logs or {}).get(f"{name}_{end}") for end in ("low", "high"))
+                self.record.curves.setdefault(title, []).append(Point(state.global_step, float(value), *ends))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""
@@ -212,8 +240,9 @@ class TrajectoryCallback(BatchListener):
 
     def _hear(self, batch: RolloutBatch) -> None:
         path = self.path_of_process(self._path)
+        about = {"servers": self._rollouts.server_versions, **self._run}
         # Opened for each batch: a training that is interrupted tells no callback that it is over.
-        with TrajectoryWriter(path, run=self._run, secrets=self._secrets) as writer:
+        with TrajectoryWriter(path, run=about, secrets=self._secrets) as writer:
             for group in batch.replaced_groups:
                 writer.write_group(group)
             returns = iter(batch.returns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ors_gym.client.address import Address, with_key
 from ors_gym.client.arguments import check_number, check_type
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect, UnknownDialectError, dialect
+from ors_gym.errors import ORSError
 from ors_gym.http.url import ServerURL
 from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.options import SESSION_OPTIONS, ToolErrors, session_options_of
@@ -193,6 +195,12 @@ class OpenSource:
             limits=source.limits,
             **session_options_of({name: getattr(source, name) for name in SESSION_OPTIONS}),
         )
+
+    def server_version(self) -> str | None:
+        """What the server says of its version; None where it says nothing."""
+        with suppress(ORSError):
+            return self._portal.run(self._client.version())
+        return None
 
     @cached_property
     def train_tasks(self) -> Sequence[TaskRef]:

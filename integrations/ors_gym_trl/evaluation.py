@@ -146,7 +146,14 @@ class EvaluationCallback(BatchListener):
             model = f"step {batch.step}" + (f" on {source}" if several else "")
             identity = _identity(group.task)
             note = {"task": identity.label, "task_sha256": identity.sha256}
-            about = {"model": model, "env": group.task.env_name, "split": group.task.split, "step": batch.step}
+            server = self._rollouts.server_versions.get(source)
+            about = {
+                "server_version": server,
+                "model": model,
+                "env": group.task.env_name,
+                "split": group.task.split,
+                "step": batch.step,
+            }
             with TrajectoryWriter(path, run=about, secrets=self._secrets) as writer:
                 writer.write_group(group, note)
 

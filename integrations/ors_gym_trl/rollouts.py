@@ -110,6 +110,11 @@ class ORSRollouts:
         """The trainer that they are used by, once it has asked for episodes."""
         return None if self._prepared_for is None else self._prepared_for()
 
+    @cached_property
+    def server_versions(self) -> Mapping[str, str | None]:
+        """What each source's server says of its version; None where it says nothing."""
+        return {name: opened.server_version() for name, opened in self.sources.items()}
+
     @staticmethod
     def mix(*rollouts: ORSRollouts) -> ORSRollouts:
         """Combine the sources of several."""

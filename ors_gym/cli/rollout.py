@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from ors_gym.cli.arguments import (
 from ors_gym.cli.exits import FAILURE, InputError
 from ors_gym.cli.output import say, visible
 from ors_gym.cli.policies import POLICIES, add_endpoint_options, make_policy, model_keys
+from ors_gym.errors import ORSError
 from ors_gym.policies.endpoint import ChatPolicy
 from ors_gym.reporting.page import RunRecord, Sample, StepRecord, write_report
 from ors_gym.reporting.progress import RunProgress
+from ors_gym.reporting.provenance import path_from
 from ors_gym.reporting.records import TrajectoryWriter, read_groups, read_records
 from ors_gym.rollouts.groups import EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
 from ors_gym.rollouts.returns import trajectory_return
@@ -127,6 +129,7 @@ class _Rollout:
         self.groups: list[TrajectoryGroup] = []
         self.settings: dict[str, Any] = {}
         self.title = ""
+        self.server_version: str | None = None
         self.ended = "interrupted"
         if arguments.resume and not arguments.out:
             raise InputError("--resume goes on with a file: name it with --out")
@@ -148,6 +151,8 @@ class _Rollout:
             self.settings |= {"env": env_name, "split": split}
             if isinstance(self.policy, ChatPolicy):
                 self.settings["endpoint"] = self.policy.url
+            with suppress(ORSError):
+                self.server_version = await client.version()
             self.title = f"{arguments.policy} policy on {env_name}:{split}"
             refills = FailurePolicy().refills if arguments.incomplete == "refill" else 0
             tasks = await load_tasks(client, env_name, split, limit=self.num_groups * (1 + refills))
@@ -219,7 +224,7 @@ class _Rollout:
             for name, value in run.items():
                 if first is not None and first.run.get(name) != value:
                     raise InputError(f"{path} was played with {name}={first.run.get(name)!r}, not {value!r}")
-        return TrajectoryWriter(path, run=run, secrets=self.hidden)
+        return TrajectoryWriter(path, run=run | {"server_version": self.server_version}, secrets=self.hidden)
 
     def _sum_up(self, whole: Summary, url: str, seconds: float) -> None:
         arguments = self.arguments
@@ -240,6 +245,8 @@ class _Rollout:
         if not self.arguments.report:
             return
         record = RunRecord(self.title, f"Played on {url}.", self.settings)
+        if self.arguments.out:
+            record.records = path_from(self.arguments.report, self.arguments.out)
         if seconds is not None:
             steps = [StepRecord.from_groups(1, self.groups, seconds=seconds)] if self.groups else []
             record.steps, record.ended = steps, self.ended

@@ -18,6 +18,7 @@ from ors_gym.evaluation.statistics import Estimate
 from ors_gym.evaluation.words import play_of
 from ors_gym.reporting.html import packed, write_page
 from ors_gym.reporting.page import ContentLimits, PageContent, Sample, episode_to_page
+from ors_gym.reporting.provenance import path_from, provenance
 
 __all__ = ["EvaluationPageLimits", "write_evaluation_page"]
 
@@ -48,10 +49,12 @@ def write_evaluation_page(
     names = ", ".join(result.name for result in evaluation.results)
     where = ":".join(str(evaluation.results[0].about.get(name, "")) for name in ("env", "split"))
     title = f"{names} on {where}"
+    own = [file for name, (file, _) in evaluation.files.items() if name not in {each.name for each in evaluation.base}]
+    records = path_from(path, own[0]) if own else ""
     return write_page(
         path,
         title=content.masked(title),
-        data=lambda: _data(evaluation, title, blocks, content),
+        data=lambda: _data(evaluation, title, blocks, content, records),
         scripts=SCRIPTS,
         blocks=_blocks(evaluation, blocks, content, limits.episode_bytes),
     )
@@ -81,7 +84,11 @@ def _blocks(
 
 
 def _data(
-    evaluation: Evaluation, title: str, blocks: Mapping[tuple[str, str, int], int], content: PageContent
+    evaluation: Evaluation,
+    title: str,
+    blocks: Mapping[tuple[str, str, int], int],
+    content: PageContent,
+    records: str,
 ) -> dict[str, Any]:
     results = (*evaluation.results, *evaluation.base)
     labels = sorted({task.task for result in results for task in result.scores}, key=place_of)
@@ -111,6 +118,8 @@ def _data(
             [content.masked(name), content.setting(name, value)]
             for name, value in {**evaluation.rules.to_json(), **evaluation.settings}.items()
         ],
+        "provenance": [[name, content.masked(value)] for name, value in provenance().items()],
+        "records": content.masked(records),
     }
 
 

@@ -11,13 +11,14 @@ import hashlib
 import html
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-__all__ = ["packed", "write_page"]
+__all__ = ["packed", "read_page", "write_page"]
 
 
 def write_page(
@@ -64,6 +65,24 @@ def write_page(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def read_page(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the scripts of a page draw, read back from its file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none of these pages.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    found = DATA.search(text)
+    data: Any = json.loads(found[1]) if found else None
+    if not isinstance(data, dict):
+        raise ValueError(f"{os.fspath(path)} is no page of ors-gym")
+    return cast("dict[str, Any]", data)
+
+
+DATA = re.compile('<script type="application/json" id="run">(.*?)</script>', re.DOTALL)
 
 
 def packed(data: Any) -> str:

@@ -12,23 +12,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ors_gym.redaction import MASK, Redactor, visible
-from ors_gym.reporting.html import write_page
+from ors_gym.reporting.html import read_page, write_page
+from ors_gym.reporting.provenance import SECRET_NAME
 from ors_gym.reporting.record_format import plain_json
-from ors_gym.rollouts.returns import trajectory_return
-from ors_gym.rollouts.summary import Summary
-from ors_gym.trajectory import Trajectory, TrajectoryGroup, Transition
+from ors_gym.reporting.run_record import Measurement, Point, RunRecord, Sample, StepRecord
+from ors_gym.trajectory import Trajectory, Transition
 from ors_gym.types import ImageBlock, MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolResultBlock
 
 __all__ = [
     "ContentLimits",
     "Measurement",
     "PageContent",
+    "Point",
     "ReportLimits",
     "RunRecord",
     "Sample",
@@ -38,120 +40,6 @@ __all__ = [
 ]
 
 JSON: TypeAlias = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """The mean return of a policy that was not trained meanwhile, and over how many episodes."""
-
-    reward: float
-    episodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What one training step saw. None means not measured. Means are over episodes, seconds are wall-clock.
-
-    ``seconds`` counts from the start of the run to the end of the step. ``rollout_seconds`` and ``training_seconds``
-    are what the step spent playing and learning; of the rollout, ``generation_seconds`` went into the model and
-    ``environment_seconds`` into waiting for environments.
-    """
-
-    step: int
-    seconds: float
-    episodes: int = 0
-    reward: float | None = None
-    reward_std: float | None = None
-    turns: float | None = None
-    tokens: float | None = None
-    stop_reasons: Mapping[str, int] = field(default_factory=dict[str, int])
-    tool_calls: Mapping[str, int] = field(default_factory=dict[str, int])
-    failures: Mapping[str, int] = field(default_factory=dict[str, int])
-    dropped_groups: int = 0
-    scored: int | None = None
-    """Episodes with a return: what ``reward`` is the mean of."""
-    unrewarded: int | None = None
-    """Of those, the ones that were given no reward."""
-    failed: int | None = None
-    rollout_seconds: float | None = None
-    generation_seconds: float | None = None
-    environment_seconds: float | None = None
-    training_seconds: float | None = None
-
-    @classmethod
-    def from_groups(
-        cls,
-        step: int,
-        groups: Iterable[TrajectoryGroup],
-        *,
-        seconds: float,
-        score: Callable[[Trajectory], float | None] = trajectory_return,
-        tokens: float | None = None,
-        rollout_seconds: float | None = None,
-        generation_seconds: float | None = None,
-        environment_seconds: float | None = None,
-        training_seconds: float | None = None,
-    ) -> StepRecord:
-        """Count what happened in ``groups``; what trajectories cannot know (tokens, seconds) is the caller's to give.
-
-        ``score`` says what a trajectory's return is. Failed episodes have none and are counted in ``failures`` only,
-        once for each attempt that failed.
-        """
-        summary = Summary.of(groups, score)
-        return cls(
-            step,
-            seconds,
-            summary.episodes,
-            summary.mean_return,
-            summary.return_std,
-            summary.mean_turns,
-            tokens,
-            stop_reasons=summary.stop_reasons,
-            tool_calls=summary.tool_calls,
-            failures=summary.failures,
-            dropped_groups=summary.dropped_groups,
-            scored=summary.scored,
-            unrewarded=summary.unrewarded,
-            failed=summary.failed,
-            rollout_seconds=rollout_seconds,
-            generation_seconds=generation_seconds,
-            environment_seconds=environment_seconds,
-            training_seconds=training_seconds,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A trajectory to show. ``step`` is the training step it was played in, ``label`` says it where there is none."""
-
-    trajectory: Trajectory
-    step: int | None = None
-    label: str = ""
-    episode_return: float | None = None
-    """The return as the run counted it, None where there is none."""
-    advantage: float | None = None
-    group: str = ""
-    """Samples with the same ``group`` played the same task side by side."""
-
-
-@dataclass(slots=True)
-class RunRecord:
-    """All that the page shows. It grows with the run: append to ``steps`` and ``samples``."""
-
-    title: str
-    description: str = ""
-    settings: Mapping[str, object] = field(default_factory=dict[str, object])
-    baseline_reward: Measurement | None = None
-    """What a policy gets that picks tools and inputs at random."""
-    warmup: str = ""
-    """What the model was taught before the first step, in a sentence."""
-    reward_after_warmup: Measurement | None = None
-    steps: list[StepRecord] = field(default_factory=list[StepRecord])
-    samples: list[Sample] = field(default_factory=list[Sample])
-    total_steps: int | None = None
-    """How many steps are planned."""
-    ended: str = ""
-    """How the run ended: ``finished``, ``interrupted``, …; empty while it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +79,6 @@ def write_report(
     )
 
 
-SECRET_NAME = re.compile(
-    r"(^|[_-])((api|access|private)[_-]?key|secrets?|password|passwd|credentials?|authorization)([_-]|$)"
-    r"|(^|auth|access|bearer|hub|hf|refresh|id|api)[_-]?token$",
-    re.IGNORECASE,
-)
 URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -286,9 +169,46 @@ def _run(record: RunRecord, content: PageContent, limit: int) -> JSON:
         "totalSteps": record.total_steps,
         "ended": content.masked(record.ended),
         "steps": [_step(step, content) for step in record.steps],
+        "curves": {content.masked(name): _points(points) for name, points in record.curves.items()},
+        "provenance": [[name, content.masked(value)] for name, value in record.provenance.items()],
+        "records": content.masked(record.records),
+        "beside": [_other_run(name, path, content) for name, path in record.beside.items()],
+        "returns": _spread([sample.episode_return for sample in record.samples]),
         "samples": [episode_to_page(sample, content) for sample in shown],
         "numSamples": len(record.samples),
     }
+
+
+def _points(points: Iterable[Point]) -> list[JSON]:
+    return [[point.step, _finite(point.value), _finite(point.low), _finite(point.high)] for point in points]
+
+
+def _other_run(name: str, path: str | os.PathLike[str], content: PageContent) -> JSON:
+    """The rewards of the run that another page is about.
+
+    Raises:
+        ValueError: the file is no page of a run.
+    """
+    data = read_page(path)
+    try:
+        rows = [[int(row["step"]), _finite(row["reward"]), int(row["episodes"])] for row in data["steps"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{os.fspath(path)} is no page of a run") from None
+    return {"name": content.masked(name), "title": content.masked(str(data.get("title", ""))), "steps": rows}
+
+
+MOST_BARS = 8
+
+
+def _spread(returns: Iterable[float | None]) -> list[JSON]:
+    """How returns are spread: each value with its count, or ranges of equal width where there are many values."""
+    given = sorted(value for value in returns if value is not None and math.isfinite(value))
+    distinct = Counter(given)
+    if len(distinct) <= MOST_BARS:
+        return [[value, value, count] for value, count in distinct.items()]
+    low, width = given[0], (given[-1] - given[0]) / MOST_BARS
+    bins = Counter(min(MOST_BARS - 1, int((value - low) / width)) for value in given)
+    return [[low + place * width, low + (place + 1) * width, bins[place]] for place in range(MOST_BARS)]
 
 
 def _measurement(measured: Measurement | None) -> JSON:

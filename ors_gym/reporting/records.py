@@ -4,7 +4,7 @@ The file needs no header and no package of its writer's: any JSON reader takes i
 ``datasets.load_dataset("json", …)``), line by line, also while the run goes on or after it crashed. One line::
 
     {"format": "ors-gym/trajectory", "version": 2, "written": "2026-11-21T11:30:00+00:00",
-     "versions": {"ors-gym": "0.1.0"},                     the packages that wrote it
+     "versions": {"ors-gym": "0.1.0", "python": "3.13.1", "gymnasium": "1.4.0", "numpy": "2.4.6"},   what wrote it
      "run": {"policy": "random", …},                       what the writer says of the run
      "group": {"id": "…", "member": 0, "size": 8,          which member of which group; see TrajectoryGroup
                "scored": false, "score": null, "dropped": false, "attempts": 8, "refilled_for": null,
@@ -42,7 +42,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -52,6 +51,7 @@ from ors_gym.extras import packages_of
 from ors_gym.policies.chat import chat_messages
 from ors_gym.policies.names import ToolNames
 from ors_gym.redaction import Redactor
+from ors_gym.reporting.provenance import packages
 from ors_gym.reporting.record_format import RecordEncoder, read_failure, read_task, read_trajectory
 from ors_gym.rollouts.returns import trajectory_return
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
@@ -100,6 +100,8 @@ class TrajectoryRecord:
     """Every failed attempt of its group."""
     episode_return: float | None = None
     """What the writer said that the episode is worth; None where it has no return."""
+    versions: JSONObject = field(default_factory=dict[str, Any])
+    """The packages that wrote it: of ors-gym, Python, and of those that played or trained."""
 
 
 class TrajectoryWriter:
@@ -115,7 +117,7 @@ class TrajectoryWriter:
     def __init__(self, path: FilePath, *, run: JSONObject | None = None, secrets: Iterable[str] = ()) -> None:
         self.path = Path(path)
         self._encoder = RecordEncoder(Redactor(secrets))
-        self._about = {"versions": _versions(), "run": self._encoder.plain(dict(run or {}))}
+        self._about = {"versions": packages(), "run": self._encoder.plain(dict(run or {}))}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(self.path)
         self._file = self.path.open("ab")
@@ -207,14 +209,6 @@ def _check_beginning(path: FilePath, number: int | None, line: bytes) -> None:
         raise ValueError(f"{path}, {where} is no trajectory of ors-gym: it begins with {line[:40]!r}")
 
 
-def _versions() -> dict[str, str]:
-    """The packages that write a record; none where ors-gym was never installed."""
-    try:
-        return {"ors-gym": version("ors-gym")}
-    except PackageNotFoundError:
-        return {}
-
-
 # ------------------------------------------------------------------- reading
 
 
@@ -286,8 +280,9 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
     place = about["id"], about["size"], about["member"]
     failures = tuple(map(read_failure, about["failures"]))
     note: JSONObject = wire.get("note") or {}
+    versions: JSONObject = wire.get("versions") or {}
     record = TrajectoryRecord(
-        trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures, wire["return"]
+        trajectory, *place, about["score"], about["dropped"], wire["run"], note, failures, wire["return"], versions
     )
     group = TrajectoryGroup(
         trajectory.task,
@@ -312,8 +307,9 @@ def to_dataset(
     Its columns: ``messages`` is the conversation as chat templates take it (``role``, ``content``, ``tool_calls``
     with their arguments as JSON text, ``tool_call_id``, ``reasoning_content``), with ``<image>`` where ``images`` has
     one, as a data URL; ``rewards`` has one number or null for each tool call; ``return`` is what ``score`` says, by
-    default what the file says, or :func:`~ors_gym.trajectory_return` of trajectories; ``task`` and ``run`` are JSON.
-    The rest is named as in :class:`~ors_gym.trajectory.Trajectory` and :class:`TrajectoryRecord`.
+    default what the file says, or :func:`~ors_gym.trajectory_return` of trajectories; ``task``,
+    ``run`` and ``versions`` are JSON. The rest is named as in :class:`~ors_gym.trajectory.Trajectory` and
+    :class:`TrajectoryRecord`.
     """
     with packages_of("datasets"):
         import datasets  # pyright: ignore[reportMissingTypeStubs]
@@ -334,6 +330,7 @@ def to_dataset(
     columns = {
         "episode_id": text,
         "run": text,
+        "versions": text,
         "env_name": text,
         "split": text,
         "index": count,
@@ -368,6 +365,7 @@ def _row(
     return {
         "episode_id": episode.episode_id,
         "run": record and json.dumps(record.run),
+        "versions": record and json.dumps(record.versions),
         "env_name": task.env_name,
         "split": task.split,
         "index": task.index,

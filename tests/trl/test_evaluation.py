@@ -9,7 +9,9 @@ import pytest
 
 from ors_gym import FailurePolicy, ToolCall
 from ors_gym.evaluation import score_file
+from ors_gym.reporting.page import RunRecord
 from ors_gym.reporting.records import read_records
+from ors_gym_trl import ReportCallback
 from ors_gym_trl.evaluation import EvaluationCallback
 from tests.support.ors_servers import RunningServer
 from tests.support.trl_runs import FailingHost, make_rollouts, make_trainer, one_thread, server
@@ -25,8 +27,9 @@ def test_each_evaluation_has_the_numbers_that_its_file_has_and_all_its_trajector
     rollouts = make_rollouts(eval_split="test", max_tasks=12, parser=press, max_turn_tokens=48)
     path = tmp_path / "evaluations.jsonl"
     callback = EvaluationCallback(rollouts, path)
+    report = ReportCallback(rollouts, None, RunRecord("run"))
     options = {"per_device_eval_batch_size": 24, "num_generations_eval": 2, "eval_strategy": "steps", "eval_steps": 1}
-    trainer = make_trainer(rollouts, tmp_path, callbacks=[callback], max_steps=1, **options)
+    trainer = make_trainer(rollouts, tmp_path, callbacks=[callback, report], max_steps=1, **options)
 
     trainer.train()
     metrics = trainer.evaluate()
@@ -43,6 +46,10 @@ def test_each_evaluation_has_the_numbers_that_its_file_has_and_all_its_trajector
     assert metrics["eval_tasks"] == 12.0
     assert metrics["eval_success_rate"] == result.success.value
     scored = {model.name: model for model in score_file(path).results}
+    curves = report.record.curves
+    first, _ = curves["evaluation: success rate"]
+    assert (first.step, first.value, (first.low, first.high)) == (1, result.success.value, result.success.interval)
+    assert {"loss", "entropy", "learning rate"} <= set(curves)
     # Two evaluations of the same step are epochs of one model.
     assert scored["step 1"].success.value == result.success.value
     assert scored["step 1"].counts["episodes"] == 48

@@ -77,3 +77,12 @@ function settingsSection() {
   if (!run.settings.length) return null;
   return section("Settings", null, el("dl", { class: "settings" }, run.settings.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
 }
+
+// The link is to a file beside the page; an address of another kind stays text.
+function provenanceSection() {
+  const rows = [...run.provenance];
+  if (run.records) rows.push(["episodes", el("a", { href: /^[a-z][a-z0-9+.-]*:/i.test(run.records) ? null : run.records }, run.records)]);
+  for (const other of run.beside ?? []) rows.push([`beside: ${other.name}`, other.title]);
+  if (!rows.length) return null;
+  return section("Where it was made", null, el("dl", { class: "settings" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
+}

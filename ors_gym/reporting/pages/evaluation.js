@@ -214,6 +214,6 @@ async function unpack(number) {
 
 document.getElementById("page").replaceChildren(...[
   el("header", {}, el("h1", {}, run.title), !run.complete && el("p", { class: "bad" }, `The run is not complete (${run.ended}): there is no verdict.`)),
-  headline(), resultSection(), comparisonSection(), matrixSection(), outcomeSection(), ...passSection(), settingsSection(),
+  headline(), resultSection(), comparisonSection(), matrixSection(), outcomeSection(), ...passSection(), settingsSection(), provenanceSection(),
   el("footer", {}, "Written by ors-gym. This page holds everything it shows and loads nothing."),
 ].filter(Boolean));

@@ -3,9 +3,10 @@ const WINDOW = steps.length >= 30 ? Math.max(10, Math.round(steps.length / 100))
 const running = valueOf => steps.map((_, i) => valueOf(steps.slice(Math.max(0, i + 1 - WINDOW), i + 1)));
 
 // Charts
-// A chart over steps. lines: [{name, color, values, raw}], stacks likewise but filled and summing to 1,
+// A chart over steps, or over rows that each have a `step`. lines: [{name, color, values, raw, ends, at}], with the ends
+// of intervals, and steps of its own for a line that has others; stacks likewise but filled and summing to 1,
 // marks: [{name, value, at, color}] (a level across the chart, or a point at step `at`).
-function chart({ label, lines = [], stacks = [], marks = [], height = 190, format = decimal, low = 0, tip }) {
+function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [], height = 190, format = decimal, low = 0, tip }) {
   const figure = el("figure");
   const named = [...lines, ...stacks].filter(line => line.name);
   if (named.length) figure.append(el("figcaption", {}, named.map(line => el("span", {}, swatch(line.color, stacks.length), line.name))));
@@ -13,7 +14,7 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
   const bubble = el("div", { class: "tip", hidden: true, role: "status" });
   figure.append(drawing, bubble);
 
-  const all = [...lines.flatMap(line => line.values), ...marks.map(mark => mark.value)].filter(known);
+  const all = [...lines.flatMap(line => [...line.values, ...(line.ends ?? []).flat()]), ...marks.map(mark => mark.value)].filter(known);
   let bottom = stacks.length ? 0 : all.reduce((a, b) => Math.min(a, b), low), top = stacks.length ? 1 : all.reduce((a, b) => Math.max(a, b), -Infinity);
   if (!(top > bottom)) top = bottom + 1;
   if (!stacks.length) {
@@ -21,17 +22,18 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
     bottom = Math.floor(bottom / size + 1e-9) * size;
     top = Math.ceil(top / size - 1e-9) * size;
   }
-  const first = Math.min(steps[0].step, ...marks.filter(mark => known(mark.at)).map(mark => mark.at)), last = steps.at(-1).step;
+  const own = lines.filter(line => line.at?.length);
+  const first = Math.min(rows[0].step, ...own.map(line => line.at[0]), ...marks.filter(mark => known(mark.at)).map(mark => mark.at)), last = Math.max(rows.at(-1).step, ...own.map(line => line.at.at(-1)));
   let width = 0, index = null;
 
-  const left = 38, right = 8, above = 8, below = 24;
+  const left = 46, right = 8, above = unit ? 24 : 8, below = 38;
   const x = step => left + (last === first ? 0.5 : (step - first) / (last - first)) * (width - left - right);
   const y = value => above + (top - value) / (top - bottom) * (height - above - below);
-  function path(values) {
+  function path(values, at = rows.map(row => row.step)) {
     let drawn = "", pen = false;
     values.forEach((value, i) => {
       if (!known(value)) { pen = false; return; }
-      drawn += `${pen ? "L" : "M"}${x(steps[i].step).toFixed(1)},${y(value).toFixed(1)}`;
+      drawn += `${pen ? "L" : "M"}${x(at[i]).toFixed(1)},${y(value).toFixed(1)}`;
       if (!pen && !known(values[i + 1])) drawn += "h0.01";
       pen = true;
     });
@@ -40,9 +42,9 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
   // A point's label stands above it, and above a level that would cross it.
   const labelAt = value => Math.min(y(value), ...marks.filter(mark => !known(mark.at)).map(mark => y(mark.value)).filter(level => Math.abs(y(value) - level) < 28)) - 9;
   function stackRects() {
-    const bins = Math.min(steps.length, Math.max(10, Math.floor((width - left - right) / 5))), rects = [];
+    const bins = Math.min(rows.length, Math.max(10, Math.floor((width - left - right) / 5))), rects = [];
     for (let bin = 0; bin < bins; bin++) {
-      const from = Math.round(bin * steps.length / bins), to = Math.round((bin + 1) * steps.length / bins);
+      const from = Math.round(bin * rows.length / bins), to = Math.round((bin + 1) * rows.length / bins);
       const step = (width - left - right) / bins;
       let base = 0;
       for (const stack of stacks) {
@@ -63,13 +65,17 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
       svg("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, format === percent ? percent(mark) : String(Number(mark.toPrecision(6))).replace("-", "−")));
     const along = ticks(first, last === first ? first + 1 : last, Math.max(2, Math.min(8, width / 90))).filter(mark => Number.isInteger(mark) && mark <= last);
     if (!along.length || x(along[0]) - x(first) > 36) along.unshift(first);
-    for (const mark of along) drawing.append(svg("text", { x: x(mark), y: height - 5, "text-anchor": x(mark) > width - right - 16 && mark > 999 ? "end" : "middle" }, whole(mark)));
+    for (const mark of along) drawing.append(svg("text", { x: x(mark), y: height - 20, "text-anchor": x(mark) > width - right - 16 && mark > 999 ? "end" : "middle" }, whole(mark)));
+    drawing.append(svg("text", { class: "axis", x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "step"));
+    if (unit) drawing.append(svg("text", { class: "axis", x: 0, y: 12 }, unit));
     drawing.append(...stackRects());
     for (const mark of marks) if (!known(mark.at)) drawing.append(
       svg("line", { x1: left, x2: width - right, y1: y(mark.value), y2: y(mark.value), stroke: `var(${mark.color})`, "stroke-width": 1.5, "stroke-dasharray": "5 4" }));
     for (const line of lines) {
+      (line.ends ?? []).forEach(([low, high], i) => known(low) && drawing.append(
+        svg("line", { x1: x(rows[i].step), x2: x(rows[i].step), y1: y(low), y2: y(high), stroke: `var(${line.color})`, "stroke-width": 2, opacity: 0.45 })));
       if (line.raw) drawing.append(svg("path", { class: "raw", d: path(line.raw), stroke: `var(${line.color})` }));
-      drawing.append(svg("path", { class: "line", d: path(line.values), stroke: `var(${line.color})` }));
+      drawing.append(svg("path", { class: "line", d: path(line.values, line.at), "stroke-dasharray": line.at ? "6 4" : null, stroke: `var(${line.color})` }));
     }
     for (const mark of marks) {
       const text = `${mark.name} ${format(mark.value)}`;
@@ -84,12 +90,12 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
     drawing.querySelector(".cursor")?.remove();
     bubble.hidden = index === null;
     if (index === null) return;
-    const at = x(steps[index].step);
+    const at = x(rows[index].step);
     drawing.append(svg("g", { class: "cursor" },
       svg("line", { x1: at, x2: at, y1: above, y2: height - below, stroke: "var(--muted)", "stroke-width": 1 }),
-      lines.filter(line => known(line.values[index])).map(line => svg("circle", { cx: at, cy: y(line.values[index]), r: 4, fill: `var(${line.color})`, stroke: "var(--card)", "stroke-width": 1.5 }))));
-    const rows = tip ? tip(steps[index], index) : named.filter(line => line.values[index] || lines.length).map(line => [line.name, format(line.values[index])]);
-    bubble.replaceChildren(el("b", {}, `Step ${whole(steps[index].step)}`), ...rows.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, name), el("span", {}, value))));
+      lines.filter(line => !line.at && known(line.values[index])).map(line => svg("circle", { cx: at, cy: y(line.values[index]), r: 4, fill: `var(${line.color})`, stroke: "var(--card)", "stroke-width": 1.5 }))));
+    const told = tip ? tip(rows[index], index) : named.filter(line => !line.at && (line.values[index] || lines.length)).map(line => [line.name, format(line.values[index])]);
+    bubble.replaceChildren(el("b", {}, `Step ${whole(rows[index].step)}`), ...told.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, name), el("span", {}, value))));
     const side = at > width / 2 ? at - bubble.offsetWidth - 12 : at + 12;
     bubble.style.left = `${Math.max(0, Math.min(width - bubble.offsetWidth, side))}px`;
   }
@@ -97,17 +103,17 @@ function chart({ label, lines = [], stacks = [], marks = [], height = 190, forma
   drawing.addEventListener("pointermove", event => {
     const at = event.clientX - drawing.getBoundingClientRect().left;
     let nearest = 0;
-    steps.forEach((step, i) => { if (Math.abs(x(step.step) - at) < Math.abs(x(steps[nearest].step) - at)) nearest = i; });
+    rows.forEach((row, i) => { if (Math.abs(x(row.step) - at) < Math.abs(x(rows[nearest].step) - at)) nearest = i; });
     show(nearest);
   });
   drawing.addEventListener("pointerleave", () => show(null));
   drawing.addEventListener("blur", () => show(null));
   drawing.addEventListener("keydown", event => {
-    const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -steps.length, End: steps.length }[event.key];
+    const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -rows.length, End: rows.length }[event.key];
     if (event.key === "Escape") show(null);
     if (!move) return;
     event.preventDefault();
-    show(Math.max(0, Math.min(steps.length - 1, (index ?? (move > 0 ? -1 : steps.length)) + move)));
+    show(Math.max(0, Math.min(rows.length - 1, (index ?? (move > 0 ? -1 : rows.length)) + move)));
   });
   new ResizeObserver(draw).observe(figure);
   return figure;
@@ -139,6 +145,12 @@ function headline() {
     el("div", { class: i === 0 ? "first" : null }, el("dt", {}, name), el("dd", {}, value, note && el("span", { class: "note" }, note)))));
 }
 
+// Other runs beside this one: the same running mean, over their own steps.
+const otherRuns = () => run.beside.filter(other => other.steps.length).map((other, i) => ({
+  name: other.name, color: ["--c1", "--c3", "--c4"][i % 3], at: other.steps.map(row => row[0]),
+  values: other.steps.map((_, n) => mean(other.steps.slice(Math.max(0, n + 1 - WINDOW), n + 1).map(([, reward, episodes]) => ({ reward, episodes })), "reward")),
+}));
+
 function rewardSection() {
   const marks = [];
   if (run.baseline) marks.push({ name: "random policy", value: run.baseline.reward, color: "--baseline" });
@@ -150,8 +162,8 @@ function rewardSection() {
     run.afterWarmup && `The reward right after it is over ${plural(run.afterWarmup.episodes, "episode")}.`,
   ].filter(Boolean);
   const figure = chart({
-    label: `Mean reward of each ${STEP}`, height: 300, marks,
-    lines: [{ name: WINDOW > 1 ? `mean of ${WINDOW} ${STEPS}` : `mean of the ${STEP}`, color: "--c0", values: average, raw: WINDOW > 1 ? raw : null }],
+    label: `Mean reward of each ${STEP}`, unit: "mean reward of an episode", height: 320, marks,
+    lines: [...otherRuns(), { name: WINDOW > 1 ? `mean of ${WINDOW} ${STEPS}` : `mean of the ${STEP}`, color: "--c0", values: average, raw: WINDOW > 1 ? raw : null }],
     tip: (step, i) => [
       ["reward", decimal(step.reward)], WINDOW > 1 && [`mean of ${WINDOW} ${STEPS}`, decimal(average[i])],
       known(step.reward_std) && ["std", decimal(step.reward_std)], ["episodes", whole(step.episodes)], ["time", duration(step.seconds)],
@@ -166,22 +178,33 @@ function lengthSections() {
   return [["turns", "Turns per episode"], ["tokens", "Tokens per episode"]].filter(([field]) => steps.some(step => known(step[field]))).map(([field, title]) => {
     const average = running(rows => mean(rows, field));
     return section(title, `Mean over episodes${WINDOW > 1 ? `, running over ${WINDOW} ${STEPS}` : ""}.`, chart({
-      label: title, lines: [{ color: "--c0", values: average, raw: WINDOW > 1 ? steps.map(step => step[field]) : null }],
+      label: title, unit: field, lines: [{ color: "--c0", values: average, raw: WINDOW > 1 ? steps.map(step => step[field]) : null }],
       tip: (step, i) => [[`this ${STEP}`, decimal(step[field])], WINDOW > 1 && [`mean of ${WINDOW} ${STEPS}`, decimal(average[i])]].filter(Boolean),
     }));
   });
 }
 
-// Of a run without steps, such as an evaluation: how its returns are spread.
+// The trainer's own numbers, and evaluations with their intervals.
+function curveSections() {
+  return Object.entries(run.curves).filter(([, points]) => points.length).map(([name, points]) => {
+    const values = points.map(point => point[1]), ends = points.map(point => [point[2], point[3]]);
+    const withEnds = ends.some(([low]) => known(low));
+    return section(name[0].toUpperCase() + name.slice(1), withEnds ? "With the 95 % interval over tasks." : null, chart({
+      label: name, unit: name, rows: points.map(point => ({ step: point[0] })), low: withEnds ? 0 : Infinity, format: exact,
+      lines: [{ color: withEnds ? "--c2" : "--c0", values, ends: withEnds ? ends : null }],
+      tip: (row, i) => [[name, exact(values[i])], known(ends[i][0]) && ["95 % interval", `${exact(ends[i][0])} to ${exact(ends[i][1])}`]].filter(Boolean),
+    }));
+  });
+}
+// Learning rates and divergences are small.
+const exact = value => known(value) ? (value !== 0 && Math.abs(value) < 0.01 ? value.toExponential(1).replace("-", "−") : decimal(value)) : "–";
+
+// Of a run without steps, such as a rollout: how the returns of all its episodes are spread.
 function returnSection() {
-  const scored = run.samples.map(sample => sample.return).filter(known);
-  if (steps.length > 1 || !scored.length || run.numSamples > run.samples.length) return null;
-  const distinct = [...new Set(scored)].sort((a, b) => a - b);
-  if (distinct.length <= 8) return section("Returns", null, bars(distinct.map(value => [decimal(value), scored.filter(other => other === value).length])));
-  const low = distinct[0], size = (distinct.at(-1) - low) / 8;
-  const bins = Array.from({ length: 8 }, (_, i) => [`${decimal(low + i * size)} to ${decimal(low + (i + 1) * size)}`, 0]);
-  for (const value of scored) bins[Math.min(7, Math.floor((value - low) / size))][1] += 1;
-  return section("Returns", null, bars(bins));
+  if (steps.length > 1 || !run.returns.length) return null;
+  const count = sum(run.returns.map(row => row[2]));
+  return section("Returns", `${plural(count, "scored episode")}. Bars count episodes.`,
+    bars(run.returns.map(([low, high, number]) => [low === high ? decimal(low) : `${decimal(low)} to ${decimal(high)}`, number])));
 }
 
 function endSection() {
@@ -191,7 +214,7 @@ function endSection() {
   const share = (step, reason) => countOf(step.stop_reasons, reason) / Math.max(1, sum(Object.values(step.stop_reasons)));
   if (steps.length === 1) return section("How episodes ended", null, bars(seen.map(([reason, name, color]) => [name, totals.get(reason), color])));
   return section("How episodes ended", `Share of each ${STEP}'s episodes.`, chart({
-    label: "How episodes ended", format: percent,
+    label: "How episodes ended", unit: "share of episodes", format: percent,
     stacks: seen.map(([reason, name, color]) => ({ name, color, values: steps.map(step => share(step, reason)) })),
   }));
 }
@@ -207,7 +230,7 @@ function toolSection() {
   if (rare.length) shown.push({ name: plural(rare.length, "rarer name"), color: "--c5", of: step => sum(rare.map(name => countOf(step.tool_calls, name))) });
   if (steps.length === 1) return section("Tool calls", null, bars(shown.map(({ name, color, of }) => [name, of(steps[0]), color])));
   return section("Tool calls per episode", smoothed, chart({
-    label: "Tool calls per episode",
+    label: "Tool calls per episode", unit: "calls",
     lines: shown.map(({ name, color, of }) => ({ name, color, values: running(rows => sum(rows.map(of)) / Math.max(1, sum(rows.map(row => row.episodes)))) })),
   }));
 }
@@ -309,7 +332,7 @@ document.getElementById("page").replaceChildren(...[
   el("header", {}, el("h1", {}, run.title), run.description && el("p", { class: "muted" }, run.description)),
   headline(),
   steps.length > 1 && rewardSection(),
-  steps.length && el("div", { class: "grid" }, ...[returnSection(), ...lengthSections(), toolSection(), endSection(), timeSection(), failureSection()].filter(Boolean)),
-  episodeSection(), settingsSection(), steps.length > 1 && tableSection(),
+  steps.length && el("div", { class: "grid" }, ...[returnSection(), ...curveSections(), ...lengthSections(), toolSection(), endSection(), timeSection(), failureSection()].filter(Boolean)),
+  episodeSection(), settingsSection(), provenanceSection(), steps.length > 1 && tableSection(),
   el("footer", {}, "Written by ors-gym. This page holds everything it shows and loads nothing."),
 ].filter(Boolean));
