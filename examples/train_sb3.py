@@ -19,10 +19,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.monitor import Monitor
-
-import ors_gym  # noqa: F401  (it registers ors_gym/ORS-v0)
+from stable_baselines3 import DQN, PPO  # pyright: ignore[reportMissingImports]  # no test needs it
+from stable_baselines3.common.monitor import Monitor  # pyright: ignore[reportMissingImports]
 
 
 def train(env: gym.Env[Any, Any], algorithm: str, steps: int, seed: int) -> tuple[float, float, list[float]]:
@@ -59,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    env = gym.make("ors_gym/ORS-v0", url=arguments.url, env_name=arguments.env, spaces="native")
+    env = gym.make("ors_gym:ors_gym/ORS-v0", url=arguments.url, env_name=arguments.env, spaces="native")
     speed, weights, returns = train(env, arguments.algorithm, arguments.steps, arguments.seed)
     report("over ORS", speed, returns)
     if arguments.compare:

@@ -1,4 +1,4 @@
-"""Gymnasium and OpenEnv environments served as ORS environments, and the server that hosts them."""
+"""Environments of Gymnasium, OpenEnv, PettingZoo and data sets as ORS environments, and the server that hosts them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +7,8 @@ from ors_gym.extras import packages_of
 with packages_of("server"):
     from ors_gym_server.adapters.gymnasium import as_ors_environment
     from ors_gym_server.adapters.openreward import as_openreward
+    from ors_gym_server.adapters.pettingzoo import from_pettingzoo
+    from ors_gym_server.adapters.questions import from_questions
     from ors_gym_server.asgi.app import create_app
     from ors_gym_server.authoring.environment import Environment, terminal, tool
     from ors_gym_server.run.program import main
@@ -23,6 +25,8 @@ __all__ = [
     "as_ors_environment",
     "create_app",
     "from_openenv",
+    "from_pettingzoo",
+    "from_questions",
     "main",
     "serve",
     "terminal",

@@ -96,7 +96,7 @@ def _is_public(name: str, value: Any) -> bool:
 def _public(name: str, value: Any) -> Any:
     if not isinstance(value, Secret):
         return value.value if isinstance(value, Enum) else value
-    url = urlsplit(value.reveal())
+    url = urlsplit(str(value.reveal()))
     return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
 
 
@@ -104,5 +104,6 @@ def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
     """A copy of the spec that shows no secrets."""
     if spec is None:
         return None
-    given = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
-    return ShareableSpec(**given | {"kwargs": without_secrets(spec.kwargs)})
+    given: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
+    given["kwargs"] = without_secrets(spec.kwargs)
+    return ShareableSpec(**given)
