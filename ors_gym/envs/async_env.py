@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
+from ors_gym.client.arguments import check_number, check_type
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.client.timeouts import Timeouts
 from ors_gym.dialects import Action, Dialect, dialect, read_action
@@ -147,6 +148,9 @@ class EnvRecipe:
 
     def named_task(self, options: Mapping[str, Any]) -> TaskRef | None:
         """The task that ``reset(options=…)`` names by ``task`` (an object) or ``task_index``, None if neither."""
+        check_type("options", options, Mapping, none=False, what="a mapping")
+        check_type("options['task']", options.get("task"), Mapping, what="a mapping")
+        check_number("options['task_index']", options.get("task_index"), whole=True)
         unknown = options.keys() - {"task", "task_index"}
         if unknown:
             raise ValueError(f"reset takes the options task and task_index, not {', '.join(sorted(map(str, unknown)))}")

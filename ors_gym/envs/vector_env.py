@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ors_gym.client.arguments import check_number, types_in_words
+from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.dialects import Action
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
@@ -140,6 +140,7 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
                 ``task_index`` as a sequence with one for each member.
         """
         self._check_open()
+        check_type("options", options, Mapping, what="a mapping")
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
         members = range(self.num_envs) if mask is None else self._marked(mask)

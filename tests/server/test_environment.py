@@ -284,3 +284,17 @@ def test_groups_are_rolled_out_on_this_server(url: str, run: Callable):
 
     group = run(conversation())
     assert [member.stop_reason for member in group.members] == [StopReason.FINISHED] * 4
+
+
+def test_an_input_model_that_is_made_in_a_function_is_refused_with_what_to_do():
+    class Hidden(BaseModel):
+        number: int
+
+    class Lab(Environment):
+        @tool
+        def guess(self, guessed: Hidden) -> ToolOutput:
+            """Guess."""
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"tool .*guess cannot be read: name 'Hidden' .*at the top of its module"):
+        create_app([Lab])

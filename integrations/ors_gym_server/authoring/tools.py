@@ -129,7 +129,10 @@ def read_declaration(name: str, fn: Any) -> ToolDeclaration | None:
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
-        raise TypeError(f"the annotations of tool {what} cannot be read: {error}") from error
+        hint = ""
+        if "<locals>" in what:
+            hint = "; a class that is made in a function is not found there: define it at the top of its module"
+        raise TypeError(f"the annotations of tool {what} cannot be read: {error}{hint}") from error
     parameters = [each for each in inspect.signature(function).parameters.values() if each.name != "self"]
     if len(parameters) > 1:
         raise TypeError(f"tool {what} takes {len(parameters)} arguments; a tool takes one Pydantic model or nothing")

@@ -98,6 +98,10 @@ class TestTasks:
             ({"task_index": -1}, "no task -1"),
             ({"task_index": 1, "task": {"goal": 1}}, "not by both"),
             ({"taskindex": 1}, "task and task_index, not taskindex"),
+            ({"task_index": "1"}, "'task_index'. must be a whole number or None, got str"),
+            ({"task_index": [1]}, "'task_index'. must be a whole number or None, got list"),
+            ({"task": "goal"}, "'task'. must be a mapping or None, got str"),
+            (["task"], "options must be a mapping, got list"),
         ],
     )
     def test_a_task_there_is_not_is_refused_with_what_there_is(self, make, options, says):
