@@ -109,7 +109,7 @@ def _without_chance(env: gymnasium.Env[Any, Any], rules: str) -> str:
     bare: Any = env.unwrapped
     if any(len(outcomes) > 1 for moves in bare.P.values() for outcomes in moves.values()):
         return rules
-    return re.sub(r"[^.\n]*slipp[^.]*\.[ \n]?", "", rules).rstrip() + "\n\nEach move goes where it is meant to."
+    return re.sub(r"[^.\n]*slipp[^.]*\. ?", "", rules).rstrip() + "\n\nEach move goes where it is meant to."
 
 
 def _lake(env: gymnasium.Env[Any, Any], rules: str) -> str:

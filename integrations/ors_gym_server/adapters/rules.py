@@ -33,7 +33,7 @@ _CODE = (
 )
 _CREDITS = (
     r"https?://|arxiv|@\w+\{|et al\b|adapted from|inspiration|inspired by|pixel art|Farama|by Sutton|^\s*From \""
-    r"|\b(described|introduced|proposed) (in|by)|, run:$"
+    r"|\b(described|introduced|proposed) (in|by)|, run:$|\bTo (run|play|see)\b.*:$"
 )
 _FOR_DEVELOPERS = re.compile(f"{_CODE}|{_CREDITS}", re.IGNORECASE)
 _ASIDE = re.compile(rf"\s*\((?:[^()]*(?:{_CODE})[^()]*|see [^()]*)\)", re.IGNORECASE)
@@ -50,7 +50,7 @@ def rules_of(env: gymnasium.Env[Any, Any], *, actions: bool = True, observations
     told = [players_text(before)]
     for title, text in zip(sections[::2], sections[1::2], strict=True):
         rules = players_text(inspect.cleandoc(text))
-        if title.lower() in wanted and 0 < len(rules) <= _LONGEST_SECTION:
+        if title.lower().rstrip(" :") in wanted and 0 < len(rules) <= _LONGEST_SECTION:
             told.append(f"{title}\n{rules}")
     rules = "\n\n".join(part for part in told if 0 < len(part) <= _LONGEST_SECTION)
     edited = known_of(env).rules
@@ -59,7 +59,7 @@ def rules_of(env: gymnasium.Env[Any, Any], *, actions: bool = True, observations
     steps = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
     if isinstance(steps, int) and not re.search(rf"\b{steps}\b", rules):
         rules += f"\n\nThe episode is cut off after {steps} steps."
-    return rules.strip()
+    return re.sub(r"\n{3,}", "\n\n", rules).strip()
 
 
 def has_no_rules(rules: str) -> bool:
@@ -130,6 +130,7 @@ def _paragraphs(lines: list[str]) -> list[str]:
 
 def _plain(line: str) -> str:
     """A line without the markup of Markdown and reStructuredText."""
+    line = re.sub(r"<sup>([^<]*)</sup>", r"^\1", line)
     line = re.sub(r"\[<a [^<>]*>[^<]*</a>\]|!\[[^\]]*\]\([^)]*\)|</?\w[^<>]*>", "", line)
     line = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", line)
     line = re.sub(r":[\w.+:-]+:`~?(?:[\w.]*\.)?([^`]+)`", r"\1", line)

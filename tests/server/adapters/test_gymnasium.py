@@ -315,7 +315,7 @@ def test_a_factory_chooses_how_it_is_drawn():
     for mode, kinds in [("ansi", ["text"]), ("rgb_array", ["text", "image"]), (None, ["text"])]:
         lake = as_ors_environment(lambda mode=mode: drawn(mode), instructions="")
         assert [block.type for block in begun(lake).get_prompt()] == kinds
-    assert len(begun(as_ors_environment(drawn, render_mode="ansi", instructions="")).get_prompt()) == 2
+    assert len(begun(as_ors_environment(drawn, render_mode="ansi", instructions="")).get_prompt()) == 1
 
 
 def test_an_environment_with_nested_spaces_is_played():
