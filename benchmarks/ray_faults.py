@@ -32,7 +32,8 @@ from ors_gym import FailurePolicy, ScriptedPolicy, TaskRef, ToolCall, Trajectory
 from ors_gym_ray import RolloutPool
 from tests.support.faulty_proxy import Fault, FaultyProxy, ProxiedRequest, http_answer
 from tests.support.ors_servers import free_port
-from tests.support.ray_clusters import add_node, connected, start_cluster, wait_until
+from tests.support.processes import wait_until
+from tests.support.ray_clusters import add_node, connected, kill_process, start_cluster
 
 GROUP_SIZE, NUM_ACTORS, PLACES, CAPACITY = 8, 4, 24, 24
 POLICY = ScriptedPolicy([ToolCall("work", {"seconds": 0.1})] * CALLS)
@@ -233,7 +234,7 @@ def main(groups: int) -> None:
                 cluster.remove_node(node, allow_graceful=False)
                 for worker in pool._workers:
                     if worker.home is not None and worker.home.node_id == node.node_id:
-                        os.kill(worker.home.pid, signal.SIGKILL)
+                        kill_process(worker)
                 add_node(cluster)
 
             def restart_server(pool: RolloutPool) -> None:
@@ -243,7 +244,7 @@ def main(groups: int) -> None:
             strikes: dict[str, Callable[[RolloutPool], None] | None] = {
                 "nothing": None,
                 "3 actors killed": lambda pool: ray.kill(busiest(pool).actor),
-                "3 worker processes killed": lambda pool: os.kill(busiest(pool).home.pid, signal.SIGKILL),
+                "3 worker processes killed": lambda pool: kill_process(busiest(pool)),
                 "3 nodes lost": lose_a_node,
                 "server killed and restarted, 3x": restart_server,
             }

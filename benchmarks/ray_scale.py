@@ -90,6 +90,7 @@ def our_server(max_sessions: int) -> Iterator[tuple[str, int]]:
         assert process.stdout is not None
         yield process.stdout.readline().strip(), process.pid
         process.terminate()
+        process.stdout.close()
 
 
 def megabytes(pid: int) -> float:

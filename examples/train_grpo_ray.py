@@ -71,6 +71,7 @@ def train_rank(settings: dict[str, Any]) -> None:
             episodes_per_actor=PLACES,
             limits=limits,
             actor_options=actor_options,
+            name=f"rank{ray.train.get_context().get_world_rank()}",
         ) as pool,
         ORSRollouts(
             settings["url"], env_name=settings["env"], host=pool, max_turn_tokens=8 if tiny else None

@@ -136,7 +136,7 @@ class RolloutPool:
         self.episodes_per_actor = episodes_per_actor
         self._policy_placement = policy_placement
         self._actor_options = spread_by_default(actor_options or {})
-        self.name = name or f"{env_name or 'rollouts'}-{uuid.uuid4().hex[:6]}"
+        self.name = name or env_name or "rollouts"
         self._numbers = itertools.count()
         self._actor_class: Any = ray.remote(RolloutActor)
         self._actor_class.options(**self._actor_options)  # refuses what Ray does not know
@@ -317,7 +317,8 @@ class RolloutPool:
 
     def _new_worker(self) -> ActorConnection:
         number = next(self._numbers)
-        actor = self._actor_class.options(name=f"{self.name}-{number}", **self._actor_options)
+        unique = f"{self.name}-{number}-{uuid.uuid4().hex[:6]}"  # a pool of the same name may live, or be about to die
+        actor = self._actor_class.options(name=unique, **self._actor_options)
         return ActorConnection(actor.remote(self.name, number, *self._actor_arguments), self._janitor)
 
     # ---------------------------------------------------------------- closing
