@@ -25,10 +25,10 @@ MAX_COUNT = 2**53
 
 
 class Finish(Enum):
-    """What the word means with which an answer ends."""
+    """The meaning of a finish reason."""
 
     DONE = auto()
-    """The model has said what it wanted to say."""
+    """The model ended its answer."""
     CUT = auto()
     """A token limit cut the answer off."""
     FILTERED = auto()
@@ -36,22 +36,22 @@ class Finish(Enum):
     MALFORMED = auto()
     """The model wrote a call that the endpoint could not read."""
     FAILED = auto()
-    """Something else ended it, which includes every word that is not known."""
+    """Anything else, unknown finish reasons included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The endpoint and the model that a message comes from: what only they understand goes back only to them."""
+    """The endpoint and model of a message; its original form goes back to these only."""
 
     endpoint: str
     model: str
 
     def keep(self, sent: JSONObject | None) -> JSONObject | None:
-        """The ``detail`` of a block, with what the endpoint sent of it."""
+        """The ``detail`` of a block with this original form."""
         return None if sent is None else {"endpoint": self.endpoint, "model": self.model, "sent": sent}
 
     def kept(self, block: MessageBlock) -> dict[str, Any] | None:
-        """What the endpoint sent of a block; None for the blocks of others."""
+        """The original form of a block; None for a block of another origin."""
         detail = block.detail or {}
         if (detail.get("endpoint"), detail.get("model")) != (self.endpoint, self.model):
             return None
@@ -66,7 +66,7 @@ class Piece:
     kind: Literal["text", "reasoning", "call"]
     text: str = ""
     sent: JSONObject | None = None
-    """The part as it came, to be given back unchanged; None where its text alone is as good."""
+    """The part as it came, to be sent back unchanged; None where its text is enough."""
     call_id: str = ""
     name: str = ""
     arguments: Any = None
@@ -91,7 +91,7 @@ class Answer(ABC):
     """An answer in the making: fed with a stream's events or with one whole answer, then read as a reply."""
 
     words: ClassVar[Mapping[str, Finish]]
-    """The words with which answers end; every other one is a failure."""
+    """The finish reasons that are known; every other one is a failure."""
 
     begun: bool = False
     """Whether the model has produced anything."""
@@ -109,11 +109,11 @@ class Answer(ABC):
         """
 
     def end(self) -> None:
-        """Take the end of the stream, where the API has a word for it."""
+        """End the stream, where the API has a mark for it."""
         return
 
     def error_of(self, event: Any) -> Any:
-        """The error that an event tells of, None for any other event."""
+        """The error in an event; None without one."""
         if isinstance(event, list) and event:
             event = as_array(event, "an error")[0]
         if not isinstance(event, Mapping):
@@ -126,7 +126,7 @@ class Answer(ABC):
 
     @property
     def finish(self) -> Finish:
-        """What the end of the answer means."""
+        """The meaning of ``finish_reason``."""
         return self.words.get(self.finish_reason, Finish.FAILED)
 
     def reply(
@@ -140,9 +140,9 @@ class Answer(ABC):
     ) -> Reply:
         """What the model said. ``dialect`` reads its text, which holds calls where the server does not parse them.
 
-        An answer that was cut off makes no call, nor does one with arguments that cannot be read: the reply then has
-        an ``error`` and a ``reason``, and what the model wrote stands in its text. vLLM calls an answer that was cut
-        off at ``max_tokens`` finished if it has calls, so an answer with calls of that length is taken for cut off.
+        An answer that was cut off makes no call, nor does one with unreadable arguments: the reply then has an
+        ``error`` and a ``reason``, and the calls stand in its text. vLLM reports ``tool_calls`` for calls that
+        ``max_tokens`` cut off, so an answer with calls that reaches ``max_tokens`` counts as cut off.
         """
         pieces = list(self.pieces())
         calls = [piece for piece in pieces if piece.kind == "call"]

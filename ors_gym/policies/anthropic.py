@@ -20,7 +20,7 @@ from ors_gym.types.shapes import JSONObject
 __all__ = ["AnthropicMessages"]
 
 COMBINED = ("oneOf", "anyOf", "allOf")
-"""What the API takes anywhere in a schema but at its top."""
+"""Keywords that the API rejects at the top level of a schema."""
 
 
 class AnthropicMessages(API):
@@ -47,7 +47,7 @@ class AnthropicMessages(API):
         return {"x-api-key": key}
 
     def own_headers(self) -> dict[str, str]:
-        """The version that takes sampling parameters, of the models that have them."""
+        """The version that accepts sampling parameters, for the models that have them."""
         return {"anthropic-version": "2023-06-01"}
 
     def body(self, request: Request) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class AnthropicMessages(API):
 
 
 def _tool(tool: ToolSpec, name: str) -> dict[str, Any]:
-    """A tool. What may not stand at the top of its schema is said in its description instead."""
+    """A tool. Keywords rejected at the top of its schema go into the description."""
     schema = {"type": "object", **tool.parameters}
     moved = {key: schema.pop(key) for key in COMBINED if key in schema}
     description = tool.description
@@ -167,7 +167,7 @@ class AnthropicMessage(Answer):
                 self.finish_reason = str(delta.get("stop_reason") or self.finish_reason)
                 self._count(fields.get("usage"))
             case _:
-                pass  # ping, and what comes without being of use
+                pass  # ping and other events
 
     def _begin(self, message: JSONObject) -> None:
         for place, block in enumerate(as_array(message.get("content"), "a message's content")):
@@ -177,7 +177,7 @@ class AnthropicMessage(Answer):
         self._count(message.get("usage"))
 
     def _count(self, usage: Any) -> None:
-        """Count the tokens; what a stream says later of the same count holds."""
+        """Count the tokens; later counts of a stream replace earlier ones."""
         if usage is None:
             return
         self._counts |= {name: value for name, value in as_object(usage, "a usage").items() if value is not None}
@@ -192,7 +192,7 @@ class AnthropicMessage(Answer):
         }
 
     def pieces(self) -> Iterator[Piece]:
-        """One for each block. A text that is empty says nothing, and is not taken back."""
+        """One for each block, without empty texts, which the API does not accept back."""
         for block in self._blocks.values():
             piece = block.piece()
             if piece.kind != "text" or piece.text:

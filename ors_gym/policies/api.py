@@ -18,14 +18,14 @@ __all__ = ["API", "Request", "image_url", "said_blocks", "split_system"]
 
 @dataclass(frozen=True)
 class Request:
-    """A turn, and how its policy wants it asked."""
+    """A turn, with the settings of its policy."""
 
     model: str
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
     names: ToolNames
     origin: Origin
-    """What was kept of messages of this origin is sent back; other messages are written anew."""
+    """Messages of this origin are sent back in their original form; others are rebuilt."""
     dialect: Dialect
     stream: bool = True
     max_tokens: int | None = None
@@ -34,14 +34,14 @@ class Request:
     send_reasoning: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     quirks: frozenset[str] = frozenset()
-    """What the endpoint turned out to want: see :attr:`API.quirks`."""
+    """What is known of the endpoint: see :attr:`API.quirks`."""
 
 
 class API(ABC):
     """A provider's API. Stateless."""
 
     name: ClassVar[str]
-    """What selects it: ``ChatPolicy(api=…)``, and at the command line ``NAME:MODEL``."""
+    """Selects the API: ``ChatPolicy(api=…)``, ``NAME:MODEL`` at the command line."""
     address: ClassVar[str]
     """The provider's own endpoint."""
     address_variable: ClassVar[str]
@@ -49,13 +49,13 @@ class API(ABC):
     key_variables: ClassVar[tuple[str, ...]]
     """The environment variables with the key, which the command line reads."""
     version: ClassVar[str] = "/v1"
-    """What is added to an address without a path."""
+    """The path that is added to an address without one."""
     limits: ClassVar[tuple[str, ...]]
-    """What the API calls the limit of a message's tokens; the first is used by default."""
+    """Names of the token limit of a message; the first is the default."""
     default_limit: ClassVar[int | None] = None
-    """The limit of a message's tokens that the API wants where none is set."""
+    """The token limit of a message where none is set, for an API that requires one."""
     quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {}
-    """What some endpoints refuse, and by which words that is known: the request is written otherwise from then on."""
+    """Deviations of endpoints, each with the pattern of the error that reveals it; later requests respect it."""
 
     def root(self, path: str) -> str:
         """The path of an address without the part that names the call."""

@@ -95,10 +95,9 @@ def chat_messages(
 ) -> list[dict[str, Any]]:
     """A conversation as the API takes it.
 
-    A tool's result is its own message with the role ``tool``, which holds text only: images of results follow in
-    a user message. What was kept of an assistant message that came from ``origin`` stands in it as it came.
-    ``with_reasoning`` gives the model its thoughts also where nothing was kept, as ``reasoning_content``; False leaves
-    them out everywhere.
+    A tool result is its own message with the role ``tool``, which holds text only: images of results follow in a user
+    message. Assistant messages from ``origin`` keep their original form. ``with_reasoning`` adds ``reasoning_content``
+    to messages of other origin; False omits reasoning everywhere.
     """
     system, rest = split_system(messages)
     wire: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []

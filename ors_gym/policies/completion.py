@@ -1,8 +1,8 @@
 """The answers of chat-completions endpoints. No I/O.
 
 Servers differ: reasoning comes as ``reasoning_content`` or ``reasoning``, as parts of the content, or between
-``<think>`` tags; arguments as JSON text or as an object; deltas without an index. Whatever a message has beside these
-is kept as it came, and so is each call: signatures and encrypted thoughts that hosted models want back.
+``<think>`` tags; arguments as JSON text or as an object; deltas without an index. All other fields of a message and of
+its calls are kept as they came: hosted models require their signatures and encrypted reasoning back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ors_gym.types.shapes import JSONObject
 __all__ = ["Completion"]
 
 OWN_FIELDS = frozenset({"role", "content", "tool_calls", "refusal", "function_call", "audio", "annotations"})
-"""Fields of a message that are read here, or that no endpoint takes back."""
+"""Fields of a message that are read here, or that no endpoint accepts back."""
 REASONING = ("reasoning_content", "reasoning")
 FILTERS = "content_filter SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII LANGUAGE IMAGE_SAFETY"
 
@@ -45,7 +45,7 @@ class Completion(Answer):
 
     @property
     def finish(self) -> Finish:
-        """What the end means; Gemini's filter of calls names the fault it found."""
+        """The meaning of the finish reason, which Gemini may prefix with its filter."""
         if "MALFORMED_FUNCTION_CALL" in self.finish_reason:
             return Finish.MALFORMED
         return super().finish
@@ -67,19 +67,19 @@ class Completion(Answer):
             self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
 
     def end(self) -> None:
-        """The stream says that it is over; some servers do not say why."""
+        """End the stream; some servers send no finish reason."""
         if self.begun:
             self.finish_reason = self.finish_reason or "stop"
 
     def error_of(self, event: Any) -> Any:
-        """The error of an event; Groq has one inside ``x_groq``."""
+        """The error in an event; Groq puts it into ``x_groq``."""
         groq = cast("JSONObject", event).get("x_groq") if isinstance(event, Mapping) else None
         return super().error_of(event) or super().error_of(groq)
 
     def _count(self, usage: JSONObject) -> None:
         written, read = count_or(usage.get("completion_tokens")), count_or(usage.get("prompt_tokens"))
         whole = count_or(usage.get("total_tokens"))
-        if None not in (written, read, whole):  # some count thoughts in the total alone
+        if None not in (written, read, whole):  # xAI counts reasoning in the total only
             written = max(cast("int", written), cast("int", whole) - cast("int", read))
         cached = count_in(usage, "prompt_tokens_details", "cached_tokens")
         cached = usage.get("prompt_cache_hit_tokens") if cached is None else cached  # DeepSeek's word for it
@@ -127,7 +127,7 @@ class Completion(Answer):
         return call
 
     def pieces(self) -> Iterator[Piece]:
-        """The thoughts with all other fields of the message, the text, the calls."""
+        """The reasoning with all other fields of the message, the text, the calls."""
         text = "".join(self._text)
         fields = {name: value.whole() for name, value in self._fields.items()}
         if self._thoughts or fields:
@@ -169,7 +169,7 @@ class _CallInTheMaking:
 
 
 def _texts(content: Any) -> tuple[list[str], list[str]]:
-    """What is said and what is thought in a message's content: text, or parts of which some are thoughts."""
+    """The text and the reasoning in a message's content, which is text or a list of parts."""
     if content is None or isinstance(content, str):
         return ([content] if content else []), []
     said: list[str] = []

@@ -5,20 +5,19 @@
     async with ChatPolicy("http://localhost:8000/v1", "Qwen/Qwen3-8B", max_tokens=2048) as policy:
         trajectory = await EpisodeRunner(client, policy).run_episode(TaskRef("wordle", "train", 3))
 
-Each turn is one request, streamed, that carries the conversation and the tools of the episode. What the endpoint sent
-beside text and calls, such as signed or encrypted thoughts, goes back to it unchanged. What can go wrong:
+Each turn is one streamed request with the conversation and the tools of the episode. What the endpoint sent beside text
+and calls, such as signed or encrypted reasoning, goes back to it unchanged. Failures:
 
-- The endpoint is busy (429), down (5xx) or not there (no connection), and nothing of the answer has come: asked again,
-  when its ``Retry-After`` says or ever more seldom, for ``retry_seconds`` in all.
-- The answer breaks off, ends with a word that is not known, or that time is up:
-  :class:`~ors_gym.errors.EndpointError`. The episode fails, and is played again or dropped like one whose environment
-  broke; nothing is scored.
-- A content filter withholds the answer, or refuses the conversation: the same, for this episode alone.
-- The conversation has grown too long for the model: the episode is truncated (``max_tokens``).
-- ``max_tokens`` does not fit beside the conversation: lowered until it does, and said in the log.
-- The endpoint refuses the key, the model, further spending, or the very first requests, or it was never reached:
-  :class:`EndpointRefusedError`, which ends the run. No other episode would fare better.
-- The model wrote a call that cannot be read, or that was cut off: no call of the message is made.
+- The endpoint is busy (429), down (5xx) or unreachable, and no part of the answer has arrived: the request is repeated
+  after its ``Retry-After``, or with increasing delays, for at most ``retry_seconds``.
+- The answer breaks off, ends with an unknown finish reason, or that time is over:
+  :class:`~ors_gym.errors.EndpointError`. The episode fails, and is retried or dropped as on any infrastructure failure.
+- A content filter withholds the answer or refuses the conversation: this episode fails.
+- The conversation is too long for the model: the episode is truncated (``max_tokens``).
+- ``max_tokens`` exceeds what the model allows: it is lowered, and the log says so.
+- The endpoint refuses the key, the model, the first request, or further spending, or was never reached:
+  :class:`EndpointRefusedError` ends the run.
+- The model wrote a call that cannot be read or was cut off: no call of that message is made.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -44,14 +43,14 @@ from ors_gym.errors import (
 )
 from ors_gym.http.factory import make_transport
 from ors_gym.http.retry import backoff_seconds
-from ors_gym.http.sse import EventDecoder
-from ors_gym.http.transport import MAX_ANSWER_BYTES, Transport, TransportResponse, read_beginning
+from ors_gym.http.transport import Transport, TransportResponse, read_beginning
 from ors_gym.json_text import parse_json
 from ors_gym.policies.answer import Answer, Finish, Origin
 from ors_gym.policies.api import Request
 from ors_gym.policies.apis import api_named
 from ors_gym.policies.policy import Reply, Turn
 from ors_gym.policies.refusals import Refusal, Verdict, judge, room_left
+from ors_gym.policies.stream import DONE, answer_events
 from ors_gym.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -59,12 +58,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatPolicy", "EndpointRefusedError"]
 
-DONE = "[DONE]"
-"""The end of a stream, where the API has one."""
 FIRST_CONTACT_SECONDS = 15.0
-"""How long an endpoint is asked for that was never reached: its address may well be wrong."""
+"""Time limit for reaching an endpoint that was never reached: its address may be wrong."""
 QUIET_SECONDS = 20.0
-"""After which the log says that the first answer has not begun."""
+"""Delay before the log says that the first answer has not begun."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +96,8 @@ class ChatPolicy:
         parser: Reads the text of a message. The default sets ``<think>…</think>`` apart; for a server of Chat
             Completions that does not parse tool calls give the model's dialect (see :mod:`ors_gym.dialects`): the
             request then says so.
-        send_reasoning: By default thoughts go back as the endpoint sent them. True sends those of others too, as
-            ``reasoning_content``; False sends none. For Chat Completions; the other APIs need their own back.
+        send_reasoning: By default reasoning goes back as the endpoint sent it. True also sends reasoning of other
+            origin, as ``reasoning_content``; False sends none. For Chat Completions only.
         stream: Ask for the answer in pieces: a dead endpoint is noticed by its silence.
         max_tokens_field: What the endpoint calls ``max_tokens``, if not what the API does; OpenAI's newer models want
             ``max_completion_tokens``. Any name of the limit may be given in ``options`` instead.
@@ -264,14 +261,14 @@ class ChatPolicy:
         await asyncio.sleep(delay)
 
     def _learn(self, refused: _RefusedError, known: frozenset[str]) -> bool:
-        """Whether the refusal names something that the request can do without."""
+        """Whether the refusal names a part of the request that can be written otherwise."""
         said = refused.refusal.said
         learned = {quirk for quirk, words in self._api.quirks.items() if words.search(said)} - known
         self._quirks |= learned
         return bool(learned)
 
     def _lowered(self, refused: _RefusedError, limit: int | None) -> int | None:
-        """The limit to ask with instead; None where less than a token would be left, or there is no limit."""
+        """The limit to use instead; None where no token would be left, or where there is no limit."""
         limit = self._api.default_limit if limit is None else limit
         if limit is None:
             return None
@@ -301,7 +298,9 @@ class ChatPolicy:
                 if response.status != 200:
                     self._reached = True
                     self._refuse(response, await read_beginning(response))
-                async for events in _events(response):
+                if response.headers.get("content-type", "").startswith("text/html"):
+                    raise _again("the endpoint answered with a web page", unreached=True)
+                async for events in answer_events(response):
                     self._reached = True
                     quiet.cancel()
                     silence.reschedule(loop.time() + self._silence_seconds)
@@ -381,7 +380,7 @@ class ChatPolicy:
         return EndpointError(self._redact(why)).at(f"POST {self.url}")
 
     def _say(self, once: str, what: str) -> None:
-        """Say something in the log, once in the life of the policy."""
+        """Log a warning, once per policy."""
         if once not in self._said:
             self._said.add(once)
             logger.warning("%s with model %s: %s", self.url, self.model, self._redact(what))
@@ -389,22 +388,3 @@ class ChatPolicy:
     def _say_quiet(self) -> None:
         if not self._accepted:
             self._say("quiet", f"no answer for {QUIET_SECONDS:g} s; waiting for up to {self._silence_seconds:g} s")
-
-
-async def _events(response: TransportResponse) -> AsyncIterator[list[Any]]:
-    """The JSON of an answer as it arrives: a stream's events, or the whole where the endpoint does not stream.
-
-    Whatever arrives gives a list, which is empty for a comment that only says that the endpoint is alive.
-    """
-    kind = response.headers.get("content-type", "")
-    if kind.startswith("text/html"):
-        raise _again("the endpoint answered with a web page", unreached=True)
-    if not kind.startswith("text/event-stream"):
-        yield [parse_json(await response.read())]
-        return
-    events, size = EventDecoder(), 0
-    async for chunk in response.chunks():
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise ProtocolError(f"an answer longer than {MAX_ANSWER_BYTES:,} bytes")
-        yield [DONE if data.strip() == DONE else parse_json(data) for _, data in events.feed(chunk)]

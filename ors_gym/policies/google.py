@@ -28,9 +28,9 @@ from ors_gym.types.shapes import JSONObject
 __all__ = ["GoogleGenerateContent"]
 
 TOP = frozenset({"safetySettings", "toolConfig", "generationConfig", "cachedContent", "labels", "serviceTier", "store"})
-"""Options that stand at the top of a request; all others belong into its ``generationConfig``."""
+"""Options at the top of a request; all others go into its ``generationConfig``."""
 NOT_SIGNED = "skip_thought_signature_validator"
-"""The signature of a call that this model did not make."""
+"""The signature for calls that this model did not make."""
 BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\b|gemini-[12]\.")
 FILTERS = "SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII LANGUAGE IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT BLOCKED"
 MALFORMED = "MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL MALFORMED_RESPONSE TOO_MANY_TOOL_CALLS"
@@ -52,7 +52,7 @@ class GoogleGenerateContent(API):
         return path if re.search(r"/v\d\w*(/|$)", path) else path + self.version
 
     def call(self, model: str, *, stream: bool) -> str:
-        """The model's method, which says whether it streams."""
+        """The model's method, one for streams and one for whole answers."""
         return f"/models/{model}:streamGenerateContent?alt=sse" if stream else f"/models/{model}:generateContent"
 
     def headers(self, key: str) -> dict[str, str]:

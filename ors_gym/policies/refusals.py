@@ -1,4 +1,4 @@
-"""What an endpoint's error means: for the request, for the episode, for the run. No I/O.
+"""What an endpoint's error means for the request, the episode and the run. No I/O.
 
 Endpoints share statuses but not words: OpenAI's ``{"error": {"message", "code", "type"}}``, FastAPI's ``detail``,
 Anthropic's ``{"type": "error", "error": {…}}``, Google's ``details``, and OpenRouter's ``metadata.raw`` with the error
@@ -34,9 +34,9 @@ class Verdict(Enum):
     EPISODE = auto()
     """The endpoint refuses this conversation."""
     RUN = auto()
-    """The endpoint refuses the key, the model or further spending: no other conversation would fare better."""
+    """The endpoint refuses the key, the model or further spending."""
     REQUEST = auto()
-    """The endpoint refuses the request: of the run if it never accepted one, else of the episode."""
+    """The endpoint refuses the request. Ends the run if it never accepted one, else the episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ NO_MONEY_TEXT = re.compile(
     r"|exceeded your current quota|enable billing|billing (account|is) (disabled|not)"
 )
 NEVER = re.compile(r"PerDay|limit: 0\b")
-"""What Google says of a quota that waiting for a minute does not bring back."""
+"""Google's words for a quota that does not recover within minutes."""
 FILTERED = _words(
     "content_filter content_policy_violation responsibleaipolicyviolation invalid_prompt cyber_policy bio_policy"
     " misalignment_policy_violation data_inspection_failed"
@@ -136,7 +136,7 @@ def _verdict(status: int, headers: Mapping[str, str], words: set[str], text: str
 
 
 def _length(text: str) -> Verdict | None:
-    """What an error says of lengths, None if it is about something else."""
+    """The verdict on an error about lengths; None for other errors."""
     if NOT_TOO_LONG.search(text):
         return None
     if OUTPUT.search(text) and not UNSUPPORTED.search(text):
@@ -149,11 +149,11 @@ def _length(text: str) -> Verdict | None:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an endpoint says of the tokens that an answer may have."""
+    """The tokens that an answer may have, by an error."""
 
     tokens: int
     always: bool
-    """Whether that is so for every conversation."""
+    """Whether this holds for every conversation."""
 
 
 NUMBER = r"([\d,]+)"
@@ -173,7 +173,7 @@ MOST = re.compile(
 
 
 def room_left(said: str) -> Room | None:
-    """How many tokens an answer may have, by the numbers in an error; None where it has none of the known ones."""
+    """The tokens left for an answer, computed from the numbers in an error; None without known numbers."""
     summed = SUM.search(said)
     if summed is not None:
         return Room(_number(summed[3]) - _number(summed[1]), always=False)
@@ -215,7 +215,7 @@ def _fields(value: Any, depth: int = 6) -> Iterator[tuple[str, Any]]:
 
 
 def _said(answer: Any) -> str:
-    """What an error says, in the words of whoever is nearest to it."""
+    """The message of an error, of the innermost server that sent one."""
     while isinstance(answer, Mapping | list):
         if isinstance(answer, list):
             items: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]

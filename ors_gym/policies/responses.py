@@ -63,7 +63,7 @@ class Responses(API):
                     "name": request.names.shown(tool.name),
                     "description": tool.description,
                     "parameters": tool.parameters,
-                    "strict": False,  # strict schemas are a subset that environments do not keep to
+                    "strict": False,  # strict mode accepts only a subset of JSON Schema
                 }
                 for tool in request.tools
             ]
@@ -91,7 +91,7 @@ def _items(message: Message, request: Request) -> Iterator[dict[str, Any]]:
         elif isinstance(block, ToolResultBlock):
             outputs.append(_output(block))
         elif isinstance(block, ReasoningBlock):
-            continue  # of another endpoint, whose thoughts this one does not take
+            continue  # of another endpoint: this one accepts only its own
         elif message.role == "assistant":
             if isinstance(block, TextBlock) and block.text:
                 yield {"role": "assistant", "content": [{"type": "output_text", "text": block.text}]}
@@ -103,7 +103,7 @@ def _items(message: Message, request: Request) -> Iterator[dict[str, Any]]:
 
 
 def _output(result: ToolResultBlock) -> dict[str, Any]:
-    """The output of a call: text where there is nothing else. An error is what its text says."""
+    """The output of a call, as text unless it has images. The API has no field for errors."""
     texts = [block.text for block in result.blocks if isinstance(block, TextBlock)]
     plain = len(texts) == len(result.blocks)
     output = "\n".join(texts) if plain else [_part(block) for block in result.blocks]
@@ -117,7 +117,7 @@ def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
 
 
 class Response(Answer):
-    """A response: the items that are done, or those of the response that is."""
+    """A response, read from its completed items."""
 
     words: ClassVar[Mapping[str, Finish]] = {
         "completed": Finish.DONE,
@@ -132,7 +132,7 @@ class Response(Answer):
 
     @property
     def finish(self) -> Finish:
-        """What the end means; a call that is not whole was cut off, whatever the response says of itself."""
+        """The meaning of the finish reason; an incomplete call means that the answer was cut off."""
         cut = any(item.get("status") == "incomplete" for item in self._output() if item.get("type") == "function_call")
         return Finish.CUT if cut and super().finish is Finish.DONE else super().finish
 
@@ -152,7 +152,7 @@ class Response(Answer):
             self._end(fields)
 
     def error_of(self, event: Any) -> Any:
-        """The error of an event of that type, or of a response that failed."""
+        """The error in an ``error`` event or a failed response."""
         if isinstance(event, Mapping):
             fields = cast("JSONObject", event)
             if fields.get("type") == "error":
@@ -179,7 +179,7 @@ class Response(Answer):
         }
 
     def _output(self) -> list[JSONObject]:
-        """The items: those that came whole, or those of the whole response where none did."""
+        """The completed items, or those of the response where no item came alone."""
         return [self._done[place] for place in sorted(self._done)] or self._items
 
     def pieces(self) -> Iterator[Piece]:

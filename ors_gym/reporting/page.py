@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -141,6 +141,11 @@ class PageContent:
         return self.masked(value if isinstance(value, str) else _plain(value))
 
 
+def _with_text(blocks: Iterable[MessageBlock]) -> Iterator[MessageBlock]:
+    """Without the empty blocks that hold what only an endpoint reads."""
+    return (block for block in blocks if not isinstance(block, TextBlock | ReasoningBlock) or block.text)
+
+
 def _plain(value: object) -> str:
     if isinstance(value, str) and "\n" in value:
         return value
@@ -259,7 +264,7 @@ def _events(episode: Trajectory, content: PageContent) -> list[JSON]:
         events += _message(message.role, turn, content.blocks(message.blocks, with_calls=True))
     for turn, exchange in enumerate(episode.exchanges):
         reply = exchange.reply
-        events += _message("assistant", turn, content.blocks(exchange.said().blocks))
+        events += _message("assistant", turn, content.blocks(_with_text(exchange.said().blocks)))
         events += (_call(transition, turn, content) for transition in exchange.transitions)
         answered = {transition.action.id for transition in exchange.transitions}
         events += (_unanswered(call, turn, content) for call in reply.tool_calls if call.id not in answered)

@@ -29,7 +29,7 @@ def responses() -> tuple[Double, dict[str, Any]]:
     double = ResponsesDouble()
     user = {"role": "user", "content": [{"type": "input_text", "text": "Go"}]}
     tool = {"type": "function", "name": "look", "parameters": SCHEMA, "strict": False}
-    body: dict[str, Any] = {"input": [user], "tools": [tool], "store": False}
+    body: dict[str, Any] = {"model": "m", "input": [user], "tools": [tool], "store": False}
     body["input"] += double.whole(SAYS, body)["output"]
     calls = [item["call_id"] for item in body["input"] if item.get("type") == "function_call"]
     body["input"] += [{"type": "function_call_output", "call_id": each, "output": "red"} for each in calls]

@@ -12,7 +12,7 @@ from ors_gym import ChatPolicy, Reply, TaskRef, Turn
 from ors_gym.errors import EndpointError
 from ors_gym.policies import EndpointRefusedError
 from ors_gym.types import Message, TextBlock, ToolList
-from tests.support.chat_server import ChatServer, refuses, says, serve_chat
+from tests.support.chat_server import ChatServer, refuses, says, serve_chat, stream
 
 ASK = Turn("episode", TaskRef("counter", "train", 2), (Message("user", (TextBlock("Go"),)),), ToolList())
 
@@ -82,3 +82,35 @@ def test_an_endpoint_that_was_never_reached_ends_the_run_and_is_told_at_once(
     with pytest.raises(EndpointRefusedError, match="no connection"):
         run(ask(ChatServer("http://127.0.0.1:9")))
     assert "asking again for up to 0.6 s" in caplog.text
+
+
+def test_an_endpoint_that_does_not_begin_to_answer_is_named_in_the_log(
+    chat: ChatServer, run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ors_gym.policies.endpoint.QUIET_SECONDS", 0.01)
+    with pytest.raises(EndpointError, match="silent"):
+        run(ask(chat, stream(hang=True), silence_seconds=0.3))
+    assert f"{chat.url}/chat/completions with model m: no answer for 0.01 s" in caplog.text
+
+
+def test_a_dialect_of_text_is_for_chat_completions():
+    with pytest.raises(ValueError, match="parser is for 'openai'"):
+        ChatPolicy("http://localhost", "m", api="anthropic", parser="hermes")
+    with pytest.raises(ValueError, match="no API is called 'bard'; there are openai, responses, anthropic, google"):
+        ChatPolicy("http://localhost", "m", api="bard")
+
+
+@pytest.mark.parametrize(
+    ("api", "address", "url"),
+    [
+        ("responses", "https://host", "https://host/v1/responses"),
+        ("responses", "https://host/v1/responses", "https://host/v1/responses"),
+        ("anthropic", "https://host", "https://host/v1/messages"),
+        ("anthropic", "https://host/anthropic", "https://host/anthropic/v1/messages"),
+        ("anthropic", "https://host/v1/messages", "https://host/v1/messages"),
+        ("google", "https://host", "https://host/v1beta/models/m:streamGenerateContent"),
+        ("google", "https://host/v1/models/x:generateContent?key=k", "https://host/v1/models/m:streamGenerateContent"),
+    ],
+)
+def test_addresses_of_every_api_are_taken_as_people_write_them(api: str, address: str, url: str):
+    assert ChatPolicy(address, "m", api=api).url == url
