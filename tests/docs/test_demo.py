@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.ors_servers import serve
 from tests.support.paths import ROOT
 from tests.support.tiny import Buttons, make_model, make_tokenizer
@@ -29,10 +27,9 @@ def test_its_help_teaches():
     assert "--model Qwen/Qwen3-0.6B --url http://localhost:8080" in shown
 
 
-@pytest.mark.parametrize("where", [[], ["--no-ray"]], ids=["on Ray", "in process"])
-def test_it_trains_and_leaves_a_page(where: list[str], tmp_path: Path):
+def test_it_trains_on_ray_and_leaves_a_page(tmp_path: Path):
     small = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--baseline-episodes", "8"]
-    done = run(*small, *where, folder=tmp_path)
+    done = run(*small, folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -44,7 +41,7 @@ def test_it_trains_and_leaves_a_page(where: list[str], tmp_path: Path):
     assert "find the button ." in page
 
 
-def test_it_trains_a_model_of_ones_own_on_a_server_of_ones_own(tmp_path: Path):
+def test_it_trains_a_model_of_ones_own_in_process_on_a_server_of_ones_own(tmp_path: Path):
     tokenizer = make_tokenizer()
     make_model(tokenizer, seed=0).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
