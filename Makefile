@@ -5,6 +5,7 @@
 # make test-vllm     … with those that install beside vLLM
 # make test-inspect  … with Inspect, which no other test needs, in an environment of its own
 # make test-nightly  … those tests that take minutes
+# make hostile       try every door with what models, servers, clients and endpoints may send
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
 # make check         set up, then lint, check the format, the import layers and the types
@@ -30,11 +31,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly hostile test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -19
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -20
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -47,6 +48,9 @@ coverage: $(VENV)/.dev system
 
 test-nightly: $(VENV)/.dev system
 	$(BIN)/python -m pytest tests/nightly $(ARGS)
+
+hostile: $(VENV)/.dev system
+	$(BIN)/python -m tests.hostile $(ARGS)
 
 test-network: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/network $(ARGS)

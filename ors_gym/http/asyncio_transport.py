@@ -127,12 +127,18 @@ class AsyncioTransport:
         context = self._tls() if scheme == "https" else None
         sock = await self._dialer.connect(host, port, tunnel=context is not None)
         loop = asyncio.get_running_loop()
+        connection = _Connection(self._open)
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self._open), sock=sock, ssl=context, server_hostname=host if context else None
+                await loop.create_connection(
+                    lambda: connection, sock=sock, ssl=context, server_hostname=host if context else None
                 )
+        except asyncio.CancelledError:
+            connection.abandon()
+            sock.close()
+            raise
         except TimeoutError:
+            connection.abandon()
             sock.close()
             raise ConnectError(f"{host}:{port} did not complete TLS within {self._connect_seconds:g} s") from None
         except ssl.SSLCertVerificationError as error:
@@ -274,6 +280,12 @@ class _Connection(asyncio.Protocol):
         """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def abandon(self) -> None:
+        """Close a connection that was not made whole: uvloop tells its protocol nothing of that."""
+        self.close()
+        self._registry.discard(self)
+        self.closed.set()
 
     # called by asyncio
 

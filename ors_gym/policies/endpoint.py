@@ -240,7 +240,10 @@ class ChatPolicy:
                         return Reply(truncated=True)
                     case verdict:
                         raise self._ending(verdict, refused.why) from None
-            return answer.reply(self._dialect, names, turn.tools, origin=origin, max_tokens=limit)
+            try:
+                return answer.reply(self._dialect, names, turn.tools, origin=origin, max_tokens=limit)
+            except ProtocolError as error:
+                raise self._failure(f"the endpoint's answer makes no sense: {error.message}") from None
 
     async def _wait(self, refused: _RefusedError, attempt: int, began: float) -> None:
         """Wait before the request is sent again, or give up."""

@@ -162,7 +162,8 @@ class TrajectoryWriter:
     def _line(self, fields: dict[str, Any]) -> bytes:
         written = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"format": FORMAT, "version": VERSION, "written": written} | self._about | fields
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        # Half a surrogate pair, of a name that a model or a server chose, is no Unicode.
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="replace") + b"\n"
 
     def close(self) -> None:
         """Close the file."""
@@ -271,13 +272,22 @@ def _read(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TrajectoryGroup]]:
                 raise ValueError(f"{path}, line {number} is no trajectory of ors-gym: {error!r}") from error
 
 
+def _place(about: JSONObject) -> tuple[str, int, int]:
+    """The group's id and size, and the trajectory's place in it."""
+    group_id, size, member = about["id"], about["size"], about["member"]
+    if not (isinstance(group_id, str) and isinstance(size, int) and isinstance(member, int) and 0 <= member < size):
+        raise ProtocolError("it has no place in a group")
+    return group_id, size, member
+
+
 def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
     if wire.get("format") != FORMAT:
         raise ProtocolError(f"its format is {wire.get('format')!r}, not {FORMAT!r}")
     if wire["version"] != VERSION:
         raise ProtocolError(f"it is of version {wire['version']}, and this ors-gym reads version {VERSION}")
     about, trajectory = wire["group"], read_trajectory(wire)
-    place = about["id"], about["size"], about["member"]
+    hash(trajectory.task)
+    place = _place(about)
     failures = tuple(map(read_failure, about["failures"]))
     note: JSONObject = wire.get("note") or {}
     versions: JSONObject = wire.get("versions") or {}

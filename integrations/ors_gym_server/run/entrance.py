@@ -45,7 +45,11 @@ class Entrance:
             root = self._root_path
             if root and (scope["path"] == root or scope["path"].startswith(f"{root}/")):
                 scope = {**scope, "root_path": root}
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except RuntimeError as error:
+            if "the handler is closed" not in str(error):  # uvloop's words: the client has left in this moment
+                raise
 
     def _is_served(self, header: bytes) -> bool:
         host = header.decode("latin-1").strip().lower()

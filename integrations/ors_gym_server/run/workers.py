@@ -277,13 +277,16 @@ class Prefork:
             child.terminate()
         deadline = time.monotonic() + seconds + EXIT_SECONDS
         stopped: dict[int, float] = {}
+        killed: set[int] = set()
         while any(child.exitcode is None for child in children.values()):
             now = time.monotonic()
             for index, child in children.items():
                 if self._states[index] == STOPPED:
                     stopped.setdefault(index, now)
                 if child.exitcode is None and (now > deadline or now > stopped.get(index, now) + EXIT_SECONDS):
-                    logger.error("the %s did not end in time and is killed", self._name(index))
+                    if index not in killed:
+                        logger.error("the %s did not end in time and is killed", self._name(index))
+                        killed.add(index)
                     child.kill()
             if self._wait(LOOK_SECONDS) is not None:  # a second time: at once
                 for child in self._children:

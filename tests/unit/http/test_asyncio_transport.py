@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ors_gym.errors import ConnectError, ConnectionLostError, ORSError, ProtocolError
-from ors_gym.http.asyncio_transport import PAUSE_BYTES, AsyncioTransport
+from ors_gym.http.asyncio_transport import PAUSE_BYTES, AsyncioTransport, _Connection
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -265,3 +265,31 @@ def test_certificates_are_verified_unless_told_otherwise(certificate):
                     raise AssertionError("connected")
 
     asyncio.run(conversation())
+
+
+@pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
+def test_a_request_that_is_cancelled_while_it_connects_leaves_nothing_to_wait_for(loops, monkeypatch):
+    factory = asyncio.new_event_loop if loops == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    made = _Connection.connection_made
+
+    async def conversation() -> None:
+        async with ScriptedServer() as server:
+            transport = AsyncioTransport(connect_seconds=30)
+
+            async def request() -> None:
+                async with transport.send("GET", f"{server.url}/", {}, None):
+                    raise AssertionError("it was cancelled before")
+
+            asking = asyncio.create_task(request())
+
+            def cancelled(connection: _Connection, its_transport: asyncio.BaseTransport) -> None:
+                made(connection, its_transport)
+                asking.cancel()
+
+            monkeypatch.setattr(_Connection, "connection_made", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await asyncio.wait_for(transport.aclose(), 30)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(conversation())
