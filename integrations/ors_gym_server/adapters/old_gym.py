@@ -1,0 +1,135 @@
+"""Environments with the interface of gym, from before Gymnasium, as Gymnasium's.
+
+::
+
+    import crafter
+
+    Crafter = as_ors_environment(lambda: OldGymEnv(crafter.Env), name="Crafter")
+
+``reset`` may give the observation alone, ``step`` four values, and ``reset``, a method ``seed``, or what makes the
+environment may take the seed. Spaces of other classes are read by their attributes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+__all__ = ["OldGymEnv", "as_space"]
+
+
+class OldGymEnv(gymnasium.Env[Any, Any]):
+    """An environment of gym's interface behind Gymnasium's.
+
+    Args:
+        make: What makes the environment: a class or a function.
+        observation_space: For environments that have none, such as games of text.
+        action_space: Likewise.
+        **arguments: For ``make``.
+
+    Raises:
+        TypeError: a space is of no known kind.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        *,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        self._make, self._arguments = make, arguments
+        self._old = make(**arguments)
+        self.observation_space = observation_space or as_space(self._old.observation_space)
+        self.action_space = action_space or as_space(self._old.action_space)
+        told: Mapping[str, Any] = getattr(self._old, "metadata", None) or {}
+        modes = told.get("render_modes", told.get("render.modes", []))
+        self.metadata = {**told, "render_modes": list(modes)}
+        self.render_mode = getattr(self._old, "render_mode", None)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, with the seed where the environment takes one."""
+        super().reset(seed=seed)
+        given: dict[str, Any] = {}
+        takes = _parameters(self._old.reset)
+        if seed is not None and "seed" in takes:
+            given["seed"] = seed
+        elif seed is not None and hasattr(self._old, "seed"):
+            self._old.seed(seed)
+        elif seed is not None and "seed" in _parameters(self._make):
+            self.close()
+            self._old = self._make(**self._arguments | {"seed": seed})
+        if options is not None and "options" in takes:
+            given["options"] = options
+        answer = self._old.reset(**given)
+        if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict):
+            observation, info = answer
+            return observation, info
+        return answer, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step; an ending by gym's TimeLimit is a truncation."""
+        answer = self._old.step(action)
+        if len(answer) == 5:
+            observation, reward, terminated, truncated, info = answer
+            return observation, reward, bool(terminated), bool(truncated), info
+        observation, reward, done, info = answer
+        truncated = bool(done) and bool(info.get("TimeLimit.truncated", False))
+        return observation, reward, bool(done) and not truncated, truncated, info
+
+    def render(self) -> Any:
+        """What the environment draws."""
+        if self.render_mode is None and "mode" in _parameters(self._old.render):
+            return self._old.render(mode="rgb_array")
+        return self._old.render()
+
+    def close(self) -> None:
+        """Close the environment, where it can be closed."""
+        if hasattr(self._old, "close"):
+            self._old.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the environment has, such as the names of its actions."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._old, name)
+
+
+def as_space(space: Any) -> spaces.Space[Any]:
+    """A space of gym, or one with the same attributes, as Gymnasium's.
+
+    Raises:
+        TypeError: it is of no known kind.
+    """
+    if isinstance(space, spaces.Space):
+        return space
+    if hasattr(space, "low") and hasattr(space, "high"):
+        dtype = np.dtype(getattr(space, "dtype", np.float32))
+        low, high = (
+            np.broadcast_to(bound, tuple(map(int, space.shape))).astype(dtype) for bound in (space.low, space.high)
+        )
+        return spaces.Box(low, high, dtype=dtype.type)
+    if hasattr(space, "nvec"):
+        return spaces.MultiDiscrete(np.asarray(space.nvec), dtype=np.dtype(getattr(space, "dtype", np.int64)).type)
+    if hasattr(space, "spaces"):
+        if isinstance(space.spaces, Mapping):
+            return spaces.Dict([(key, as_space(each)) for key, each in space.spaces.items()])
+        return spaces.Tuple([as_space(each) for each in space.spaces])
+    if hasattr(space, "n") and getattr(space, "shape", None):
+        return spaces.MultiBinary(space.n)
+    if hasattr(space, "n"):
+        return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+    raise TypeError(f"the space {type(space).__module__}.{type(space).__qualname__} is of no kind that Gymnasium has")
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # of a class or function in C
+        return set()
