@@ -250,6 +250,19 @@ def test_openrouters_thoughts_go_back_whole_and_in_order(stage: Stage, run: Call
     assert double.bodies[-1]["messages"][2]["reasoning_details"] == [expected]
 
 
+def test_reasoning_is_left_out_where_that_is_asked_for(stage: Stage, run: Callable):
+    double = stage.put(ChatDouble(dialect="openrouter"), Says("Hm.", thoughts="hm"))
+    (reply,) = run(ask(policy_of("openrouter", double)))
+    message = Exchange(reply).said()
+
+    for send in (None, False):
+        run(ask(policy_of("openrouter", double, send_reasoning=send), turn(GO, message, GO)))
+
+    kept, left_out = (body["messages"][1] for body in double.bodies[1:])
+    assert kept["reasoning_details"][0]["text"] == "hm"
+    assert left_out == {"role": "assistant", "content": "Hm."}
+
+
 @pytest.mark.parametrize("provider", MAKERS)
 @pytest.mark.parametrize("other", ["anthropic", "google", "responses", "deepseek"])
 def test_a_conversation_of_another_provider_is_written_anew(provider: str, other: str, stage: Stage, run: Callable):
