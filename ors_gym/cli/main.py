@@ -19,6 +19,7 @@ __all__ = ["main"]
 OVERVIEW = """\
 Look at, check, play and roll out environments of the Open Reward Standard (ORS).
 
+  ors-gym demo                                          see it work, in a minute
   ors-gym list http://localhost:8080                    what is there: environments, splits, tools
   ors-gym check http://localhost:8080                   does the server keep to the protocol?
   ors-gym play http://localhost:8080 --env wordle       play an episode yourself
@@ -30,7 +31,9 @@ Look at, check, play and roll out environments of the Open Reward Standard (ORS)
 """
 
 COMMANDS = {
-    "list": ("ors_gym.cli.list", "list a server's environments, splits and tools"),
+    "demo": ("ors_gym_server.cli.demo", "see it work: a server, some episodes, a page; --train trains a model"),
+    "examples": ("ors_gym.cli.examples", "list, print or copy the examples"),
+    "list": ("ors_gym.cli.list", "list a server's environments, splits and tools, or the hosted catalogue"),
     "check": ("ors_gym.cli.check", "check that a server keeps to the protocol, and its tasks to their seeds"),
     "play": ("ors_gym.cli.play", "play an episode yourself"),
     "rollout": ("ors_gym.cli.rollout", "play episodes with a policy and sum them up"),
