@@ -149,13 +149,13 @@ def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[
     import torch
     from tiny_model import make_model, make_tokenizer, warm_up
 
-    from ors_gym_trl.tokens.conversation import chat_tools
+    from ors_gym.policies.templates import template_tools
 
     torch.set_num_threads(1)  # on so small a model more threads only wait for each other
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed=seed)
     with progress.phase("Warming up the model on the form of tool calls, blind to the task") as phase:
-        for share in warm_up(model, tokenizer, chat_tools(tools) or [], seed=seed):
+        for share in warm_up(model, tokenizer, template_tools(tools) or [], seed=seed):
             phase.advance_to(share)
     return model, tokenizer
 

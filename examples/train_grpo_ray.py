@@ -120,7 +120,7 @@ def make_tiny_model(settings: dict[str, Any]) -> tuple[Any, Any]:
     from tiny_model import make_model, make_tokenizer, warm_up
 
     from ors_gym import ORSClient
-    from ors_gym_trl.tokens.conversation import chat_tools
+    from ors_gym.policies.templates import template_tools
 
     async def list_tools() -> Any:
         async with ORSClient(settings["url"]) as client:
@@ -129,7 +129,7 @@ def make_tiny_model(settings: dict[str, Any]) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed=0)
-    for _ in warm_up(model, tokenizer, chat_tools(asyncio.run(list_tools())) or [], seed=0):
+    for _ in warm_up(model, tokenizer, template_tools(asyncio.run(list_tools())) or [], seed=0):
         pass
     return model, tokenizer
 

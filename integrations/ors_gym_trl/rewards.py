@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 
+from ors_gym.policies.templates import to_chat_template
 from ors_gym.trajectory import Trajectory
-from ors_gym_trl.tokens.conversation import chat_messages
 
 __all__ = ["ScoredRows", "own_reward"]
 
@@ -52,8 +52,8 @@ def own_reward(function: Callable[..., Any], rows: ScoredRows) -> Callable[..., 
         columns["env_mask"] = columns.pop("ors_mask", None)
         trajectories: Sequence[Trajectory] = columns.get("ors_trajectory") or []
         if trajectories:
-            columns["completions"] = [chat_messages(one.completion) for one in trajectories]
-            columns["prompts"] = [chat_messages(one.prompt) for one in trajectories]
+            columns["completions"] = [to_chat_template(one.completion) for one in trajectories]
+            columns["prompts"] = [to_chat_template(one.prompt) for one in trajectories]
         places = [place for place, kept in enumerate(scored) if kept]
         count = len(scored)
         asked = {

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ors_gym.spaces.spaces import ToolCallSpace
 from ors_gym.trajectory import Reply, TaskRef
 from ors_gym.types import Message, ToolCall, ToolList, ToolResultBlock, text_of
 
-__all__ = ["Policy", "RandomPolicy", "Reply", "ScriptedPolicy", "Turn", "check_policy"]
+__all__ = ["Policy", "RandomPolicy", "Reply", "Said", "ScriptedPolicy", "Turn", "check_policy"]
 
 EPISODES_KEPT = 1 << 14
 """Episodes whose state a random policy keeps: it does not learn when one is over. More than run at once."""
@@ -48,10 +48,18 @@ class Turn:
         return "\n".join(filter(None, texts))
 
 
-class Policy(Protocol):
-    """Anything that answers a turn. It is asked for many episodes at once, once at a time for each."""
+Said: TypeAlias = Reply | ToolCall | Sequence[ToolCall] | str | Mapping[str, Any]
+"""What a policy may return; :func:`~ors_gym.policies.asking.reply_of` reads it."""
 
-    async def act(self, turn: Turn) -> Reply:
+
+class Policy(Protocol):
+    """Anything that answers a turn. It is asked for many episodes at once, once at a time for each.
+
+    ``act`` may be a plain function too, which runs on a thread; and its answer a call, a text, or an assistant's
+    message of chat completions (see :func:`~ors_gym.policies.asking.reply_of`).
+    """
+
+    def act(self, turn: Turn) -> Said | Awaitable[Said]:
         """Answer one turn. An exception ends the run: a policy's own faults are not the environment's."""
         ...
 

@@ -16,6 +16,7 @@ from typing import Protocol, Unpack
 from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.errors import NotFoundError, ORSError, ProtocolError, RequestTimeoutError
+from ors_gym.policies.asking import ask
 from ors_gym.policies.policy import Policy, Turn, check_policy
 from ors_gym.rollouts.exchange import Conversation
 from ors_gym.rollouts.options import SessionOptions, check_session_options, open_session
@@ -213,7 +214,7 @@ class _Episode:
         number = len(conversation.exchanges)
         seed = derive_seed(self.seed, number)
         turn = Turn(self.episode_id, self.task, conversation.messages, tools, number, left, seed)
-        reply = await self.policy.act(turn)
+        reply = await ask(self.policy, turn)
         await conversation.play(reply)
         reached = self.limits.reached(number + 1, count_tokens(conversation.exchanges))
         self.stop_reason = conversation.stop_reason or reached

@@ -12,8 +12,9 @@ import pytest
 import trl
 
 from ors_gym import Message, TextBlock, ToolSpec
+from ors_gym.policies.templates import template_tools, to_chat_template
 from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock
-from ors_gym_trl.tokens.conversation import ChatTokenizer, TemplateError, chat_messages, chat_tools
+from ors_gym_trl.tokens.conversation import ChatTokenizer, TemplateError
 from tests.support.chat_templates import byte_tokenizer
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -80,11 +81,11 @@ def check(chat: ChatTokenizer, kind: str) -> None:
     between = chat.tokenizer.decode(chat.between(reply, [following], TOOLS).ids)
 
     try:
-        chat_with = chat_messages([*PROMPT, reply, following])
-        whole = chat._render(chat_with, chat_tools(TOOLS), add_generation_prompt=True)
+        chat_with = to_chat_template([*PROMPT, reply, following])
+        whole = chat._render(chat_with, template_tools(TOOLS), add_generation_prompt=True)
     except jinja2.TemplateError:  # one call a turn only
         chat_with[1]["tool_calls"] = chat_with[1]["tool_calls"][:1]
-        whole = chat._render(chat_with, chat_tools(TOOLS), add_generation_prompt=True)
+        whole = chat._render(chat_with, template_tools(TOOLS), add_generation_prompt=True)
     assert whole.endswith(between)
     assert "it is red" in between
     assert "where?" not in between

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ors_gym import Message, TextBlock, ToolCall, ToolSpec
+from ors_gym.policies.templates import template_tools, to_chat_template
 from ors_gym.types import ReasoningBlock, ToolCallBlock, ToolList, ToolResultBlock
 from ors_gym_trl import TemplateError
-from ors_gym_trl.tokens.conversation import ChatTokenizer, chat_messages, chat_tools
+from ors_gym_trl.tokens.conversation import ChatTokenizer
 from ors_gym_trl.tokens.record import TokenRecord
 from tests.support.chat_templates import QWEN, byte_tokenizer
 
@@ -80,10 +81,15 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="<|>[]"), max_si
 def test_the_ids_between_turns_continue_the_template_exactly(template: str, calls: list[tuple[str, str]], text: str):
     tokenizer = byte_tokenizer(template)
     reply, results = reply_and_results(calls, text)
-    before = tokenizer.apply_chat_template(chat_messages([*PROMPT, reply]), tools=chat_tools(TOOLS), tokenize=False)
+    before = tokenizer.apply_chat_template(
+        to_chat_template([*PROMPT, reply]), tools=template_tools(TOOLS), tokenize=False
+    )
     before = before[: before.rindex("<|im_end|>") + len("<|im_end|>")]
     whole = tokenizer.apply_chat_template(
-        chat_messages([*PROMPT, reply, results]), tools=chat_tools(TOOLS), tokenize=False, add_generation_prompt=True
+        to_chat_template([*PROMPT, reply, results]),
+        tools=template_tools(TOOLS),
+        tokenize=False,
+        add_generation_prompt=True,
     )
 
     between = ChatTokenizer(tokenizer).between(reply, [results], TOOLS).ids
@@ -107,7 +113,7 @@ def test_a_prompt_is_rendered_as_the_template_renders_it(template: str):
     tokenizer = byte_tokenizer(template)
     expected = tokenizer.apply_chat_template(
         [{"role": "user", "content": "find the button"}],
-        tools=chat_tools(TOOLS),
+        tools=template_tools(TOOLS),
         add_generation_prompt=True,
         return_dict=False,
     )
@@ -172,19 +178,19 @@ def test_schemas_reach_the_template_whole():
         "$defs": {"Place": {"type": "object", "properties": {"floor": {"type": "integer"}}}},
     }
 
-    [tool] = chat_tools(ToolList((ToolSpec("web.search", "Search.", schema),)))
+    [tool] = template_tools(ToolList((ToolSpec("web.search", "Search.", schema),)))
 
     assert tool["function"] == {"name": "web.search", "description": "Search.", "parameters": schema}
 
 
 def test_no_tools_are_none_because_templates_render_an_empty_list_as_tools():
-    assert chat_tools(ToolList()) is None
+    assert template_tools(ToolList()) is None
 
 
 def test_a_tool_result_names_its_tool_and_its_call():
     reply, results = reply_and_results([("look", "red"), ("press", "ok")])
 
-    chat = chat_messages([*PROMPT, reply, results])
+    chat = to_chat_template([*PROMPT, reply, results])
 
     assert [message["role"] for message in chat] == ["user", "assistant", "tool", "tool"]
     assert [(m["name"], m["tool_call_id"], m["content"]) for m in chat[2:]] == [

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ors_gym.client.janitor import Janitor
 from ors_gym.errors import ConnectionLostError, ORSError
+from ors_gym.policies.asking import ask
 from ors_gym.policies.policy import Policy, Reply, Turn
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore, Message, ToolList
@@ -163,7 +164,7 @@ class ActorConnection:
 
     async def _answer(self, turn: Turn, playing: _Playing) -> None:
         try:
-            reply = await playing.policy.act(turn)
+            reply = await ask(playing.policy, turn)
         except asyncio.CancelledError:
             playing.outcome.cancel()  # unless it is what ended: then this is the cancellation
             raise

@@ -7,22 +7,19 @@ and with the new messages, the second must continue the first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from ors_gym.dialects import Dialect, dialect_of
+from ors_gym.policies.templates import images_in, template_tools, to_chat_template
 from ors_gym.types import (
     ImageBlock,
     Message,
-    MessageBlock,
-    ReasoningBlock,
     TextBlock,
     ToolCallBlock,
     ToolList,
-    ToolResultBlock,
-    text_of,
 )
 from ors_gym_trl.compat import training_chat_template
 from ors_gym_trl.tokens.images import ImagesNotSupportedError, VisionProcessor
@@ -30,72 +27,11 @@ from ors_gym_trl.tokens.record import Span
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ChatTokenizer", "TemplateError", "chat_messages", "chat_tools"]
+__all__ = ["ChatTokenizer", "TemplateError"]
 
 
 class TemplateError(ValueError):
     """The tokenizer's chat template cannot be used for multi-turn training; the message says why and what to do."""
-
-
-def chat_tools(tools: ToolList) -> list[dict[str, Any]] | None:
-    """The tools as chat templates take them, their JSON Schemas whole; None for no tools, not an empty list."""
-    return [tool.to_openai() for tool in tools] or None
-
-
-def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """An ORS conversation as chat templates take it: tool results become messages of the role ``tool``.
-
-    Content with images is a list of parts, other content a text.
-    """
-    chat: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
-    for message in messages:
-        results = [block for block in message.blocks if isinstance(block, ToolResultBlock)]
-        for result in results:
-            chat.append(
-                {
-                    "role": "tool",
-                    "name": names.get(result.tool_call_id, ""),
-                    "tool_call_id": result.tool_call_id,
-                    "content": _content(result.blocks),
-                }
-            )
-        content = _content(message.blocks)
-        if results and not content:
-            continue
-        entry: dict[str, Any] = {"role": message.role, "content": content}
-        reasoning = "\n".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
-        if reasoning:
-            entry["reasoning_content"] = reasoning
-        if message.tool_calls:
-            entry["tool_calls"] = [_chat_tool_call(call) for call in message.tool_calls]
-            names |= {call.id: call.name for call in message.tool_calls}
-        chat.append(entry)
-    return chat
-
-
-def _content(blocks: Sequence[MessageBlock]) -> str | list[dict[str, Any]]:
-    """The text of a message, or its text and images as parts."""
-    if not any(isinstance(block, ImageBlock) for block in blocks):
-        return text_of(blocks)
-    texts_and_images = (block for block in blocks if isinstance(block, TextBlock | ImageBlock))
-    return [
-        {"type": "image"} if isinstance(block, ImageBlock) else {"type": "text", "text": block.text}
-        for block in texts_and_images
-    ]
-
-
-def _images_in(messages: Sequence[Message]) -> Iterator[ImageBlock]:
-    """The images, in the order in which :func:`chat_messages` has them."""
-    for message in messages:
-        for block in message.blocks:
-            if isinstance(block, ToolResultBlock):
-                yield from (inner for inner in block.blocks if isinstance(inner, ImageBlock))
-        yield from (block for block in message.blocks if isinstance(block, ImageBlock))
-
-
-def _chat_tool_call(call: ToolCallBlock) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.input)}}
 
 
 class ChatTokenizer:
@@ -163,7 +99,7 @@ class ChatTokenizer:
         Raises:
             TemplateError: The template does not show the model its tools.
         """
-        text = self._render(chat_messages(messages), chat_tools(tools), add_generation_prompt=True)
+        text = self._render(to_chat_template(messages), template_tools(tools), add_generation_prompt=True)
         missing = [name for name in tools.names if name not in text]
         if missing:
             raise TemplateError(
@@ -183,9 +119,9 @@ class ChatTokenizer:
         """
         calls = [ToolCallBlock(call.id, call.name, {}) for call in reply.tool_calls]
         spoken = Message("assistant", tuple(calls) or (TextBlock("-"),))
-        chat = chat_messages([spoken, *following])
+        chat = to_chat_template([spoken, *following])
         try:
-            text = self._between(chat, chat_tools(tools))
+            text = self._between(chat, template_tools(tools))
         except CANNOT_RENDER as error:
             raise TemplateError(f"the chat template cannot render what follows a turn: {error}") from error
         return self._encode(text, following)
@@ -246,7 +182,7 @@ class ChatTokenizer:
         return str(rendered)
 
     def _encode(self, text: str, messages: Sequence[Message]) -> Span:
-        blocks = list(_images_in(messages))
+        blocks = list(images_in(messages))
         if blocks:
             return self._encode_images(text, blocks)
         # Prompts and results repeat within a group and over a run: most texts were encoded before.

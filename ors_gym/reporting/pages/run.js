@@ -3,6 +3,8 @@ const WINDOW = steps.length >= 30 ? Math.max(10, Math.round(steps.length / 100))
 const running = valueOf => steps.map((_, i) => valueOf(steps.slice(Math.max(0, i + 1 - WINDOW), i + 1)));
 
 // Charts
+// A level of a chart; small ones as powers of ten.
+const written = mark => (mark !== 0 && Math.abs(mark) < 0.001 ? Number(mark.toPrecision(3)).toExponential() : String(Number(mark.toPrecision(6)))).replaceAll("-", "−");
 // A chart over steps, or over rows that each have a `step`. lines: [{name, color, values, raw, ends, at}], with the ends
 // of intervals, and steps of its own for a line that has others; stacks likewise but filled and summing to 1,
 // marks: [{name, value, at, color}] (a level across the chart, or a point at step `at`).
@@ -62,7 +64,7 @@ function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [],
     drawing.replaceChildren();
     for (const mark of ticks(bottom, top, stacks.length ? 2 : 4)) drawing.append(
       svg("line", { class: "rule", x1: left, x2: width - right, y1: y(mark), y2: y(mark) }),
-      svg("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, format === percent ? percent(mark) : String(Number(mark.toPrecision(6))).replace("-", "−")));
+      svg("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, format === percent ? percent(mark) : written(mark)));
     const along = ticks(first, last === first ? first + 1 : last, Math.max(2, Math.min(8, width / 90))).filter(mark => Number.isInteger(mark) && mark <= last);
     if (!along.length || x(along[0]) - x(first) > 36) along.unshift(first);
     for (const mark of along) drawing.append(svg("text", { x: x(mark), y: height - 20, "text-anchor": x(mark) > width - right - 16 && mark > 999 ? "end" : "middle" }, whole(mark)));
@@ -147,7 +149,7 @@ function headline() {
 
 // Other runs beside this one: the same running mean, over their own steps.
 const otherRuns = () => run.beside.filter(other => other.steps.length).map((other, i) => ({
-  name: other.name, color: ["--c1", "--c3", "--c4"][i % 3], at: other.steps.map(row => row[0]),
+  name: other.name, color: ["--c3", "--c4", "--c2"][i % 3], at: other.steps.map(row => row[0]),
   values: other.steps.map((_, n) => mean(other.steps.slice(Math.max(0, n + 1 - WINDOW), n + 1).map(([, reward, episodes]) => ({ reward, episodes })), "reward")),
 }));
 
