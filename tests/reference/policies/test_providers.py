@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ors_gym.reporting.records import TrajectoryWriter, read_trajectories
 from ors_gym.trajectory import Exchange
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolList, ToolResultBlock
 from tests.support.ors_servers import RunningServer
+from tests.support.paths import ROOT
 from tests.support.providers.anthropic import AnthropicDouble
 from tests.support.providers.base import Double, Says, Stage, serve_stage
 from tests.support.providers.chat import ChatDouble
@@ -220,6 +222,12 @@ SECOND_REQUESTS |= {
     "gemini": chat_request({}, {"extra_content": {"google": {"thought_signature": "sig-1"}}}),
     "openai": chat_request({}),
 }
+
+
+def test_the_requests_of_the_docs_are_those_that_are_sent():
+    page = (ROOT / "docs" / "endpoints.md").read_text()
+    shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert shown == [SECOND_REQUESTS[name] for name in ("responses", "anthropic", "google", "deepseek", "gemini")]
 
 
 @pytest.mark.parametrize("provider", SECOND_REQUESTS)
