@@ -12,6 +12,7 @@ import pytest
 
 from ors_gym import ORSClient
 from ors_gym.cli.main import main
+from ors_gym.testing import probe_tasks
 from ors_gym.types import ToolSpec, text_of
 from ors_gym_server import Environment, create_app, tool
 from ors_gym_server.run.serve import default_port
@@ -79,6 +80,19 @@ def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve
     assert main(["check", served.url]) == 0, capsys.readouterr().out
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(30) == 0
+
+
+def test_what_shares_random_state_is_sound_with_one_session_a_process(serve_by_command, run):
+    served = serve_by_command("tests.support.task_environments:Global", "--isolated", "2")
+
+    async def conversation():
+        async with ORSClient(served.url) as client:
+            return await probe_tasks(client, "global", "train", num_tasks=2)
+
+    report = run(conversation())
+    assert {each.name: each.holds for each in report.findings} == dict.fromkeys(
+        ("repeatable", "independent", "different"), True
+    )
 
 
 def test_several_environments_and_classes_of_any_kind_are_served(serve_by_command, run):
@@ -181,6 +195,18 @@ def test_the_help_teaches(capsys):
     assert "gym:FrozenLake-v1" in out
     assert "openenv:http://localhost:8000" in out
     assert "my_module:MyEnvironment" in out
+
+
+def test_modules_of_the_working_folder_are_served_by_id_and_by_function(tmp_path, monkeypatch, serve_by_command):
+    (tmp_path / "lakes.py").write_text(
+        "import gymnasium\ngymnasium.register('Pond-v0', 'gymnasium.envs.toy_text:FrozenLakeEnv')\n"
+        "def make_lake():\n    return gymnasium.make('FrozenLake-v1')\n"
+        "def told(observation, info):\n    return f'at {observation}'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    served = serve_by_command("gym:lakes:Pond-v0", "lakes:make_lake", "--formatter", "lakes:told", "--render", "none")
+    assert "pond" in served.text
+    assert "frozenlake" in served.text
 
 
 def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(capsys):
