@@ -16,6 +16,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import os
+import sys
 import threading
 from collections.abc import Coroutine, Hashable, Mapping
 from types import TracebackType
@@ -28,6 +29,9 @@ from ors_gym.errors import PortalError
 __all__ = ["Portal", "shared_portal"]
 
 T = TypeVar("T")
+
+WAIT_SECONDS = 0.2 if sys.platform == "win32" else None
+"""How long a thread waits at a time: on Windows a wait without a limit holds Ctrl-C back."""
 
 
 class Portal:
@@ -86,6 +90,8 @@ class Portal:
             raise PortalError("Portal.run() was called on the portal's own thread and would wait for itself; await it")
         future = self.submit(work)
         try:
+            while WAIT_SECONDS and not concurrent.futures.wait([future], WAIT_SECONDS).done:
+                pass
             return future.result()
         except BaseException:
             if not future.done():

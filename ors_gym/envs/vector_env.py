@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from ors_gym.client.arguments import check_number, check_type, types_in_words
+from ors_gym.client.portal import WAIT_SECONDS
 from ors_gym.dialects import Action
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
@@ -328,7 +329,7 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
         """
         self._landing.clear()
         while len(self._landed) < count:
-            self._landing.wait()
+            self._landing.wait(WAIT_SECONDS)
             self._landing.clear()
         tasks = dict(self._landed)
         for i in tasks:

@@ -593,3 +593,9 @@ def test_bad_arguments_are_refused():
         await sandbox.close()
 
     run(conversation())
+
+
+def test_another_system_than_linux_is_told_what_to_use_instead(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(IsolationError, match=r"needs Linux, and this is darwin: .*container, or use E2BSandbox"):
+        asyncio.run(LocalSandbox().start())

@@ -65,7 +65,10 @@ def new_command(arguments: argparse.Namespace, console: Console) -> int:
     for path in written:
         say(console, f"  {path}")
     say(console, "\nTry:")
-    where = os.path.relpath(arguments.folder)
+    try:
+        where = os.path.relpath(arguments.folder)
+    except ValueError:  # on another drive
+        where = os.path.abspath(arguments.folder)
     for command, meaning in {
         f"cd {where}": "",
         "ors-gym gates .": "does it work? served, listed, played to an end",

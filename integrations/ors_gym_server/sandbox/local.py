@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -90,6 +91,11 @@ class LocalSandbox(Sandbox):
 
     async def start(self) -> Self:
         """Try the ways there are, the strongest first; :class:`IsolationError` where none holds what is required."""
+        if sys.platform != "linux":
+            raise IsolationError(
+                f"LocalSandbox needs Linux, and this is {sys.platform}: run the server in a Linux container, or use "
+                "E2BSandbox, DaytonaSandbox or ModalSandbox"
+            )
         if self._confinement is not None:
             raise SandboxError("the sandbox was started before")
         failures: list[str] = []
