@@ -20,6 +20,7 @@ from ors_gym.spaces.native_values import read_value, write_value
 from ors_gym.types import ToolOutput
 from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory
 from ors_gym_server.adapters.seed_tasks import SeedTasks
+from ors_gym_server.adapters.seeding import reset
 
 __all__ = ["NativeEpisode"]
 
@@ -101,6 +102,8 @@ def _number(reward: Any) -> float | None:
 def _make(recipe: EnvFactory, tasks: SeedTasks, options: NativeOptions) -> AnyEnv:
     env = _bare(recipe, options.render_mode)
     try:
+        if hasattr(env.unwrapped, "seed"):
+            env = _SeededByItself(env)
         if options.max_episode_steps is not None:
             env = TimeLimit(env, options.max_episode_steps)
         return env if options.split is None else _TasksOfSplit(env, tasks, options.split)
@@ -142,6 +145,13 @@ def _describe(env: AnyEnv | VectorEnv[Any, Any, Any]) -> dict[str, Any]:
     except TypeError as error:
         raise ValueError(f"{error}; wrap the environment in one whose spaces are Gymnasium's") from None
     return described | {"metadata": write_value(metadata, lossy=True), "spec": None if spec is None else spec.id}
+
+
+class _SeededByItself(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Gives the seed of ``reset`` to environments that take it in a way of their own."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return reset(self.env, seed, options)
 
 
 class _TasksOfSplit(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -171,6 +171,24 @@ def test_a_split_gives_its_own_tasks_only(make):
     assert test == {local.reset(seed=seed)[0].tobytes() for seed in range(50, 53)}
 
 
+class Engine(Fragile):
+    """Leaves the seed of reset alone and takes it by a method, as NLE does."""
+
+    def seed(self, core=None, disp=None, reseed=False):
+        self.first = core + disp
+
+    def reset(self, *, seed=None, options=None):
+        super().reset()
+        return np.full(1, self.first % 9), {}
+
+
+def test_a_seed_is_given_in_the_way_that_the_environment_takes_it():
+    with serve_app(create_app([as_ors_environment(Engine, check_seeds=False)])) as running:
+        envs = gym.make_vec("ors_gym/ORS-v0", 3, url=running.url, spaces="native")
+        assert envs.reset(seed=1)[0].tolist() == [[2], [4], [6]]
+        envs.close()
+
+
 class TestAttributes:
     @pytest.mark.parametrize("spaces", ["native", "text"])
     def test_of_members_are_called_and_read_as_gymnasiums(self, server, make, spaces):
