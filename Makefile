@@ -12,6 +12,7 @@
 # make docs          make a site of docs/, in docs/_build/html
 # make docs-links    … and try every link that leads out of it
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
+# make release       build wheel and sdist into dist/, and check their contents, metadata and version
 # make readme-test   run README's commands in order, from an empty environment
 # make lock          compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
@@ -31,11 +32,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly hostile test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly hostile test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -20
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -21
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -87,6 +88,12 @@ docs-links: $(VENV)/.dev
 
 wheel-test: $(VENV)/.dev
 	$(BIN)/python .ci/wheel_test.py $(ARGS)
+
+release: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/uv build -q --python $(BIN)/python --out-dir dist
+	$(BIN)/uv tool run -q twine check --strict dist/*
+	$(BIN)/python .ci/check_release.py dist
 
 readme-test: $(VENV)/.dev
 	$(BIN)/python .ci/readme_test.py

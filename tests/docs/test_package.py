@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -116,13 +117,12 @@ sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "tests/
 
 
 def test_the_version_is_told_in_one_way():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dated = re.findall(r"^## \[(.+)\] - [\d-]+$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
-    assert ors_gym.__version__ == declared
-    assert (
-        f"## [{declared}]" in (ROOT / "CHANGELOG.md").read_text()
-        or "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
-    )
+    assert project["dynamic"] == ["version"]
+    assert ors_gym.__version__ == dated[0]
+    assert f"version: {ors_gym.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_imports_point_one_way():
