@@ -334,6 +334,7 @@ def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, st
         (["list", "localhost:8080"], "begins with http:// or https://"),
         (["check", "ftp://localhost"], "begins with http:// or https://"),
         (["play", "{url}", "--secret", "NOT_IN_THE_ENVIRONMENT"], "no environment variable of that name"),
+        (["list"], "name a server"),
         (["rollout", "{url}", "--policy", "greedy"], "write random, openai:MODEL or module:name"),
         (["rollout", "{url}", "--policy", "openai:m", "--base-url", "localhost"], "begins with http:// or https://"),
         (["rollout", "{url}", "--policy", "openai:m", "--sampling", "temperature"], "write NAME=VALUE"),
@@ -358,7 +359,7 @@ def test_bad_input_is_one_clear_line_and_status_2(cli, counter_server, arguments
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["list"], ["rollout", "http://x", "--episodes", "0"]])
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["rollout", "http://x", "--episodes", "0"]])
 def test_a_command_line_that_makes_no_sense_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
