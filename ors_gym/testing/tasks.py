@@ -256,7 +256,7 @@ class _Probe:
             if apart is None
             else f"beside other sessions a task is another episode (they part {apart}): they share state, or are not "
             "safe on several threads",
-            ISOLATE,
+            f"{ISOLATE}; where only several threads are the matter, --one-thread is enough",
         )
 
     async def _play(self, client: ORSClient, index: int) -> Playout:
