@@ -135,6 +135,7 @@ def _plain(line: str) -> str:
     line = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", line)
     line = re.sub(r":[\w.+:-]+:`~?(?:[\w.]*\.)?([^`]+)`", r"\1", line)
     line = re.sub(r"\s*\[#?\w+\]_(?!\w)", "", line)
+    line = re.sub(r"\s*(?:\\t|\t|\b|\\)ext\{([^{}]*)\}", r" \1", line)  # of formulas, \t read as a tab or not
     line = line.replace("$", "").replace("``", "`")
     return re.sub(r"\*\*([^*]+)\*\*", r"\1", line).rstrip()
 
