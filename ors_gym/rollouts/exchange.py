@@ -20,7 +20,7 @@ __all__ = ["Conversation", "ToolSession", "observed_error", "run_all"]
 T = TypeVar("T")
 
 MAX_TOOL_ERRORS = 3
-"""Tool errors in a row, without another call between them, that fail an episode."""
+"""Messages in a row with tool errors, without another call between them, that fail an episode."""
 
 
 class ToolSession(Protocol):
@@ -59,6 +59,8 @@ class Conversation:
         self._terminal = terminal_tool
         self._options = options or SessionOptions()
         self._tool_errors = 0
+        self._message_counted = False
+        """Whether the errors of the message that is played are counted: one message is one attempt."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -104,6 +106,7 @@ class Conversation:
             ORSError: a call failed. What was answered before, or beside it, is in the last of ``exchanges``.
         """
         exchange = self._named(reply)
+        self._message_counted = False
         transitions: list[Transition] = []
         try:
             if not (reply.truncated or reply.error is not None):
@@ -198,12 +201,13 @@ class Conversation:
                 raise
             output = observed
             if output.tool_raised:
-                self._tool_errors += 1
+                self._tool_errors += not self._message_counted
+                self._message_counted = True
                 if self._options.get("tool_errors") == "fail" or self._tool_errors >= MAX_TOOL_ERRORS:
                     raise
             await self._session.ping()  # where the session is gone too, the episode fails
         if not output.tool_raised:
-            self._tool_errors = 0
+            self._tool_errors, self._message_counted = 0, False
         return output
 
 

@@ -42,8 +42,8 @@ class SessionOptions(TypedDict, total=False):
     a message that may run at once do; any other call waits for those before it, and those after it wait for it."""
     tool_errors: ToolErrors
     """What becomes of a tool that raised while its session lives on. ``"observe"``, the default: the agent reads
-    ``Error: …`` as the result, with the reason ``tool_error``, and the episode goes on; three in a row without another
-    call between them fail it. ``"fail"``: the episode fails."""
+    ``Error: …`` as the result, with the reason ``tool_error``, and the episode goes on; those of three messages in a
+    row, without another call between them, fail it. ``"fail"``: the episode fails."""
 
 
 SESSION_OPTIONS = tuple(SessionOptions.__annotations__)

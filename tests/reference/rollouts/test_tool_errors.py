@@ -11,6 +11,7 @@ from openreward.environments import ToolOutput, tool
 
 from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, StopReason, TaskRef, ToolCall, Trajectory
 from ors_gym.errors import ToolFailedError
+from ors_gym.policies.policy import Reply, Turn
 from tests.support.environments import OneTask
 from tests.support.ors_servers import RunningServer
 
@@ -50,6 +51,22 @@ def test_three_errors_in_a_row_fail_the_episode(counter_server: RunningServer, r
     assert "the counter broke" in trajectory.failure.message
     assert reasons(trajectory) == ["tool_error"] * 2
     assert not counter_server.live_sessions
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_errors_of_one_message_count_as_one(counter_server: RunningServer, run: Callable, parallel: bool):
+    class Stubborn:
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(tool_calls=(CRASH, CRASH, CRASH))
+
+    async def conversation() -> Trajectory:
+        async with ORSClient(counter_server.url) as client:
+            return await EpisodeRunner(client, Stubborn(), parallel_tool_calls=parallel).run_episode(TASK)
+
+    trajectory = run(conversation())
+    assert trajectory.failure is not None
+    assert len(trajectory.exchanges) == 3
+    assert reasons(trajectory)[:6] == ["tool_error"] * 6
 
 
 @pytest.mark.parametrize("between", [LOOK, ToolCall("fly")], ids=["answered", "refused"])
