@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -32,6 +33,8 @@ from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate
 
 __all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_group", "run_groups"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,7 @@ async def run_groups(
     after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
     first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
     every run, in whatever order groups end. Leaving the loop early ends the episodes that are still under way and
-    closes their sessions.
+    closes their sessions; a cancellation or a timeout of the waiting does so too, and logs how many groups it cost.
 
     A group in which every episode failed teaches nothing of the policy and much of the world: a server that is gone, an
     environment that is not there. ``max_failed_groups`` of them in a row, as they complete, end the run, and so does a
@@ -252,6 +255,12 @@ async def run_groups(
             if in_a_row == max_failed_groups:
                 reason = f"{last.kind}: {last.message}"
                 raise RunFailedError(f"every episode of {in_a_row} groups in a row failed. Last: {reason}")
+    except asyncio.CancelledError:
+        complete = sum(group_task.done() for group_task in running)
+        logger.warning(
+            "run_groups was cancelled: %d groups are not handed out, %d of them complete", len(running), complete
+        )
+        raise
     finally:
         for group_task in running:
             group_task.cancel()
