@@ -33,7 +33,8 @@ def start_cluster() -> Iterator[Cluster]:
     """A head on which no actor fits, and one node for two actors that ask for a ``place``."""
     directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
     with _temporary_files_in(directory):
-        head = {"num_cpus": 0, "_system_config": IMPATIENT, **SMALL}
+        # Any port: to find the default one taken, by a Ray beside the tests, Ray leaves a socket open.
+        head = {"num_cpus": 0, "dashboard_port": None, "_system_config": IMPATIENT, **SMALL}
         cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         add_node(cluster)
