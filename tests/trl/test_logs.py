@@ -13,6 +13,7 @@ from ors_gym.reporting import read_trajectories
 from ors_gym.reporting.records import read_records
 from ors_gym_trl import RolloutBatch, TrajectoryCallback
 from tests.support.ors_servers import RunningServer
+from tests.support.paths import ROOT
 from tests.support.trl_runs import AT_ONCE, FailingHost, make_rollouts, make_trainer, one_thread, server
 from tests.support.trl_says import Says
 
@@ -27,6 +28,9 @@ def test_the_logs_say_what_the_rollouts_were_like(make_rollouts: Callable, serve
     trainer.train()
 
     logs = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    documented = (ROOT / "docs/trl.md").read_text(encoding="utf-8")
+    names = {name for name in logs if name.startswith("rollout/") and not name.startswith("rollout/failed/")}
+    assert {name for name in names if f"`{name.removeprefix('rollout/stopped/')}`" not in documented} == set()
     assert logs["rollout/dropped_groups"] == 4
     assert logs["rollout/failed/connection_lost"] == 16
     assert logs["rollout/stopped/failed"] == 16
