@@ -30,7 +30,7 @@ def boxes(draw):
         low = -np.inf
     if dtype.kind in "fi" and draw(st.booleans()):
         high = np.inf
-    if draw(st.booleans()) or not shape or dtype.kind == "b":
+    if draw(st.booleans()) or not shape or dtype.kind == "b" or (dtype.kind == "i" and np.inf in (-low, high)):
         return spaces.Box(low, high, shape, dtype)
     lows = np.full(shape, low, np.float64 if dtype.kind == "f" else float)
     lows[0] = 1
@@ -97,7 +97,7 @@ def test_a_space_is_read_as_it_was_written_and_so_are_its_elements(space, seed):
         assert are_identical(again.sample(), element)
         travelled = read_value(sent(write_value(element)))
         assert are_identical(travelled, element)
-        assert space.contains(travelled)
+        assert space.contains(travelled) == space.contains(element)  # not all of Gymnasium 1.1 are
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
