@@ -88,13 +88,13 @@ def run_snippets(snippets: Sequence[Snippet]) -> dict[str, str | None]:
 
 
 def run_command(words: list[str]) -> None:
-    """Run a command of ``ors-gym``; of one that serves, only its arguments are read."""
+    """Run a command of ``ors-gym``; of those that start servers, which other tests run, only read the arguments."""
     from ors_gym.cli.main import _parser, main
 
     if words[0] != "ors-gym":
         return
-    if words[1] == "serve":
-        _parser("serve").parse_args(words[1:])
+    if words[1] in ("serve", "gates", "demo"):
+        _parser(words[1]).parse_args(words[1:])
         return
     try:
         status = main(words[1:])

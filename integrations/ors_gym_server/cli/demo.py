@@ -20,7 +20,7 @@ from ors_gym.cli.exits import FAILURE, CommandError, InputError
 from ors_gym.cli.output import say
 from ors_gym.client.client import ORSClient
 from ors_gym.policies.policy import Policy, RandomPolicy, Turn
-from ors_gym.reporting.page import Measurement, RunRecord, Sample, write_report
+from ors_gym.reporting.page import RunRecord, Sample, write_report
 from ors_gym.rollouts.episode import EpisodeRunner, RolloutLimits
 from ors_gym.rollouts.groups import run_groups
 from ors_gym.rollouts.returns import trajectory_return
@@ -91,7 +91,7 @@ def _server() -> Iterator[str]:
 
 
 async def _play(url: str, console: Console) -> RunRecord:
-    record = RunRecord("Two policies on buttons", f"{EPISODES} tasks, each played once by each policy.")
+    record, means = RunRecord("Two policies on buttons"), list[str]()
     policies: dict[str, Policy] = {"random": RandomPolicy(seed=0), "scripted": LookThenPress()}
     async with ORSClient(url) as client:
         tasks = await load_tasks(client, "buttons", "test", limit=EPISODES)
@@ -103,16 +103,16 @@ async def _play(url: str, console: Console) -> RunRecord:
             if not returns:
                 raise CommandError("no episode could be played")
             say(console, f"{name:10} mean return {fmean(returns):.2f} of {len(returns)} episodes")
-            if record.baseline_reward is None:
-                record.baseline_reward = Measurement(fmean(returns), len(returns))
+            means.append(f"{name} {fmean(returns):.2f}")
+    record.description = f"{EPISODES} tasks, each played once by each policy. Mean returns: {', '.join(means)}."
     record.ended = "finished"
     return record
 
 
 def _samples(name: str, episodes: list[Trajectory]) -> list[Sample]:
     return [
-        Sample(episode, label=f"{name}, task {number}", episode_return=trajectory_return(episode), group=name)
-        for number, episode in enumerate(episodes)
+        Sample(episode, label=name, episode_return=trajectory_return(episode), group=str(episode.task))
+        for episode in episodes
     ]
 
 
