@@ -128,7 +128,8 @@ class Source:
         check_number("max_replacements", self.max_replacements, none=False, whole=True)
         for name in ("truncated_reward", "stopped_reward", "unrewarded_return"):
             check_number(name, getattr(self, name))
-        if isinstance(self.tasks, str | bytes | Mapping) or not isinstance(self.tasks or (), Iterable):
+        tasks: Any = self.tasks
+        if isinstance(tasks, str | bytes | Mapping) or not isinstance(tasks, Iterable | None):
             raise ValueError(f"tasks must be indices or TaskRefs, or None, got {type(self.tasks).__name__}")
         check_type("limits", self.limits, RolloutLimits)
         check_type("failures", self.failures, FailurePolicy, none=False)
