@@ -125,7 +125,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml $(CONSTRAINTS)
 $(VENV)/.inspect: pyproject.toml constraints/inspect.txt
 	@test -x $(BIN)/python || { echo "Making the environment $(VENV) …"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing ors-gym and Inspect into $(VENV) …"
-	$(INSTALL) -e ".[inspect,server]" hypothesis mypy pytest pytest-timeout
+	$(INSTALL) -e ".[inspect,server]" hypothesis mypy pytest pytest-timeout pytest-xdist
 	@touch $@
 
 # A machine with a GPU, or one that is not Linux, gets the default build. A Linux machine without one gets the CPU
