@@ -27,9 +27,13 @@ class Sandlock(Directory):
 
     name = "sandlock"
     needs = ("setpriv", "prlimit")
-    counts_processes = False  # sandlock counts them: the supervisor's threads are the same user's
     ends_itself = True
     packages = ""
+
+    @property
+    def counts_processes(self) -> bool:
+        """Never: sandlock counts them, and RLIMIT_NPROC would count its supervisor's threads."""
+        return False
 
     async def open(self) -> None:
         """Make the directory."""

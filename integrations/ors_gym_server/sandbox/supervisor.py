@@ -32,7 +32,11 @@ def main() -> int:
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a change of user takes it away, and with it what sandlock needs of /proc
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
+
+    def end(signum: int, frame: object) -> None:
+        over.set()
+
+    signal.signal(signal.SIGTERM, end)
     if os.getppid() != parent:  # it died before the kernel was asked to tell
         return 125
     process = Sandbox(**described["policy"]).popen(sys.argv[2:])
