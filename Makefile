@@ -8,7 +8,7 @@
 # make hostile       try every door with what models, servers, clients and endpoints may send
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
-# make check         set up, then lint, check the format, the import layers and the types
+# make check         set up, then lint, check the format, the import layers, the types and the site of docs/
 # make docs          make a site of docs/, in docs/_build/html
 # make docs-links    … and try every link that leads out of it
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
@@ -30,6 +30,7 @@ CONSTRAINTS ?= constraints/locked.txt
 CPU_TORCH := torch==2.13.0+cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SITE := $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .PHONY: demo test coverage test-nightly hostile test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
@@ -78,9 +79,10 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(SITE)
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(SITE)
 	@echo "Look at it: file://$(CURDIR)/docs/_build/html/index.html"
 
 docs-links: $(VENV)/.dev
