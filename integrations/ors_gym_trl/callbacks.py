@@ -39,7 +39,7 @@ CURVES = {
 
 
 class BatchListener(TrainerCallback):
-    """Hears the batches of one training: of the trainer it was given to, from its beginning to its end."""
+    """Receives the batches of its trainer from the beginning to the end of one training."""
 
     def __init__(self, rollouts: ORSRollouts) -> None:
         self._rollouts = rollouts
@@ -48,7 +48,7 @@ class BatchListener(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self.listen(state)
 
     def listen(self, state: TrainerState) -> None:

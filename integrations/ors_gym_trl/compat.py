@@ -278,13 +278,13 @@ def check_backend(trainer: Trainer) -> None:
     if kind == DistributedType.FSDP:
         raise ValueError(
             "with FSDP every step of generation in process is a collective call, and episodes differ in length: "
-            'processes would wait for each other for ever. Use vLLM: use_vllm=True, vllm_mode="server" or "colocate"'
+            'processes would wait for each other forever. Use vLLM: use_vllm=True, vllm_mode="server" or "colocate"'
         )
     plugin = cast("Any", trainer.accelerator.state).deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3 and not args.ds3_gather_for_generation:
         raise ValueError(
             "with ZeRO-3 and ds3_gather_for_generation=False every step of generation in process is a collective call, "
-            "and episodes differ in length: processes would wait for each other for ever. Set "
+            "and episodes differ in length: processes would wait for each other forever. Set "
             "ds3_gather_for_generation=True, or use vLLM"
         )
 

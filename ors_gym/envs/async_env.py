@@ -226,7 +226,7 @@ class AsyncORSEnv:
 
         Raises:
             ResetNeeded: there is no episode: none begun, or the last one has ended.
-            ORSError: a fault of the world; the episode is over and has no return, and `reset` begins another.
+            ORSError: an infrastructure failure; the episode is over and has no return, and `reset` begins another.
         """
         self._check_open()
         conversation = self._conversation

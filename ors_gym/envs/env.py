@@ -37,8 +37,8 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
     An action is a :class:`~ors_gym.types.ToolCall`, a mapping ``{"name", "input"}``, or the text a model wrote, which
     the ``action_parser`` reads. The agent's mistakes (text that cannot be read, an unknown tool, refused input) are
     observations with a ``reason`` in ``info``. ``terminated`` is the environment's word, ``truncated`` a limit of ours.
-    A fault of the world raises the client's :class:`~ors_gym.errors.ORSError` from ``step``; the episode then has no
-    return, and the environment can be reset.
+    An infrastructure failure raises the client's :class:`~ors_gym.errors.ORSError` from ``step``; the episode then has
+    no return, and the environment can be reset.
 
     What ``info`` holds is told at :class:`~ors_gym.envs.async_env.AsyncORSEnv`.
 
@@ -80,7 +80,7 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
 
         Raises:
             ResetNeeded: there is no episode.
-            ORSError: a fault of the world.
+            ORSError: an infrastructure failure.
         """
         return self._portal.run(self._episode.step(action))
 

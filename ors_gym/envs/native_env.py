@@ -79,7 +79,7 @@ class NativeEnv(CopiedByArguments, gymnasium.Env[Any, Any]):  # pyright: ignore[
         Raises:
             ResetNeeded: there is no episode.
             ToolFailedError: the environment raised.
-            ORSError: a fault of the world; the episode is lost.
+            ORSError: an infrastructure failure; the episode is lost.
         """
         return self._portal.run(self._remote.step(action))
 

@@ -55,7 +55,7 @@ class NativeDescription:
 
 
 class NativeSession:
-    """Opens a session when it is first needed, and a new one after a fault of the world."""
+    """Opens a session when it is first needed, and a new one after an infrastructure failure."""
 
     def __init__(self, client: ORSClient, env_name: str | None, native: NativeOptions, options: EnvOptions) -> None:
         self._client = client

@@ -41,7 +41,7 @@ class NativeVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[Any, Any, N
 
     By default one session holds all members and steps them in turn: one request a step. With ``sessions=k`` they are
     spread over k sessions that step at the same time, which pays where a step takes longer than a request (and, on a
-    server with worker processes, uses more processors). A fault of the world is raised; ``reset`` begins anew.
+    server with worker processes, uses more processors). An infrastructure failure is raised; ``reset`` begins anew.
 
     Args:
         num_envs: how many members.

@@ -50,7 +50,7 @@ class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...
     plays the same task in all members of a group, whenever each of them gets there. The seed of a group's first
     member counts.
 
-    **Failures.** A fault of the world fails one member only. Gymnasium has no third flag beside `terminations` and
+    **Failures.** An infrastructure failure fails one member only. Gymnasium has no third flag beside `terminations` and
     `truncations`, so a failed episode ends like this: ``infos["failure"][i]`` says what happened
     (:class:`~ors_gym.trajectory.Failure`), ``truncations[i]`` is True, ``rewards[i]`` is NaN, the observation is the
     last one again. It must not be scored. The member then plays the same task again on a fresh session, up to

@@ -1,4 +1,4 @@
-"""A model's answer in the making, whichever API it comes from, and the reply that it becomes. No I/O."""
+"""A model's answer in progress, whichever API it comes from, and the reply that it becomes. No I/O."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Piece:
 
 @dataclass
 class Answer(ABC):
-    """An answer in the making: fed with a stream's events or with one whole answer, then read as a reply."""
+    """An answer in progress: fed with a stream's events or with one whole answer, then read as a reply."""
 
     words: ClassVar[Mapping[str, Finish]]
     """The finish reasons that are known; every other one is a failure."""

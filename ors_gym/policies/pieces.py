@@ -15,7 +15,7 @@ GROWING = frozenset({"text", "summary"})
 
 
 class Growing:
-    """A value in the making: text is added to text, objects and lists are merged, all else is taken as it comes.
+    """A value in progress: text is added to text, objects and lists are merged, all else is taken as it comes.
 
     Items of a list belong together if they have the same ``index`` and ``type``, as OpenRouter's ``reasoning_details``
     have; an item without an index is one of its own.

@@ -1,4 +1,4 @@
-"""One episode: a policy and an environment in conversation, until one of them or a limit ends it.
+"""One episode: a conversation of policy and environment, until one of them or a limit ends it.
 
 An *episode host* plays single episodes: :class:`EpisodeRunner` in this process, ``ors_gym_ray.RolloutPool`` on Ray
 actors. Groups are built over either in :mod:`ors_gym.rollouts.groups`.
@@ -29,17 +29,17 @@ __all__ = ["EpisodeHost", "EpisodeRunner", "RolloutLimits"]
 
 @dataclass(frozen=True, slots=True)
 class RolloutLimits:
-    """What may cut an episode short, and how many sessions may be open at once."""
+    """Limits of an episode, and of concurrent sessions."""
 
     max_turns: int = 32
     """Messages of the policy in one episode."""
     max_episode_seconds: float | None = None
-    """From the opening of the session; None is no limit."""
+    """Seconds from the opening of the session; None means no limit."""
     max_concurrent_sessions: int = 256
-    """Sessions that one host (process or actor) holds open at once; further episodes wait for a place."""
+    """Maximum open sessions of one host (process or actor); further episodes wait."""
     max_tokens: int | None = None
-    """Tokens that the policy writes in one episode, as it reports them in ``Reply.num_tokens``; None is no limit.
-    A policy is told what is left, in ``Turn.max_tokens``; the episode ends after the turn that reaches it."""
+    """Maximum tokens of the policy in one episode, as reported in ``Reply.num_tokens``; None means no limit.
+    ``Turn.max_tokens`` has the rest; the episode ends after the turn that reaches the limit."""
 
     def __post_init__(self) -> None:
         check_number("max_turns", self.max_turns, none=False, whole=True)
@@ -54,21 +54,21 @@ class RolloutLimits:
             raise ValueError("max_tokens must be at least 1, or None for no limit")
 
     def reached(self, num_turns: int, num_tokens: int | None = None) -> StopReason | None:
-        """The limit that an episode so long has reached; its seconds are watched by a timer."""
+        """The limit of turns or tokens that an episode has reached; a timer watches its seconds."""
         if self.max_tokens is not None and num_tokens is not None and num_tokens >= self.max_tokens:
             return StopReason.MAX_TOKENS
         return StopReason.MAX_TURNS if num_turns >= self.max_turns else None
 
 
 class EpisodeHost(Protocol):
-    """Something that plays one episode: in this process, or on another machine."""
+    """Plays episodes, in this process or on another machine."""
 
     async def run_episode(
         self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
     ) -> Trajectory:
-        """Play one episode to its end; ``seed`` is of what its policy draws.
+        """Play one episode to its end; ``seed`` seeds the policy's draws.
 
-        Faults of the world come back as a failed trajectory, never as an exception.
+        Infrastructure failures are returned as a failed trajectory, never raised.
         """
         ...
 
@@ -77,7 +77,7 @@ class EpisodeHost(Protocol):
 
         Raises:
             NotFoundError: the environment does not score groups.
-            ORSError: it could not, this time. Scoring changes nothing, so it may be asked again.
+            ORSError: scoring failed. It changes nothing, so it may be retried.
         """
         ...
 
@@ -87,8 +87,8 @@ class EpisodeRunner:
 
     Args:
         client: The server's client.
-        policy: Whom to ask, unless ``run_episode`` names another.
-        limits: When to cut episodes short.
+        policy: The policy, unless ``run_episode`` is given another.
+        limits: Limits of the episodes.
         options: See :class:`~ors_gym.rollouts.options.SessionOptions`.
     """
 
@@ -136,7 +136,7 @@ class EpisodeRunner:
 
         Raises:
             NotFoundError: the environment does not score groups.
-            ORSError: it could not, this time.
+            ORSError: scoring failed.
         """
         tools = await self.client.known_tools(task.env_name)
         if not tools.supports_score_group:
@@ -150,7 +150,7 @@ class EpisodeRunner:
 
 
 def _with_blocks(candidate: GroupCandidate, kinds: Collection[str]) -> GroupCandidate:
-    """``candidate`` with blocks of these kinds only, and without the messages that have none left."""
+    """``candidate`` with blocks of these kinds only, without messages that become empty."""
     messages = (
         replace(message, blocks=tuple(block for block in message.blocks if block.type in kinds))
         for message in candidate.messages
@@ -159,7 +159,7 @@ def _with_blocks(candidate: GroupCandidate, kinds: Collection[str]) -> GroupCand
 
 
 class _Episode:
-    """One episode in the making."""
+    """One episode in progress."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A conversation with an environment, one exchange at a time: what ``gym.make``, the runner, Ray and TRL all play."""
+"""A conversation with an environment, one exchange at a time; shared by ``gym.make``, the runner, Ray and TRL."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_TOOL_ERRORS = 3
 
 
 class ToolSession(Protocol):
-    """What an exchange needs of a :class:`~ors_gym.Session`."""
+    """The part of a :class:`~ors_gym.Session` that exchanges use."""
 
     async def call_tool(self, name: str, input: JSONObject | None = None) -> ToolOutput:
         """Call a tool, at most once."""
         ...
 
     async def ping(self) -> None:
-        """Ask whether the session is still there; raises an ORSError if not."""
+        """Check that the session exists; raises an ORSError if not."""
         ...
 
 
@@ -40,9 +40,9 @@ class Conversation:
 
     Args:
         session: Where the tools are called.
-        prompt: What the conversation begins with.
-        terminal_tool: Where a plain message goes; None where the environment has no such tool.
-        options: The options of the session that concern its calls.
+        prompt: The environment's prompt.
+        terminal_tool: The tool for a plain message; None if the environment has none.
+        options: The session's options.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Conversation:
     def end(self) -> StopReason | None:
         """How the environment ended the episode, None while it goes on.
 
-        ORS has one word for both ends; an environment that was served from Gymnasium says in the metadata which it is.
+        ORS has one flag for both ends; an environment served from Gymnasium tells them apart in the metadata.
         """
         if not self.finished:
             return None
@@ -97,13 +97,13 @@ class Conversation:
         return None if last.reply.tool_calls or last.outputs else StopReason.POLICY_STOPPED
 
     async def play(self, reply: Reply) -> Exchange:
-        """Take the agent's next message, call its tools, and return what came of it.
+        """Take the agent's next message, call its tools, and return the exchange.
 
-        Tools are called in order, or at once where allowed; after one that ends the episode nothing more is called.
-        A plain message is handed to the terminal tool. A message that was cut off or could not be read calls nothing.
+        Tools are called in order, or concurrently where allowed; after the end of the episode none are called. A plain
+        message goes to the terminal tool. A message that was cut off or could not be read calls no tool.
 
         Raises:
-            ORSError: a call failed. What was answered before, or beside it, is in the last of ``exchanges``.
+            ORSError: a call failed. Outputs of earlier and concurrent calls are in the last of ``exchanges``.
         """
         exchange = self._named(reply)
         self._message_counted = False
@@ -112,7 +112,7 @@ class Conversation:
             if not (reply.truncated or reply.error is not None):
                 await self._call_tools(exchange, transitions)
         except ORSError:
-            if not self._ended(transitions):  # an end that came before, or beside it, stands
+            if not self._ended(transitions):  # the end by an earlier or concurrent call counts
                 raise
         finally:
             played = replace(exchange, transitions=tuple(transitions), finished=self._ended(transitions))
@@ -120,11 +120,11 @@ class Conversation:
         return played
 
     def say(self, reply: Reply) -> Exchange:
-        """Take the agent's next message, and call nothing."""
+        """Take the agent's next message without calling tools."""
         return self._record(self._named(reply))
 
     def notify(self, *notices: Block) -> Exchange:
-        """Let the agent read ``notices`` after what came of its last message."""
+        """Add ``notices`` for the agent after the outputs of its last message."""
         last = self.exchanges.pop()
         del self._messages[-1 - len(last.heard()) :]
         return self._record(replace(last, notices=(*last.notices, *notices)))
@@ -135,7 +135,7 @@ class Conversation:
         return exchange
 
     def _named(self, reply: Reply) -> Exchange:
-        """The exchange that begins with ``reply``, each of whose calls has its own id."""
+        """A new exchange for ``reply``, whose calls get unique ids."""
         number = len(self.exchanges)
         calls: dict[str, ToolCall] = {}
         for place, call in enumerate(reply.tool_calls):
@@ -159,8 +159,8 @@ class Conversation:
     def _ended(self, transitions: Iterable[Transition]) -> bool:
         """Whether one of them ended the episode.
 
-        The terminal tool does so where it accepts its input, also on a server that does not say it. A server that
-        refuses a call because the episode is over has ended it before.
+        The terminal tool does if it accepts its input, also without the server's ``finished``. A call refused because
+        the episode is over means that it ended before.
         """
         terminal = self._terminal and self._terminal.name
         return any(
@@ -175,9 +175,9 @@ class Conversation:
         return allowed if isinstance(allowed, bool) else call.name in allowed
 
     async def _call_at_once(self, calls: Sequence[ToolCall], transitions: list[Transition]) -> None:
-        """Make these calls at once, wait for all, and add what came of them in order.
+        """Make calls concurrently, wait for all, and add their outputs in order.
 
-        The calls beside one that ends the episode are under way already: their rewards count.
+        Calls concurrent with one that ends the episode are running already, so their rewards count.
         """
         answers: list[Transition | None] = [None] * len(calls)
 
@@ -192,7 +192,7 @@ class Conversation:
             transitions += filter(None, answers)
 
     async def _call_tool(self, call: ToolCall) -> ToolOutput:
-        """Call a tool; an error that is the agent's to read is an output, unless the options or the count say no."""
+        """Call a tool; tool errors become outputs, unless the options or the count of errors forbid it."""
         try:
             output = await self._session.call_tool(call.name, call.input)
         except ORSError as error:
@@ -205,16 +205,16 @@ class Conversation:
                 self._message_counted = True
                 if self._options.get("tool_errors") == "fail" or self._tool_errors >= MAX_TOOL_ERRORS:
                     raise
-            await self._session.ping()  # where the session is gone too, the episode fails
+            await self._session.ping()  # if the session is gone too, the episode fails
         if not output.tool_raised:
             self._tool_errors, self._message_counted = 0, False
         return output
 
 
 def observed_error(error: ORSError) -> ToolOutput | None:
-    """What the agent reads of a call that ended in an error while its session lives on; None for other errors.
+    """The output for a call that failed while its session continues; None for other errors.
 
-    That is an error that the tool raised, and a call that the server answers with 400.
+    Such calls are those whose tool raised, and those that the server answers with 400.
     """
     if isinstance(error, ToolFailedError):
         return ToolOutput(ok=False, error=f"Error: {error.message}", reason="tool_error")

@@ -1,16 +1,16 @@
-"""Groups of episodes, run concurrently, with a stated policy for failures.
+"""Groups of episodes, run concurrently, with a policy for failures.
 
-Groups are built in one place, here, over any :class:`~ors_gym.rollouts.EpisodeHost`. There is no barrier anywhere: a
-slow episode delays itself only.
+Groups are played on any :class:`~ors_gym.rollouts.EpisodeHost`, without barriers: a slow episode delays only its own
+group.
 
 What happens on infrastructure failure, in this order (:class:`FailurePolicy`):
 
-1. It is played again on a fresh session, up to ``retries`` times, each time after a longer wait.
-2. A group that is still incomplete is kept while ``min_valid_members`` are valid (``incomplete="keep"``), dropped
-   (``"drop"``), or dropped and its place given to another task's group (``"refill"``).
+1. The episode is played again on a new session, up to ``retries`` times, each time after a longer wait.
+2. A group that is still incomplete is kept if ``min_valid_members`` are valid (``incomplete="keep"``), dropped
+   (``"drop"``), or dropped and replaced by another task's group (``"refill"``).
 
-Nothing is lost on the way: every failed attempt is in ``TrajectoryGroup.failures``, and a dropped group comes back too.
-Where every episode of many groups in a row failed, or of a whole run, the run ends with the reason.
+Every failed attempt is in ``TrajectoryGroup.failures``, and dropped groups are returned too. A run ends with an error
+when every episode of many consecutive groups, or of the whole run, failed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """What becomes of a group when some of its episodes fail."""
+    """What happens to a group when some of its episodes fail."""
 
     retries: int = 2
-    """Fresh sessions that a failed member may be played again on."""
+    """Maximum retries of a failed member, each on a new session."""
     min_valid_members: int = 2
-    """Under ``"keep"``, a group with fewer valid members is dropped: GRPO needs two to compare. Never more than the
+    """Under ``"keep"``, a group with fewer valid members is dropped, as GRPO compares at least two. Limited by the
     group's size."""
     retry_delay_seconds: float = 0.5
-    """Wait before the first retry; doubles with each further one, so that a restarting server is given time."""
+    """Delay before the first retry, doubled with each further one, so that a server has time to restart."""
     incomplete: Literal["keep", "drop", "refill"] = "keep"
-    """What becomes of a group in which a member failed for good: kept while enough are valid; dropped; or dropped, and
-    another task's group played in its place (:func:`run_groups` with ``num_groups``; else the same as ``"drop"``)."""
+    """For a group with a member that failed on every attempt: keep it if enough are valid, drop it, or drop it and play
+    another task's group instead (:func:`run_groups` with ``num_groups``; otherwise the same as ``"drop"``)."""
     refills: int = 2
-    """Other tasks' groups that may be tried in the place of a dropped one."""
+    """Maximum replacements of one dropped group."""
 
     def __post_init__(self) -> None:
         for name in ("retries", "min_valid_members", "refills"):
@@ -71,7 +71,7 @@ class FailurePolicy:
         return num_valid < needed
 
     def delay_seconds(self, attempt: int) -> float:
-        """The wait after the failure of attempt number ``attempt``, from 0."""
+        """The delay after the failure of attempt number ``attempt``, from 0."""
         return self.retry_delay_seconds * 2.0**attempt
 
 
@@ -87,13 +87,12 @@ async def run_group(
 ) -> TrajectoryGroup:
     """Play ``group_size`` episodes of one task at once; a failed member is played again on a fresh session.
 
-    Member i stays at index i. ``seed`` is of what the policy draws: another number for each member and attempt, the
-    same in every run.
+    Member i stays at index i. ``seed`` seeds the policy's draws, differently for each member and attempt and equally in
+    every run.
 
-    ``score_group`` asks the environment to score the members against each other, once all have ended: ``True`` wants
-    it to (an environment that does not is a NotFoundError), ``None`` takes it where there is such a thing. Failed
-    members are not scored, nor those of a dropped group. Scoring that fails is asked again like an episode, and at
-    last leaves every score None.
+    With ``score_group`` the environment scores the members against each other after the last has ended: ``True``
+    requires it (NotFoundError if the environment cannot), ``None`` uses it where available. Failed members and members
+    of a dropped group are not scored. Failed scoring is retried like an episode; in the end all scores are None.
     """
     if group_size < 1:
         raise ValueError("group_size must be at least 1")
@@ -105,7 +104,7 @@ async def run_group(
 
 
 class _Group:
-    """One group in the making."""
+    """One group in progress."""
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class _Group:
         self.attempts = 0
 
     async def play(self) -> TrajectoryGroup:
-        # An exception, the policy's, ends the group.
+        # An exception, raised by the policy, ends the group.
         members = await run_all(self._member(place) for place in range(self.size))
         return TrajectoryGroup(
             self.task,
@@ -154,7 +153,7 @@ class _Group:
 async def _scored(
     host: EpisodeHost, group: TrajectoryGroup, failure_policy: FailurePolicy, *, required: bool
 ) -> TrajectoryGroup:
-    """The group with the environment's scores of its valid members."""
+    """Add the environment's scores of the valid members."""
     valid = [place for place, member in enumerate(group.members) if not member.failed]
     candidates = [GroupCandidate(group.members[place].completion) for place in valid]
     failures = list(group.failures)
@@ -193,19 +192,19 @@ async def run_groups(
 ) -> AsyncGenerator[TrajectoryGroup, None]:
     """Play a group of each task and yield each group as it completes, dropped ones too.
 
-    At most ``max_concurrent_groups`` are under way, so an endless ``tasks`` is fine; ``num_groups`` takes the first so
-    many of it. Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
+    At most ``max_concurrent_groups`` run at once, so ``tasks`` may be infinite; ``num_groups`` takes its first ones.
+    Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
     after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
     first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
     every run, in whatever order groups end. Leaving the loop early ends the episodes that are still under way and
     closes their sessions; a cancellation or a timeout of the waiting does so too, and logs how many groups it cost.
 
-    A group in which every episode failed teaches nothing of the policy and much of the world: a server that is gone, an
-    environment that is not there. ``max_failed_groups`` of them in a row, as they complete, end the run, and so does a
-    run that had no others; None ends it never.
+    A group in which every episode failed says nothing about the policy: the server may be gone, or have no such
+    environment. ``max_failed_groups`` of them in a row, as they complete, end the run with an error, and so does a run
+    of only such groups; with None it never ends early.
 
     Raises:
-        RunFailedError: Every episode of so many groups in a row, or of the whole run, failed.
+        RunFailedError: Every episode of ``max_failed_groups`` groups in a row, or of the whole run, failed.
     """
     if max_concurrent_groups < 1:
         raise ValueError("max_concurrent_groups must be at least 1")

@@ -1,4 +1,4 @@
-"""The options of a session: the same, under the same names, wherever episodes are played."""
+"""The options of a session, with the same names wherever episodes are played."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 ToolErrors: TypeAlias = Literal["observe", "fail"]
-"""What becomes of a tool that raised while its session lives on."""
+"""How tool errors are handled while the session continues."""
 
 
 class SessionOptions(TypedDict, total=False):
-    """What ``gym.make``, ``EpisodeRunner``, ``RolloutPool``, ``ORSRollouts`` and the command line take alike."""
+    """Shared by ``gym.make``, ``EpisodeRunner``, ``RolloutPool``, ``ORSRollouts`` and the command line."""
 
     secrets: Secrets | Secret | None
     """Values the environment may use, by name, or pairs of a value and the domains it may be sent to. Passed to each

@@ -1,8 +1,8 @@
-"""Returns of a group of trajectories, and what each member is worth beside the others.
+"""Returns of trajectories, and advantages within a group.
 
-An episode that failed has no return. It is None here and NaN in arrays, never 0: a failed member gets no gradient
-(advantage 0) and does not count in the baseline. An episode that the agent or a limit ended without any reward is worth
-0.0: environments that reward success only say so by silence.
+A failed episode has no return: None here and NaN in arrays, never 0. A failed member gets no gradient (advantage 0) and
+does not count in the baseline. An episode that ended without any reward, by itself or by a limit, has the return 0.0,
+because environments that reward only success give no reward otherwise.
 
 Advantages are GRPO's: Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300
 """
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Reduction: TypeAlias = Literal["sum", "last", "max", "min", "mean"] | Callable[[Sequence[float]], float]
-"""How the rewards of an episode become its return: by name, or a function of the rewards that were given."""
+"""How the rewards of an episode become its return: a name, or a function of the given rewards."""
 
 STANDARD_DEVIATION_FLOOR = 1e-4
 """Added to a group's standard deviation before dividing, as TRL's ``GRPOTrainer`` does."""
@@ -75,12 +75,12 @@ def trajectory_return(
     stopped_reward: float | None = None,
     unrewarded_return: float | None = 0.0,
 ) -> float | None:
-    """A trajectory's return; None for one that failed, whatever it was given before.
+    """A trajectory's return; None for a failed one, whatever its rewards.
 
-    ``truncated_reward`` is the reward for running into a limit, ours or the environment's: it counts as one more reward
-    after the last step of a truncated episode. ``stopped_reward`` likewise where the policy ended the episode by a
-    plain message. Without them such episodes keep what they were given on the way. ``unrewarded_return`` is the return
-    of an episode that ended without any reward; None leaves it out, like one that failed.
+    ``truncated_reward`` counts as one more reward after the last step of a truncated episode, ``stopped_reward`` of an
+    episode that the policy ended by a plain message. Without them such episodes keep the rewards of their steps.
+    ``unrewarded_return`` is the return of an episode that ended without any reward; None leaves it out, like a failed
+    one.
     """
     if trajectory.failed:
         return None

@@ -1,4 +1,4 @@
-"""What a number of groups came to: counted once, for the command line, the page, and the trainer's logs."""
+"""The summary of groups for the command line, the page, and the trainer's logs."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["Summary"]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts of episodes by outcome, and means over those that did not fail. None is a mean of nothing."""
+    """Counts of episodes by outcome, and means over episodes that did not fail; None without any."""
 
     groups: int
     dropped_groups: int
     refilled_groups: int
-    """Groups played in the place of a dropped one."""
+    """Groups played instead of a dropped one."""
     equal_groups: int
-    """Of ``compared_groups``, those whose returns are all equal: they teach nothing."""
+    """Of ``compared_groups``, those whose returns are all equal, which carry no signal."""
     compared_groups: int
-    """Groups with a return of two members or more."""
+    """Groups in which at least two members have a return."""
     episodes: int
     scored: int
-    """Episodes with a return: what ``mean_return`` is the mean of."""
+    """Episodes with a return, over which ``mean_return`` is the mean."""
     unrewarded: int
     """Episodes that were given no reward, and did not fail."""
     failed: int
     """Episodes that failed on every attempt."""
     mean_return: float | None
     return_std: float | None
-    """Of the returns as a population."""
+    """Population standard deviation of the returns."""
     mean_turns: float | None
     mean_calls: float | None
     mean_refused_calls: float | None
@@ -42,20 +42,20 @@ class Summary:
     mean_tool_seconds: float | None
     """Time in tool calls."""
     tokens: int | None
-    """That the policy wrote, in all episodes; None where it did not say."""
+    """Tokens of the policy in all episodes; None if unknown."""
     stop_reasons: Mapping[str, int]
     tool_calls: Mapping[str, int]
-    """Calls by tool, those of failed episodes included."""
+    """Calls by tool, including those of failed episodes."""
     tool_errors: int
     """Calls whose tool raised, in episodes that did not fail."""
     failures: Mapping[str, int]
-    """Attempts that failed by kind, those that a later attempt made good included."""
+    """Failed attempts by kind, including those followed by a successful one."""
 
     @classmethod
     def of(
         cls, groups: Iterable[TrajectoryGroup], score: Callable[[Trajectory], float | None] = trajectory_return
     ) -> Summary:
-        """Sum up ``groups``. ``score`` says what a trajectory's return is, None where it has none."""
+        """Summarise ``groups``. ``score`` returns a trajectory's return, None without one."""
         groups = tuple(groups)
         returns = [[score(member) for member in group.members] for group in groups]
         episodes = [member for group in groups for member in group.members]
@@ -88,7 +88,7 @@ class Summary:
         )
 
     def outcomes(self) -> str:
-        """What the mean return is the mean of, in words."""
+        """A description of the episodes in the mean return."""
         text = f"{self.scored:,} of {self.episodes:,} episodes scored"
         if self.unrewarded:
             text += f", {self.unrewarded:,} without a reward"

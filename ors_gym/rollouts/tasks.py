@@ -1,4 +1,4 @@
-"""Which task next: in order or shuffled, for some epochs or for ever, each task as often as a group has members."""
+"""The order of tasks: sequential or shuffled, for some epochs or forever, each task once per group member."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TaskSampler(Iterator[TaskRef]):
     """Yields tasks, epoch after epoch: each task of an epoch once, ``group_size`` times in a row.
 
     ``order`` is ``"sequential"``, or ``"shuffle"`` for a fresh permutation every epoch, which depends on ``seed`` and
-    the epoch's number alone. ``epochs`` None goes on for ever.
+    the epoch's number alone. ``epochs`` None never ends.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TaskSampler(Iterator[TaskRef]):
         if order not in ("sequential", "shuffle"):
             raise ValueError(f"order must be 'sequential' or 'shuffle', not {order!r}")
         if group_size < 1 or (epochs is not None and epochs < 1):
-            raise ValueError("group_size and epochs must be at least 1 (epochs None: for ever)")
+            raise ValueError("group_size and epochs must be at least 1 (epochs None: forever)")
         self.tasks = tasks
         self.order = order
         self.seed = seed
@@ -71,7 +71,7 @@ class TaskSampler(Iterator[TaskRef]):
 
 
 class KnowsTasks(Protocol):
-    """What :func:`load_tasks` asks of an :class:`~ors_gym.ORSClient`."""
+    """The part of :class:`~ors_gym.ORSClient` that :func:`load_tasks` uses."""
 
     async def list_splits(self, env_name: str) -> tuple[Split, ...]:
         """The environment's splits."""
@@ -83,7 +83,7 @@ class KnowsTasks(Protocol):
 
 
 class DescribesTasks(Protocol):
-    """What :func:`describe_tasks` asks of an :class:`~ors_gym.ORSClient`."""
+    """The part of :class:`~ors_gym.ORSClient` that :func:`describe_tasks` uses."""
 
     async def get_task(self, env_name: str, split: str, index: int) -> Mapping[str, Any]:
         """The task at ``index`` of a split."""
@@ -97,7 +97,7 @@ class DescribesTasks(Protocol):
 
 
 async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int | None = None) -> tuple[TaskRef, ...]:
-    """The tasks of a split by index, at most ``limit``. Two requests, however many there are.
+    """The tasks of a split by index, at most ``limit``, with two requests.
 
     Raises ValueError, with the splits there are, for a split that the environment does not have.
     """
@@ -109,7 +109,7 @@ async def load_tasks(client: KnowsTasks, env_name: str, split: str, limit: int |
 
 
 async def describe_tasks(client: DescribesTasks, tasks: Sequence[TaskRef]) -> tuple[TaskRef, ...]:
-    """``tasks`` of one split with what the server says each is; as they are where it says nothing."""
+    """``tasks`` of one split with the server's JSON of each; unchanged where the server gives none."""
     indices = [task.index for task in tasks if task.index is not None]
     if not indices or len(indices) < len(tasks):
         return tuple(tasks)
@@ -132,15 +132,15 @@ async def describe_tasks(client: DescribesTasks, tasks: Sequence[TaskRef]) -> tu
 
 
 PAGE = 1000
-"""Tasks asked for in one request."""
+"""Maximum tasks per request."""
 
 CONCURRENT_REQUESTS = 32
 
 
 def remaining_tasks(tasks: Iterable[TaskRef], finished: Mapping[TaskRef, int]) -> Iterator[TaskRef]:
-    """``tasks`` without the finished ones, each left out as often as it was finished; ``tasks`` may be endless.
+    """``tasks`` without finished ones, each left out as often as it was finished; ``tasks`` may be infinite.
 
-    A run goes on with ``remaining_tasks(sampler, finished_tasks("run.jsonl"))`` (see :mod:`ors_gym.reporting.records`).
+    Resume a run with ``remaining_tasks(sampler, finished_tasks("run.jsonl"))`` (see :mod:`ors_gym.reporting.records`).
     """
     left = Counter(finished)
     for task in tasks:

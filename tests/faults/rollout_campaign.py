@@ -154,7 +154,7 @@ class Campaign:
 
     @property
     def refills(self) -> int:
-        """Groups played in the place of a dropped one."""
+        """Groups played instead of a dropped one."""
         return sum(group.refilled_for is not None for group in self.groups)
 
     @property

@@ -110,7 +110,7 @@ class RolloutActor:
         return list(self._events)
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore] | ORSError:
-        """Have the environment score a group; a fault of the world is returned, since Ray would wrap it."""
+        """Have the environment score a group; an infrastructure failure is returned, since Ray would wrap it."""
         assert self._runner is not None
         try:
             return await self._runner.score_group(task, candidates)

@@ -189,7 +189,7 @@ class RolloutPool:
     async def run_episode(
         self, task: TaskRef, *, policy: Policy | None = None, attempt: int = 0, seed: int | None = None
     ) -> Trajectory:
-        """Play one episode on the least busy actor. A fault of the world comes back as a failed trajectory.
+        """Play one episode on the least busy actor. An infrastructure failure comes back as a failed trajectory.
 
         Raises:
             TimeoutError: no actor came to life within ``start_seconds``.
@@ -212,7 +212,7 @@ class RolloutPool:
 
         Raises:
             NotFoundError: the environment does not score groups.
-            ORSError: it could not, this time.
+            ORSError: scoring failed.
         """
         self._bind()
         worker = await self._places.take()
@@ -288,7 +288,7 @@ class RolloutPool:
                 alive._replace(worker)
 
     def _break(self, worker: ActorConnection, bug: Exception) -> None:
-        """Raise a bug where episodes are awaited, so that none waits for ever."""
+        """Raise a bug where episodes are awaited, so that none waits forever."""
         self._places.error = bug
         worker.fail(bug)
         self._life_changed()

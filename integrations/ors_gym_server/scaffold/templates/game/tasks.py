@@ -10,7 +10,7 @@ LENGTH = 4
 MAX_GUESSES = 10
 
 _CODES = ["".join(letters) for letters in itertools.product(LETTERS, repeat=LENGTH)]
-random.Random(0).shuffle(_CODES)  # always the same way: a task's index is its name, for ever
+random.Random(0).shuffle(_CODES)  # always the same way: a task's index is its name, forever
 
 TASKS = {
     "train": [{"id": f"train-{index}", "code": code} for index, code in enumerate(_CODES[:1000])],
