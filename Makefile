@@ -43,10 +43,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
 
 test: $(VENV)/.dev system
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder $(ARGS)
 
 coverage: $(VENV)/.dev system
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 test-nightly: $(VENV)/.dev system
 	$(BIN)/python -m pytest tests/nightly $(ARGS)

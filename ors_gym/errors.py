@@ -25,6 +25,8 @@
     ├── UnknownDialectError        no dialect reads the tool calls that a chat template writes
     └── PortalError                the event-loop thread is closed, or belongs to another process
 
+``EndpointRefusedError`` is none of them: every request to the endpoint would be refused, so it ends the whole run.
+
 An agent's mistake (unknown tool, bad input) is not an exception but ``ToolOutput(ok=False)``.
 Wrong arguments to this library raise ``ValueError`` with messages that contain no keys.
 

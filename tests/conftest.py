@@ -53,13 +53,8 @@ LONGEST_FIRST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its folder's name, and put the folders that take longest first.
-
-    With ``--dist loadgroup`` the tests of a file run in one process, because they share its fixtures; those that share
-    the Ray cluster do too.
-    """
+    """Mark every test with its folder's name, and put the folders that take longest first."""
 
     def folder_of(item: pytest.Item) -> str:
         return item.path.relative_to(TESTS).parts[0]
@@ -67,9 +62,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = folder_of(item)
         item.add_marker(getattr(pytest.mark, folder))
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("ray" if folder == "ray" else str(item.path.relative_to(TESTS))))
     items.sort(key=lambda item: LONGEST_FIRST.index(folder_of(item)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one process, because they share its fixtures, and all that share the Ray cluster.
+
+    xdist's own ``loadgroup`` does not work with pytest 9.2, which ignores the node ids that it changes.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/ray" if file.startswith("tests/ray/") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -88,16 +88,37 @@ class Portal:
         if threading.current_thread() is self._thread:
             work.close()
             raise PortalError("Portal.run() was called on the portal's own thread and would wait for itself; await it")
-        future = self.submit(work)
+        started: list[asyncio.Task[Any]] = []
+        tracked = self._track(work, started)
+        future: concurrent.futures.Future[T] | None = None
         try:
+            future = self.submit(tracked)
             while WAIT_SECONDS and not concurrent.futures.wait([future], WAIT_SECONDS).done:
                 pass
             return future.result()
         except BaseException:
-            if not future.done():
-                future.cancel()
-                concurrent.futures.wait([future])
+            if (future is None or not future.done()) and self.usable:
+                # The interrupt may come before submit() returns, when the work runs already.
+                asyncio.run_coroutine_threadsafe(self._cancel(started), self._loop).result()
+            if not started:
+                tracked.close()
+                work.close()
             raise
+
+    @staticmethod
+    async def _track(work: Coroutine[Any, Any, T], started: list[asyncio.Task[Any]]) -> T:
+        """Run ``work`` after adding its task to ``started``."""
+        task = asyncio.current_task()
+        assert task is not None
+        started.append(task)
+        return await work
+
+    @staticmethod
+    async def _cancel(started: list[asyncio.Task[Any]]) -> None:
+        """Cancel the task that was submitted before this one, and wait for its clean-up."""
+        for task in started:
+            task.cancel()
+            await asyncio.wait([task])
 
     def client(self, url: str, **options: Any) -> ORSClient:
         """The portal's client of a server: the same one for the same ``url`` and ``options`` of :class:`ORSClient`.

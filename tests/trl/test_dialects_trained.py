@@ -49,7 +49,7 @@ def test_a_template_that_no_dialect_reads_ends_the_run_before_an_episode_begins(
 ):
     rollouts = make_rollouts()
     trainer = make_trainer(rollouts, tmp_path, tokenizer=odd_tokenizer())
-    with pytest.raises(UnknownDialectError, match="none of 15 dialects reads"):
+    with pytest.raises(UnknownDialectError, match=r"none of \d+ dialects reads"):
         rollouts.rollout_func(prompts_of(rollouts, [0] * 4 + [1] * 4), trainer)
 
 

@@ -150,6 +150,32 @@ def test_an_interrupt_cancels_the_work_and_waits_until_it_has_cleaned_up():
     assert process.returncode == 0
 
 
+def test_an_interrupt_before_the_submission_returns_cancels_the_work_too(monkeypatch):
+    cleaned_up: list[bool] = []
+    running = threading.Event()
+
+    async def work() -> None:
+        try:
+            running.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            cleaned_up.append(True)
+
+    with Portal() as portal:
+        submit = portal.submit
+
+        def interrupted(coroutine: Any) -> None:
+            submit(coroutine)
+            assert running.wait(60)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(portal, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            portal.run(work())
+    assert cleaned_up == [True]
+
+
 def test_sessions_left_open_at_exit_are_deleted(counter_server):
     script = textwrap.dedent(f"""
         from ors_gym.client.portal import shared_portal

@@ -329,7 +329,9 @@ def test_every_key_of_a_record_is_in_the_documentation(path: Path):
     def keys(value: object) -> set[str]:
         if isinstance(value, list):
             return set().union(*map(keys, value))
-        return set(value) | keys(list(value.values())) if isinstance(value, dict) else set()
+        if not isinstance(value, dict):
+            return set()
+        return set(value) | keys([inner for name, inner in value.items() if name != "versions"])  # those by package
 
     documented = records.__doc__ or ""
     assert {key for key in keys(json.loads(path.read_text())) if f'"{key}"' not in documented} == set()
