@@ -142,13 +142,13 @@ def test_a_directory_is_uploaded_with_links_as_links(isolating_method, tmp_path)
     run(conversation())
 
 
-def test_what_is_mounted_is_read_and_not_written(isolating_method, tmp_path, monkeypatch):
+def test_what_bubblewrap_mounts_is_read_and_not_written(tmp_path, monkeypatch):
     (tmp_path / "tasks.txt").write_text("one\ntwo\n")
     tmp_path.chmod(0o777)
     monkeypatch.setenv("ORWD_DATA", str(tmp_path))
 
     async def conversation():
-        async with sandbox_by(isolating_method, mounts={"/orwd_data": data_path()}) as sandbox:
+        async with sandbox_by("bubblewrap", mounts={"/orwd_data": data_path()}) as sandbox:
             result = await sandbox.run("cd /orwd_data; cat tasks.txt; echo three > new; rm tasks.txt")
             assert result.stdout == "one\ntwo\n"
             assert not result.ok
@@ -355,9 +355,9 @@ def test_variables_of_a_run_mean_nothing_to_the_programs_that_confine(method, tm
     run(conversation())
 
 
-def test_no_privileges_are_had_or_gained(method):
+def test_no_privileges_are_had_or_gained(isolating_method):
     async def conversation():
-        async with sandbox_by(method, "privileges") as sandbox:
+        async with sandbox_by(isolating_method, "privileges") as sandbox:
             result = await sandbox.run("grep -E '^(CapEff|CapPrm|CapAmb|NoNewPrivs)' /proc/self/status; id -u")
             assert result.stdout.split()[-1] != "0"
             assert result.stdout.count("0000000000000000") == 3
