@@ -17,13 +17,13 @@
 # make lock          compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
-# JOBS=2             processes that the tests run in
+# JOBS=3             processes that the tests run in; many tests wait
 # TORCH="torch==…"   the torch to install where the choice below is not yours
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 TORCH ?=
 EXTRAS ?= all,dev
 CONSTRAINTS ?= constraints/locked.txt
