@@ -17,7 +17,7 @@ from ors_gym.trajectory import Reply
 from ors_gym.types import MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolSpec
 from ors_gym.types.shapes import JSONObject
 
-__all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_object", "as_place", "count_in", "count_or"]
+__all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_place", "count_in", "count_or"]
 
 
 MAX_COUNT = 2**53
@@ -217,17 +217,6 @@ def count_in(usage: JSONObject, group: str, *names: str) -> int | None:
         return None
     found = (count_or(cast("JSONObject", details).get(name)) for name in names)
     return next((value for value in found if value is not None), None)
-
-
-def as_object(value: Any, what: str) -> JSONObject:
-    """A JSON object of an answer; ``what`` names it in the error.
-
-    Raises:
-        ProtocolError: it is none.
-    """
-    if not isinstance(value, Mapping):
-        raise ProtocolError(f"expected a JSON object for {what}, got {type(value).__name__}")
-    return cast("JSONObject", value)
 
 
 def as_place(value: Any, what: str) -> int | str | None:

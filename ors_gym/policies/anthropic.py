@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from ors_gym.json_text import read_json
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, as_place, count_in, count_or
-from ors_gym.policies.api import API, Request, said_blocks, split_system
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_place, count_in, count_or
+from ors_gym.policies.api import API, Request, in_turns, said_blocks, split_system
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, ToolSpec
-from ors_gym.types.shapes import JSONObject
+from ors_gym.types.shapes import JSONObject, mapping
 
 __all__ = ["AnthropicMessages"]
 
@@ -81,22 +81,16 @@ def _tool(tool: ToolSpec, name: str) -> dict[str, Any]:
 
 
 def _messages(messages: Iterable[Message], request: Request) -> list[dict[str, Any]]:
-    """The messages: the user's first, in turns, none of them empty."""
-    wire: list[dict[str, Any]] = []
-    for message in messages:
-        role = "assistant" if message.role == "assistant" else "user"
-        content = list(_content(message, request))
-        while content and content[-1]["type"] in ("thinking", "redacted_thinking"):
-            content.pop()  # a message must not end with one
-        if not content:
-            continue
-        if wire and wire[-1]["role"] == role:
-            wire[-1]["content"] += content
-        else:
-            wire.append({"role": role, "content": content})
-    if not wire or wire[0]["role"] == "assistant":
-        wire.insert(0, {"role": "user", "content": [{"type": "text", "text": "Begin."}]})
-    return wire
+    """The messages in turns."""
+
+    def said() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for message in messages:
+            content = list(_content(message, request))
+            while content and content[-1]["type"] in ("thinking", "redacted_thinking"):
+                content.pop()  # a message must not end with one
+            yield "assistant" if message.role == "assistant" else "user", content
+
+    return in_turns(said(), "content", {"type": "text", "text": "Begin."})
 
 
 def _content(message: Message, request: Request) -> Iterator[dict[str, Any]]:
@@ -148,22 +142,22 @@ class AnthropicMessage(Answer):
 
     def feed(self, event: Any) -> None:
         """Take one event of a stream, or a whole message."""
-        fields = as_object(event, "a message")
+        fields = mapping(event, "a message")
         match fields.get("type"):
             case "message":
                 self._begin(fields)
             case "message_start":
-                self._begin(as_object(fields.get("message"), "a message"))
+                self._begin(mapping(fields.get("message"), "a message"))
             case "content_block_start":
                 self._blocks[as_place(fields.get("index"), "a block")] = _BlockInTheMaking(fields.get("content_block"))
                 self.begun = True
             case "content_block_delta":
                 place = as_place(fields.get("index"), "a block")
                 block = self._blocks.setdefault(place, _BlockInTheMaking({"type": "text", "text": ""}))
-                block.add(as_object(fields.get("delta"), "a delta"))
+                block.add(mapping(fields.get("delta"), "a delta"))
                 self.begun = True
             case "message_delta":
-                delta = as_object(fields.get("delta") or {}, "a delta")
+                delta = mapping(fields.get("delta") or {}, "a delta")
                 self.finish_reason = str(delta.get("stop_reason") or self.finish_reason)
                 self._count(fields.get("usage"))
             case _:
@@ -180,7 +174,7 @@ class AnthropicMessage(Answer):
         """Count the tokens; later counts of a stream replace earlier ones."""
         if usage is None:
             return
-        self._counts |= {name: value for name, value in as_object(usage, "a usage").items() if value is not None}
+        self._counts |= {name: value for name, value in mapping(usage, "a usage").items() if value is not None}
         known = self._counts
         cached, written = known.get("cache_read_input_tokens"), known.get("cache_creation_input_tokens")
         read = count_or(known.get("input_tokens"))
@@ -201,7 +195,7 @@ class AnthropicMessage(Answer):
 
 class _BlockInTheMaking:
     def __init__(self, start: Any) -> None:
-        self._fields = dict(as_object(start, "a content block"))
+        self._fields = dict(mapping(start, "a content block"))
         self._grown: dict[str, list[str]] = {}
         self._arguments: list[str] = []
         self._citations: list[Any] = list(as_array(self._fields.get("citations"), "citations"))

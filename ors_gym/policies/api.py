@@ -13,7 +13,7 @@ from ors_gym.policies.answer import Answer, Origin
 from ors_gym.policies.names import ToolNames
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolSpec, text_of
 
-__all__ = ["API", "Request", "image_url", "said_blocks", "split_system"]
+__all__ = ["API", "OpenAIAPI", "Request", "image_url", "in_turns", "said_blocks", "split_system"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,46 @@ class API(ABC):
     @abstractmethod
     def answer(self) -> Answer:
         """An answer, of which nothing has come yet."""
+
+
+class OpenAIAPI(API):
+    """An API of OpenAI: one path for every model, and a bearer token."""
+
+    address = "https://api.openai.com/v1"
+    address_variable = "OPENAI_BASE_URL"
+    key_variables = ("OPENAI_API_KEY",)
+    path: ClassVar[str]
+    """The path of the call."""
+
+    def root(self, path: str) -> str:
+        """The path of an address, which may name the call too."""
+        return super().root(path.rstrip("/").removesuffix(self.path))
+
+    def call(self, model: str, *, stream: bool) -> str:
+        """Always the same."""
+        return self.path
+
+    def headers(self, key: str) -> dict[str, str]:
+        """A bearer token."""
+        return {"Authorization": f"Bearer {key}"}
+
+
+def in_turns(messages: Iterable[tuple[str, list[Any]]], key: str, first: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Merge ``messages`` (a role and its parts) into turns that alternate, the user's first, none of them empty.
+
+    The parts are under ``key``; ``first`` is the user's part where another role begins.
+    """
+    wire: list[dict[str, Any]] = []
+    for role, parts in messages:
+        if not parts:
+            continue
+        if wire and wire[-1]["role"] == role:
+            wire[-1][key] += parts
+        else:
+            wire.append({"role": role, key: parts})
+    if not wire or wire[0]["role"] != "user":
+        wire.insert(0, {"role": "user", key: [dict(first)]})
+    return wire
 
 
 def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ors_gym.policies.answer import Answer, Origin
-from ors_gym.policies.api import API, Request, image_url, split_system
+from ors_gym.policies.api import OpenAIAPI, Request, image_url, split_system
 from ors_gym.policies.completion import Completion
 from ors_gym.policies.names import ToolNames
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, text_of
@@ -25,13 +25,11 @@ SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 """Mistral's ids of calls."""
 
 
-class ChatCompletions(API):
+class ChatCompletions(OpenAIAPI):
     """``POST /v1/chat/completions``."""
 
     name = "openai"
-    address = "https://api.openai.com/v1"
-    address_variable = "OPENAI_BASE_URL"
-    key_variables = ("OPENAI_API_KEY",)
+    path = "/chat/completions"
     limits = ("max_tokens", "max_completion_tokens")
     quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "max_completion_tokens": re.compile(r"(?i)(unsupported|not supported).*max_completion_tokens"),
@@ -39,18 +37,6 @@ class ChatCompletions(API):
         "assistant_between": re.compile(r"(?i)role.{0,3}user.{0,20}after role.{0,3}tool"),
         "short_ids": re.compile(r"(?i)tool call id was.*length of 9"),
     }
-
-    def root(self, path: str) -> str:
-        """The path of an address, which may name the call too."""
-        return super().root(path.rstrip("/").removesuffix("/chat/completions"))
-
-    def call(self, model: str, *, stream: bool) -> str:
-        """Always the same."""
-        return "/chat/completions"
-
-    def headers(self, key: str) -> dict[str, str]:
-        """A bearer token."""
-        return {"Authorization": f"Bearer {key}"}
 
     def body(self, request: Request) -> dict[str, Any]:
         """The request, with a server's own words where the calls are read here."""

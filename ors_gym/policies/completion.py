@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, as_place, count_in, count_or
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_place, count_in, count_or
 from ors_gym.policies.pieces import Growing, joined_parts
-from ors_gym.types.shapes import JSONObject
+from ors_gym.types.shapes import JSONObject, mapping
 
 __all__ = ["Completion"]
 
@@ -52,18 +52,18 @@ class Completion(Answer):
 
     def feed(self, event: Any) -> None:
         """Take one chunk of a stream, or a whole answer."""
-        answer = as_object(event, "a completion")
+        answer = mapping(event, "a completion")
         usage = answer.get("usage")
         groq = answer.get("x_groq")
         if usage is None and isinstance(groq, Mapping):
             usage = cast("JSONObject", groq).get("usage")
         if usage is not None:
-            self._count(as_object(usage, "a completion's usage"))
+            self._count(mapping(usage, "a completion's usage"))
         for choice in as_array(answer.get("choices"), "a completion's choices")[:1]:
-            choice = as_object(choice, "a choice")
+            choice = mapping(choice, "a choice")
             whole = choice.get("message")
             delta = choice.get("delta") if whole is None else whole
-            self._add(as_object(delta or {}, "a choice's message"), whole=whole is not None)
+            self._add(mapping(delta or {}, "a choice's message"), whole=whole is not None)
             self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
 
     def end(self) -> None:
@@ -107,7 +107,7 @@ class Completion(Answer):
                 self._fields.setdefault(name, Growing()).add(value)
         self.begun = self.begun or any(said) or any(thoughts) or bool(calls)
         for delta in calls:
-            delta = as_object(delta, "a tool call")
+            delta = mapping(delta, "a tool call")
             (self._new_call(delta) if whole else self._call_of(delta)).add(delta)
 
     def _call_of(self, delta: JSONObject) -> _CallInTheMaking:
@@ -118,7 +118,7 @@ class Completion(Answer):
             return self._new_call(delta)
         # Some servers give every call the index 0, or none, and some every delta its own id: a new call is one
         # that has both a name and another id.
-        named = as_object(delta.get("function") or {}, "a tool call's function").get("name")
+        named = mapping(delta.get("function") or {}, "a tool call's function").get("name")
         return self._new_call(delta) if named and delta.get("id") not in (None, "", known.id) else known
 
     def _new_call(self, delta: JSONObject) -> _CallInTheMaking:
@@ -150,7 +150,7 @@ class _CallInTheMaking:
 
     def add(self, delta: JSONObject) -> None:
         self.id = self.id or str(delta.get("id") or "")
-        function = as_object(delta.get("function") or {}, "a tool call's function")
+        function = mapping(delta.get("function") or {}, "a tool call's function")
         name, arguments = function.get("name"), function.get("arguments")
         if name and name != self.name:  # some servers repeat the name with every piece
             self.name += str(name)
@@ -175,7 +175,7 @@ def _texts(content: Any) -> tuple[list[str], list[str]]:
     said: list[str] = []
     thought: list[str] = []
     for part in as_array(content, "a message's content"):
-        part = as_object(part, "a part of a message's content")
+        part = mapping(part, "a part of a message's content")
         if part.get("type") == "thinking":
             inner, _ = _texts(part.get("thinking"))
             thought += inner

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_or
-from ors_gym.policies.api import API, Request, said_blocks, split_system
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, count_or
+from ors_gym.policies.api import API, Request, in_turns, said_blocks, split_system
 from ors_gym.policies.names import ToolNames
 from ors_gym.types import (
     ImageBlock,
@@ -23,7 +23,7 @@ from ors_gym.types import (
     ToolSpec,
     text_of,
 )
-from ors_gym.types.shapes import JSONObject
+from ors_gym.types.shapes import JSONObject, mapping
 
 __all__ = ["GoogleGenerateContent"]
 
@@ -92,25 +92,19 @@ class GoogleGenerateContent(API):
 
 
 def _contents(messages: Iterable[Message], request: Request) -> list[dict[str, Any]]:
-    """The contents: the user's first, in turns, none of them empty."""
-    wire: list[dict[str, Any]] = []
+    """The contents in turns."""
     calls: dict[str, tuple[str, str | None]] = {}  # by our id: the name, and the id if the model gave one
-    for message in messages:
-        role = "model" if message.role == "assistant" else "user"
-        if role == "model":
-            parts = list(_model_parts(message, request, calls))
-        else:
+
+    def said() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for message in messages:
+            if message.role == "assistant":
+                yield "model", list(_model_parts(message, request, calls))
+                continue
             parts = [part for block in message.blocks for part in _user_parts(block, request, calls)]
             parts.sort(key=lambda part: "functionResponse" not in part)  # the responses come first
-        if not parts:
-            continue
-        if wire and wire[-1]["role"] == role:
-            wire[-1]["parts"] += parts
-        else:
-            wire.append({"role": role, "parts": parts})
-    if not wire or wire[0]["role"] == "model":
-        wire.insert(0, {"role": "user", "parts": [{"text": "Begin."}]})
-    return wire
+            yield "user", parts
+
+    return in_turns(said(), "parts", {"text": "Begin."})
 
 
 def _model_parts(
@@ -121,7 +115,7 @@ def _model_parts(
         sent = request.origin.kept(block)
         if isinstance(block, ToolCallBlock):
             if sent is not None:
-                call = as_object(sent["functionCall"], "a function call")
+                call = mapping(sent["functionCall"], "a function call")
                 calls[block.id] = str(call.get("name")), call.get("id")
                 yield sent
             else:
@@ -185,12 +179,12 @@ class GenerateContent(Answer):
 
     def feed(self, event: Any) -> None:
         """Take one piece of a stream, or a whole answer."""
-        fields = as_object(event, "an answer")
+        fields = mapping(event, "an answer")
         for candidate in as_array(fields.get("candidates"), "candidates")[:1]:
-            candidate = as_object(candidate, "a candidate")
-            content = as_object(candidate.get("content") or {}, "a candidate's content")
+            candidate = mapping(candidate, "a candidate")
+            content = mapping(candidate.get("content") or {}, "a candidate's content")
             for part in as_array(content.get("parts"), "a content's parts"):
-                self._parts.append(as_object(part, "a part"))
+                self._parts.append(mapping(part, "a part"))
                 self.begun = True
             self.finish_reason = str(candidate.get("finishReason") or self.finish_reason)
         feedback = fields.get("promptFeedback")
@@ -198,7 +192,7 @@ class GenerateContent(Answer):
             self.finish_reason = "BLOCKED"
         usage = fields.get("usageMetadata")
         if usage is not None:
-            self._count(as_object(usage, "a usage"))
+            self._count(mapping(usage, "a usage"))
 
     def _count(self, usage: JSONObject) -> None:
         said, thought = count_or(usage.get("candidatesTokenCount")), count_or(usage.get("thoughtsTokenCount"))

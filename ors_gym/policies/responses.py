@@ -11,37 +11,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_object, count_in, count_or
-from ors_gym.policies.api import API, Request, image_url, split_system
+from ors_gym.policies.answer import Answer, Finish, Piece, as_array, count_in, count_or
+from ors_gym.policies.api import OpenAIAPI, Request, image_url, split_system
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
-from ors_gym.types.shapes import JSONObject
+from ors_gym.types.shapes import JSONObject, mapping
 
 __all__ = ["Responses"]
 
 
-class Responses(API):
+class Responses(OpenAIAPI):
     """``POST /v1/responses``."""
 
     name = "responses"
-    address = "https://api.openai.com/v1"
-    address_variable = "OPENAI_BASE_URL"
-    key_variables = ("OPENAI_API_KEY",)
+    path = "/responses"
     limits = ("max_output_tokens", "max_tokens")
     quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "no_include": re.compile(r"(?i)(unsupported|not supported|invalid|unknown).*encrypted_content"),
     }
-
-    def root(self, path: str) -> str:
-        """The path of an address, which may name the call too."""
-        return super().root(path.rstrip("/").removesuffix("/responses"))
-
-    def call(self, model: str, *, stream: bool) -> str:
-        """Always the same."""
-        return "/responses"
-
-    def headers(self, key: str) -> dict[str, str]:
-        """A bearer token."""
-        return {"Authorization": f"Bearer {key}"}
 
     def body(self, request: Request) -> dict[str, Any]:
         """The request."""
@@ -138,16 +124,16 @@ class Response(Answer):
 
     def feed(self, event: Any) -> None:
         """Take one event of a stream, or a whole response."""
-        fields = as_object(event, "a response")
+        fields = mapping(event, "a response")
         kind = str(fields.get("type") or "")
         if kind.endswith(".delta") or kind == "response.output_item.added":
             self.begun = True
         elif kind == "response.output_item.done":
             place = count_or(fields.get("output_index"), len(self._done))
-            self._done[cast("int", place)] = as_object(fields.get("item"), "an item of a response")
+            self._done[cast("int", place)] = mapping(fields.get("item"), "an item of a response")
             self.begun = True
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self._end(as_object(fields.get("response"), "a response"))
+            self._end(mapping(fields.get("response"), "a response"))
         elif not kind:
             self._end(fields)
 
@@ -162,7 +148,7 @@ class Response(Answer):
         return super().error_of(event)
 
     def _end(self, response: JSONObject) -> None:
-        self._items = [as_object(item, "an item") for item in as_array(response.get("output"), "a response's output")]
+        self._items = [mapping(item, "an item") for item in as_array(response.get("output"), "a response's output")]
         status = str(response.get("status") or "completed")
         details = response.get("incomplete_details")
         reason = cast("JSONObject", details).get("reason") if isinstance(details, Mapping) else None
@@ -170,7 +156,7 @@ class Response(Answer):
         usage = response.get("usage")
         if usage is None:
             return
-        usage = as_object(usage, "a response's usage")
+        usage = mapping(usage, "a response's usage")
         self.usage = {
             "num_tokens": count_or(usage.get("output_tokens")),
             "num_prompt_tokens": count_or(usage.get("input_tokens")),
@@ -201,7 +187,7 @@ def _texts(parts: Any) -> Iterable[str]:
     """The text of an item's parts; a refusal is what the model said."""
     listed: list[Any] = parts if isinstance(parts, list) else []  # pyright: ignore[reportUnknownVariableType]
     for part in listed:
-        fields = as_object(part, "a part of an item")
+        fields = mapping(part, "a part of an item")
         text = fields.get("text") or fields.get("refusal")
         if isinstance(text, str):
             yield text

@@ -13,6 +13,7 @@ from ors_gym.errors import ProtocolError
 __all__ = [
     "JSONObject",
     "flag",
+    "mapping",
     "object_or_none",
     "required",
     "reward_or_none",
@@ -28,11 +29,16 @@ MAX_SHOWN = 200
 """How much of a value of the server's an error or a record shows, in characters."""
 
 
-def required(wire: Any, key: str, record: str) -> Any:
-    """The value of ``key``; ``record`` names what is being read."""
+def mapping(wire: Any, record: str) -> JSONObject:
+    """The JSON object ``wire``; ``record`` names what is being read."""
     if not isinstance(wire, Mapping):
         raise ProtocolError(f"expected a JSON object for {record}, got {type(wire).__name__}")
-    fields = cast(JSONObject, wire)
+    return cast(JSONObject, wire)
+
+
+def required(wire: Any, key: str, record: str) -> Any:
+    """The value of ``key``; ``record`` names what is being read."""
+    fields = mapping(wire, record)
     try:
         return fields[key]
     except KeyError:
