@@ -9,6 +9,18 @@ from ors_gym.types import TextBlock, ToolOutput
 from ors_gym_server import Environment, tool
 
 
+class OneTask(Environment):
+    """One task with nothing in it."""
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{}]
+
+
 class Dice(Environment):
     """Throws dice by the task's seed."""
 

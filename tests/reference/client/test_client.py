@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from ors_gym.errors import (
     StatusError,
 )
 from ors_gym.http.asyncio_transport import AsyncioTransport
-from ors_gym.types import TextBlock
+from tests.support.client_questions import ask
 from tests.support.environments import Counter, Ledger, Mirror
 from tests.support.faulty_proxy import Fault, FaultyProxy, http_answer
 from tests.support.ors_servers import RunningServer, serve
@@ -60,20 +60,6 @@ def server() -> Iterator[RunningServer]:
     with serve(Counter, Mirror, Ledger, Endless) as running:
         yield running
         assert running.live_sessions == {}
-
-
-def ask(url: str, question: Callable[[ORSClient], Any], **options: Any) -> Any:
-    async def conversation() -> Any:
-        async with ORSClient(url, **options) as client:
-            return await question(client)
-
-    return asyncio.run(conversation())
-
-
-async def one_episode(client: ORSClient) -> str:
-    async with client.session("counter", split="train", index=2) as session:
-        assert await session.get_prompt() == (TextBlock("Count to 3."),)
-        return (await session.call_tool("add", {"amount": 3})).text
 
 
 # ------------------------------------------------------------------- discovery

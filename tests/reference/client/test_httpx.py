@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -20,31 +19,10 @@ from ors_gym.errors import (
 from ors_gym.http.asgi import ASGITransport
 from ors_gym.http.asyncio_transport import AsyncioTransport
 from ors_gym.http.httpx_transport import HTTPXTransport
-from ors_gym.types import TextBlock
+from tests.support.client_questions import ask, one_episode
 from tests.support.environments import Counter, Ledger
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.ors_servers import RunningServer, free_port, serve
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serve(Counter, Ledger) as running:
-        yield running
-        assert running.live_sessions == {}
-
-
-def ask(url: str, question: Callable[[ORSClient], Any], **options: Any) -> Any:
-    async def conversation() -> Any:
-        async with ORSClient(url, **options) as client:
-            return await question(client)
-
-    return asyncio.run(conversation())
-
-
-async def one_episode(client: ORSClient) -> str:
-    async with client.session("counter", split="train", index=2) as session:
-        assert await session.get_prompt() == (TextBlock("Count to 3."),)
-        return (await session.call_tool("add", {"amount": 3})).text
+from tests.support.ors_servers import free_port
 
 
 def test_an_application_in_this_process_is_a_server(server):

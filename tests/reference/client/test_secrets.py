@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,17 +13,7 @@ from ors_gym.errors import (
     ConnectError,
     ORSError,
 )
-from tests.support.environments import Counter, Ledger
 from tests.support.faulty_proxy import Fault, FaultyProxy, http_answer
-from tests.support.ors_servers import RunningServer, serve
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serve(Counter, Ledger) as running:
-        yield running
-        assert running.live_sessions == {}
-
 
 API_KEY, SECRET, PASSWORD = "key-7f3a9c", "secret\\5d21e8", "password-90b1"
 HIDDEN = (API_KEY, SECRET, "5d21e8", PASSWORD, base64.b64encode(SECRET.encode()).decode()[:8])

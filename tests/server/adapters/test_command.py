@@ -14,9 +14,10 @@ from ors_gym import ORSClient
 from ors_gym.cli.main import main
 from ors_gym.testing import probe_tasks
 from ors_gym.types import ToolSpec, text_of
-from ors_gym_server import Environment, create_app, tool
+from ors_gym_server import create_app, tool
 from ors_gym_server.run.serve import default_port
 from tests.support.ors_servers import serve_app
+from tests.support.task_environments import OneTask
 
 
 class Served:
@@ -248,16 +249,8 @@ def test_the_port_of_a_platform_is_used(monkeypatch):
     assert default_port() == 8080
 
 
-class Rocket(Environment):
+class Rocket(OneTask):
     """Has a tool that no ASCII describes."""
-
-    @classmethod
-    def list_splits(cls):
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split):
-        return [{}]
 
     def get_prompt(self):
         return "Fly \N{ROCKET}."

@@ -22,10 +22,11 @@ from ors_gym.errors import NotFoundError, SessionLostError, ToolFailedError
 from ors_gym.rollouts.episode import EpisodeRunner
 from ors_gym.rollouts.tasks import load_tasks
 from ors_gym.spaces.native import RESET, SPACES, STEP
-from ors_gym_server import Environment, as_openreward, as_ors_environment, create_app, tool
+from ors_gym_server import as_openreward, as_ors_environment, create_app, tool
 from tests.support.exactness import are_identical
 from tests.support.native_environments import Fragile, Zoo
 from tests.support.ors_servers import serve, serve_app
+from tests.support.task_environments import OneTask
 
 MODES = list(AutoresetMode)
 
@@ -278,15 +279,7 @@ class TestMistakes:
             env.step(object())
 
     def test_an_environment_of_another_kind_has_no_spaces_to_give(self):
-        class Echo(Environment):
-            @classmethod
-            def list_splits(cls):
-                return ["train"]
-
-            @classmethod
-            def list_tasks(cls, split):
-                return [{}]
-
+        class Echo(OneTask):
             def get_prompt(self):
                 return "say"
 
