@@ -124,7 +124,7 @@ class Color(BaseModel):
 
 
 class Watch:
-    """How sessions are used, whoever uses them."""
+    """Counts how sessions are used."""
 
     def __init__(self) -> None:
         self.at_once: Counter[str] = Counter()

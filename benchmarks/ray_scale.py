@@ -63,7 +63,7 @@ class Bench(Environment):
 
 
 class Works:
-    """Calls the tool; with ``wait_for``, only when so many episodes have been asked for their first turn."""
+    """Calls the tool; with ``wait_for``, only after this number of episodes has reached the first turn."""
 
     def __init__(self, wait_for: int = 0) -> None:
         self.missing = wait_for
@@ -84,7 +84,7 @@ class Works:
 
 @contextmanager
 def our_server(max_sessions: int) -> Iterator[tuple[str, int]]:
-    """Our server in a process of its own: its URL and its process."""
+    """Our server in a separate process: its URL and the process."""
     command = [sys.executable, __file__, "--serve", str(max_sessions)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,6 +1,6 @@
 """The server against the reference server: the same class, written for the reference SDK, and the same driver.
 
-``python benchmarks/server.py`` prints a table. Each server runs in a process of its own on one core (``taskset``), the
+``python benchmarks/server.py`` prints a table. Each server runs in a separate process on one core (``taskset``), the
 driver on another: raw sockets, one session and one call under way per connection.
 """
 

@@ -138,7 +138,7 @@ async def soak(url: str, pid: int, calls: int, abandoned: float, clients: int) -
 
 
 def main() -> None:
-    """Run the server as a program of its own."""
+    """Run the server as a separate program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=200_000)
     parser.add_argument("--abandoned", type=float, default=0.2)

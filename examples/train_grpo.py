@@ -211,7 +211,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
     portal = cleanup.enter_context(Portal())
     url = arguments.url
     if url is None:
-        with progress.phase("Starting an ORS server in a process of its own"):
+        with progress.phase("Starting an ORS server in a separate process"):
             url = cleanup.enter_context(local_server())
     env_name, tools = portal.run(ask_server(url, arguments.env))
     with progress.phase("Playing a random policy, for comparison"):

@@ -55,7 +55,7 @@ async def readers(inputs: Inputs, count: int) -> Outcome:
 
 
 async def servers(num_workers: int, inputs: Inputs, count: int) -> Outcome:
-    """A server of so many processes, as a program of its own. It must end when it is asked to."""
+    """A server with this number of workers, as a separate program. It must end when it is asked to."""
     with running_server("tests.support.worker_server", num_workers) as (process, url):
         outcome = await made(await requests.attempts_on(url, "mill", count, inputs))
         process.terminate()

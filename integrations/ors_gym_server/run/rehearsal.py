@@ -113,7 +113,7 @@ async def _while_they_live(stages: Sequence[_Stage], work: Coroutine[Any, Any, T
 
 
 class _Stage:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, environments: bytes, key: str, *, reseeds: bool) -> None:
         self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (closed with the stage)
