@@ -143,8 +143,8 @@ def _contents(blocks: Sequence[MessageBlock]) -> str | list[Content]:
         match block:
             case TextBlock(text=text):
                 contents.append(ContentText(text=text))
-            case ImageBlock(data=data, mime_type=mime_type):
-                contents.append(ContentImage(image=f"data:{mime_type};base64,{data}"))
+            case ImageBlock():
+                contents.append(ContentImage(image=block.data_url))
             case ReasoningBlock(text=text, signature=signature):
                 contents.append(ContentReasoning(reasoning=text, signature=signature))
             case ToolCallBlock() | ToolResultBlock():

@@ -35,7 +35,7 @@ from ors_gym.types import (
     text_of,
 )
 
-__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Step"]
+__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Step", "only_environment"]
 
 ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
 
@@ -111,10 +111,7 @@ class EnvRecipe:
             raise ValueError("max_turns must be at least 1 and max_episode_seconds positive, or None for no limit")
         reads = dialect(options.get("action_parser", "hermes"))
         if env_name is None:
-            names = await client.list_environments()
-            if len(names) != 1:
-                raise ValueError(f"env_name is needed: the server has {', '.join(map(repr, names)) or 'none'}")
-            env_name = names[0]
+            env_name = await only_environment(client)
         splits, tools = await asyncio.gather(client.list_splits(env_name), client.list_tools(env_name))
         by_name = {split.name: split for split in splits}
         split = options.get("split") or next((s.name for s in splits if s.type == "train"), next(iter(by_name), None))
@@ -327,6 +324,18 @@ _OBSERVATION_SPACES: dict[ObservationMode, type[gymnasium.Space[Any]]] = {
     "messages": MessagesSpace,
     "multimodal": BlocksSpace,
 }
+
+
+async def only_environment(client: ORSClient) -> str:
+    """The name of the server's only environment.
+
+    Raises:
+        ValueError: the server has none, or several; the message has their names.
+    """
+    names = await client.list_environments()
+    if len(names) != 1:
+        raise ValueError(f"env_name is needed: the server has {', '.join(map(repr, names)) or 'none'}")
+    return names[0]
 
 
 def _written(call: ToolCall) -> str:

@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ors_gym.client.client import ORSClient, Session
 from ors_gym.client.session import SessionState
-from ors_gym.envs.async_env import EnvOptions
+from ors_gym.envs.async_env import EnvOptions, only_environment
 from ors_gym.errors import ORSError, ProtocolError, StatusError, ToolFailedError
 from ors_gym.redaction import reveal
 from ors_gym.spaces.native import RENDER, RESET, SPACES, STEP, NativeOptions
@@ -152,10 +152,7 @@ class NativeSession:
     async def _open(self) -> Session:
         name = self._env_name
         if name is None:
-            names = await self._client.list_environments()
-            if len(names) != 1:
-                raise ValueError(f"env_name is needed: the server has {', '.join(map(repr, names)) or 'none'}")
-            name = self._env_name = names[0]
+            name = self._env_name = await only_environment(self._client)
         session = self._client.session(name, task=self._native.task, secrets=self._secrets)
         self._session = session
         try:

@@ -13,7 +13,7 @@ from ors_gym.policies.answer import Answer, Origin
 from ors_gym.policies.names import ToolNames
 from ors_gym.types import ImageBlock, Message, TextBlock, ToolSpec, text_of
 
-__all__ = ["API", "OpenAIAPI", "Request", "image_url", "in_turns", "said_blocks", "split_system"]
+__all__ = ["API", "OpenAIAPI", "Request", "in_turns", "said_blocks", "split_system"]
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,6 @@ def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
     while rest and rest[0].role == "system":
         system.append(text_of(rest.pop(0).blocks))
     return "\n\n".join(filter(None, system)), rest
-
-
-def image_url(image: ImageBlock) -> str:
-    """The image as a data URL."""
-    return f"data:{image.mime_type};base64,{image.data}"
 
 
 def said_blocks(message: Message) -> list[TextBlock | ImageBlock]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ors_gym.policies.answer import Answer, Origin
-from ors_gym.policies.api import OpenAIAPI, Request, image_url, split_system
+from ors_gym.policies.api import OpenAIAPI, Request, split_system
 from ors_gym.policies.completion import Completion
 from ors_gym.policies.names import ToolNames
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, text_of
@@ -137,7 +137,7 @@ def _assistant(
 def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
-    return {"type": "image_url", "image_url": {"url": image_url(block)}}
+    return {"type": "image_url", "image_url": {"url": block.data_url}}
 
 
 def _content(parts: Sequence[Mapping[str, Any]]) -> str | Sequence[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 from ors_gym.policies.answer import Answer, Finish, Piece, as_array, count_in, count_or
-from ors_gym.policies.api import OpenAIAPI, Request, image_url, split_system
+from ors_gym.policies.api import OpenAIAPI, Request, split_system
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
 from ors_gym.types.shapes import JSONObject, mapping
 
@@ -99,7 +99,7 @@ def _output(result: ToolResultBlock) -> dict[str, Any]:
 def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
     if isinstance(block, TextBlock):
         return {"type": "input_text", "text": block.text}
-    return {"type": "input_image", "image_url": image_url(block), "detail": "auto"}
+    return {"type": "input_image", "image_url": block.data_url, "detail": "auto"}
 
 
 class Response(Answer):

@@ -42,6 +42,11 @@ class ImageBlock:
     detail: JSONObject | None = None
     type: Literal["image"] = "image"
 
+    @property
+    def data_url(self) -> str:
+        """The image as a data URL."""
+        return f"data:{self.mime_type};base64,{self.data}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReasoningBlock:

@@ -190,7 +190,7 @@ class ServerSampler:
         """
         features = self._features.get(pictures)
         if features is None:
-            urls = [f"data:{block.mime_type};base64,{block.data}" for each in pictures for block in each.blocks]
+            urls = [block.data_url for each in pictures for block in each.blocks]
             content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
             request = {"model": self.model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
             answer = await self._ask("POST", "/v1/chat/completions/render", request)
