@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ors_gym.client.arguments import check_number
 from ors_gym.errors import NotFoundError, ORSError, RunFailedError
@@ -32,7 +33,7 @@ from ors_gym.rollouts.seeds import derive_seed
 from ors_gym.trajectory import Failure, TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import GroupCandidate
 
-__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "RolloutLimits", "run_group", "run_groups"]
+__all__ = ["EpisodeHost", "EpisodeRunner", "FailurePolicy", "GroupRun", "RolloutLimits", "run_group", "run_groups"]
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ async def _scored(
     return replace(group, scores=tuple(scores), failures=tuple(failures))
 
 
-async def run_groups(
+def run_groups(
     host: EpisodeHost,
     tasks: Iterable[TaskRef],
     group_size: int,
@@ -189,78 +190,140 @@ async def run_groups(
     seed: int | None = None,
     max_concurrent_groups: int = 64,
     max_failed_groups: int | None = 16,
-) -> AsyncGenerator[TrajectoryGroup, None]:
-    """Play a group of each task and yield each group as it completes, dropped ones too.
+) -> GroupRun:
+    """Play a group of each task; iterate over the groups as they complete, dropped ones too.
 
     At most ``max_concurrent_groups`` run at once, so ``tasks`` may be infinite; ``num_groups`` takes its first ones.
     Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
     after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
     first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
-    every run, in whatever order groups end. Leaving the loop early ends the episodes that are still under way and
-    closes their sessions; a cancellation or a timeout of the waiting does so too, and logs how many groups it cost.
+    every run, in whatever order groups end.
 
     A group in which every episode failed says nothing about the policy: the server may be gone, or have no such
     environment. ``max_failed_groups`` of them in a row, as they complete, end the run with an error, and so does a run
     of only such groups; with None it never ends early.
 
     Raises:
-        RunFailedError: Every episode of ``max_failed_groups`` groups in a row, or of the whole run, failed.
+        ValueError: A limit is below 1.
+        RunFailedError: While iterating: every episode of ``max_failed_groups`` groups in a row, or of the whole run,
+            failed.
     """
     if max_concurrent_groups < 1:
         raise ValueError("max_concurrent_groups must be at least 1")
     if max_failed_groups is not None and max_failed_groups < 1:
         raise ValueError("max_failed_groups must be at least 1, or None for no limit")
-    failure_policy = failures or FailurePolicy()
-    waiting = iter(tasks)
-    wanted = waiting if num_groups is None else itertools.islice(waiting, num_groups)
-    running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
-    ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
-    refills_due: collections.deque[tuple[int, TaskRef]] = collections.deque()
-    begun: collections.Counter[TaskRef] = collections.Counter()
-    in_a_row, any_played, last = 0, False, Failure("", "")
 
-    def start(task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
-        group_seed = derive_seed(seed, str(task), begun[task])
-        begun[task] += 1
-        work = run_group(
+    def play(task: TaskRef, group_seed: int | None) -> Coroutine[Any, Any, TrajectoryGroup]:
+        return run_group(
             host, task, group_size, policy=policy, failures=failures, score_group=score_group, seed=group_seed
         )
-        group_task = asyncio.create_task(work)
-        running[group_task] = refills, refilled_for
-        # Not asyncio.wait, which looks at everything that runs each time that something ends.
-        group_task.add_done_callback(ended.put_nowait)
 
-    try:
-        while True:
-            for task in itertools.islice(wanted, max_concurrent_groups - len(running)):
-                start(task)
-            while refills_due and len(running) < max_concurrent_groups and (next_task := next(waiting, None)):
-                start(next_task, *refills_due.popleft())
-            if not running:
-                if in_a_row and not any_played and max_failed_groups is not None:
-                    raise RunFailedError(f"every episode of the run failed. Last: {last.kind}: {last.message}")
-                return
-            group_task = await ended.get()
-            refills, refilled_for = running.pop(group_task)
-            group = group_task.result()
-            refilled = failure_policy.incomplete == "refill" and num_groups is not None
-            if group.dropped and refilled and refills < failure_policy.refills:
-                refills_due.append((refills + 1, group.task))
-            yield group if refilled_for is None else replace(group, refilled_for=refilled_for)
-            if group.num_valid:
-                in_a_row, any_played = 0, True
-                continue
-            in_a_row, last = in_a_row + 1, group.failures[-1]
-            if in_a_row == max_failed_groups:
-                reason = f"{last.kind}: {last.message}"
-                raise RunFailedError(f"every episode of {in_a_row} groups in a row failed. Last: {reason}")
-    except asyncio.CancelledError:
-        complete = sum(group_task.done() for group_task in running)
-        logger.warning(
-            "run_groups was cancelled: %d groups are not handed out, %d of them complete", len(running), complete
-        )
-        raise
-    finally:
-        for group_task in running:
-            group_task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    refills = failures.refills if failures and failures.incomplete == "refill" and num_groups is not None else 0
+    return GroupRun(play, tasks, num_groups, seed, refills, max_concurrent_groups, max_failed_groups)
+
+
+class GroupRun(AsyncIterator[TrajectoryGroup]):
+    """The groups of a run, as they complete; made by :func:`run_groups`.
+
+    Waiting for the next group may be cancelled or time out: the groups go on, and the next call waits for them again.
+    :meth:`aclose` (``async with contextlib.aclosing(run_groups(…)) as groups``) ends the episodes that are still
+    running and closes their sessions; so does the collection of a run that is no longer referenced.
+    """
+
+    def __init__(
+        self,
+        play: Callable[[TaskRef, int | None], Coroutine[Any, Any, TrajectoryGroup]],
+        tasks: Iterable[TaskRef],
+        num_groups: int | None,
+        seed: int | None,
+        refills: int,
+        max_concurrent: int,
+        max_failed: int | None,
+    ) -> None:
+        self._running: dict[asyncio.Task[TrajectoryGroup], tuple[int, TaskRef | None]] = {}
+        self._play = play
+        self._waiting = iter(tasks)
+        self._wanted = self._waiting if num_groups is None else itertools.islice(self._waiting, num_groups)
+        self._seed = seed
+        self._refills = refills
+        self._max_concurrent = max_concurrent
+        self._max_failed = max_failed
+        self._ended: asyncio.Queue[asyncio.Task[TrajectoryGroup]] = asyncio.Queue()
+        self._refills_due: collections.deque[tuple[int, TaskRef]] = collections.deque()
+        self._begun: collections.Counter[TaskRef] = collections.Counter()
+        self._failed_in_a_row, self._any_played, self._last_failure = 0, False, Failure("", "")
+        self._closed = False
+
+    async def __anext__(self) -> TrajectoryGroup:
+        if self._closed:
+            raise StopAsyncIteration
+        try:
+            if self._failed_in_a_row == self._max_failed:
+                raise self._failed(f"{self._failed_in_a_row} groups in a row")
+            self._start_due()
+            if not self._running:
+                if self._failed_in_a_row and not self._any_played and self._max_failed is not None:
+                    raise self._failed("the run")
+                raise StopAsyncIteration
+            ended = await self._ended.get()
+            refills, refilled_for = self._running.pop(ended)
+            group = ended.result()
+        except asyncio.CancelledError:
+            raise  # the groups go on
+        except BaseException:
+            await self.aclose()
+            raise
+        if group.dropped and refills < self._refills:
+            self._refills_due.append((refills + 1, group.task))
+        if group.num_valid:
+            self._failed_in_a_row, self._any_played = 0, True
+        else:
+            self._failed_in_a_row, self._last_failure = self._failed_in_a_row + 1, group.failures[-1]
+        return group if refilled_for is None else replace(group, refilled_for=refilled_for)
+
+    def _failed(self, what: str) -> RunFailedError:
+        last = self._last_failure
+        return RunFailedError(f"every episode of {what} failed. Last: {last.kind}: {last.message}")
+
+    def _start_due(self) -> None:
+        for task in itertools.islice(self._wanted, self._max_concurrent - len(self._running)):
+            self._start(task)
+        while (
+            self._refills_due
+            and len(self._running) < self._max_concurrent
+            and (next_task := next(self._waiting, None)) is not None
+        ):
+            self._start(next_task, *self._refills_due.popleft())
+
+    def _start(self, task: TaskRef, refills: int = 0, refilled_for: TaskRef | None = None) -> None:
+        group_seed = derive_seed(self._seed, str(task), self._begun[task])
+        self._begun[task] += 1
+        group = asyncio.create_task(self._play(task, group_seed))
+        self._running[group] = refills, refilled_for
+        # Not asyncio.wait, which looks at every running group each time that one ends.
+        group.add_done_callback(self._ended.put_nowait)
+
+    async def aclose(self) -> None:
+        """Cancel the running episodes and close their sessions; log how many groups that loses. Idempotent."""
+        self._closed = True
+        await asyncio.gather(*self._cancel(), return_exceptions=True)
+
+    def _cancel(self) -> Iterable[asyncio.Task[TrajectoryGroup]]:
+        running, self._running = self._running, {}
+        if running:
+            complete = self._ended.qsize()
+            logger.log(
+                logging.WARNING if complete else logging.INFO,
+                "run_groups was left early: %d complete groups were not taken, %d running ones were cancelled",
+                complete,
+                len(running) - complete,
+            )
+        for group in running:
+            group.cancel()
+        return running
+
+    def __del__(self) -> None:
+        if self._running:
+            loop = next(iter(self._running)).get_loop()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has cancelled them
+                loop.call_soon_threadsafe(self._cancel)

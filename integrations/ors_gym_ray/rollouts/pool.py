@@ -11,8 +11,8 @@ import threading
 import uuid
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -25,9 +25,9 @@ from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.janitor import Janitor
 from ors_gym.policies.policy import Policy, check_policy
 from ors_gym.rollouts.episode import RolloutLimits
-from ors_gym.rollouts.groups import run_groups
+from ors_gym.rollouts.groups import GroupRun, run_groups
 from ors_gym.rollouts.options import SessionOptions, check_session_options
-from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
+from ors_gym.trajectory import TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore
 from ors_gym_ray.rollouts.actor import RolloutActor
 from ors_gym_ray.rollouts.actor_connection import ActorConnection
@@ -221,10 +221,10 @@ class RolloutPool:
         finally:
             self._places.give_back(worker)
 
-    async def run_groups(
+    def run_groups(
         self, tasks: Iterable[TaskRef | int], group_size: int, *, split: str = "train", **options: Any
-    ) -> AsyncGenerator[TrajectoryGroup, None]:
-        """Play a group of each task, given as a TaskRef or an index of ``split``; yield groups as they complete.
+    ) -> GroupRun:
+        """Play a group of each task, given as a TaskRef or an index of ``split``; iterate over them as they complete.
 
         ``options`` are those of :func:`ors_gym.rollouts.groups.run_groups` (``policy``, ``failures``, …).
         ``max_concurrent_groups`` is by default as many as fill the actors, and one more. That bounds the memory: a
@@ -232,11 +232,7 @@ class RolloutPool:
         """
         filling = -(-self.num_actors * self.episodes_per_actor // max(group_size, 1)) + 1
         options = {"max_concurrent_groups": filling, **options}
-        async with aclosing(
-            run_groups(self, (self._task(task, split) for task in tasks), group_size, **options)
-        ) as groups:
-            async for group in groups:
-                yield group
+        return run_groups(self, (self._task(task, split) for task in tasks), group_size, **options)
 
     def _task(self, task: TaskRef | int, split: str) -> TaskRef:
         if isinstance(task, TaskRef):
