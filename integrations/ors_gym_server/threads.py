@@ -16,7 +16,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-__all__ = ["SessionThread", "SessionThreads", "current_thread", "run_user"]
+__all__ = ["SessionThread", "SessionThreads", "current_thread", "on_session_thread", "run_user"]
 
 _Job: TypeAlias = tuple[
     asyncio.AbstractEventLoop, "asyncio.Future[Any]", contextvars.Context, Callable[..., Any], tuple[Any, ...]
@@ -105,6 +105,12 @@ class SessionThreads:
         """End the idle threads."""
         while self._idle:
             self._idle.pop().stop()
+
+
+async def on_session_thread(fn: Callable[..., Any], *args: Any) -> Any:
+    """Run synchronous code of the environment on the thread of its session, outside a server on any."""
+    thread = current_thread.get()
+    return await (asyncio.to_thread(fn, *args) if thread is None else thread.run(fn, *args))
 
 
 async def run_user(run: Callable[..., Any], fn: Callable[..., Any], *args: Any) -> Any:

@@ -13,7 +13,7 @@ Tasks are those of OpenEnv's task protocol, reset by split and index; without it
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -21,20 +21,19 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from openenv.core.env_client import EnvClient
 from openenv.core.env_server.types import Action
-from pydantic import ValidationError
 
 from ors_gym.http.answers import RefusedError
 from ors_gym.types import Block, ImageBlock, Split, Task, TextBlock, ToolList, ToolOutput, ToolSpec
 from ors_gym_server.adapters.gymnasium import DEFAULT_SPLITS
 from ors_gym_server.adapters.observation_text import observation_blocks
 from ors_gym_server.adapters.openenv_episode import (
+    ActionRefused,
     AnyOpenEnv,
     LocalEpisode,
     Payload,
     RemoteEpisode,
     RemoteServer,
     ServerFull,
-    ServerRefusal,
 )
 from ors_gym_server.adapters.openenv_source import LocalSource, RemoteSource
 from ors_gym_server.adapters.seed_tasks import SeedTasks, Tasks
@@ -51,7 +50,6 @@ class Telling:
 
     instructions: str
     formatter: Formatter | None
-    state: bool
 
 
 class OpenEnvORSEnvironment(Environment):
@@ -100,44 +98,34 @@ class OpenEnvORSEnvironment(Environment):
         """The typed action, and the MCP tools."""
         return ToolList(tuple(cls.tools.values()))
 
-    def claim(self) -> Awaitable[None] | None:
+    async def claim(self) -> None:
         """Take a place on the OpenEnv server, which may be full."""
-        return self._connect() if isinstance(self.source, RemoteSource) else None
-
-    async def _connect(self) -> None:
-        assert isinstance(self.source, RemoteSource)
-        self._episode = episode = self.source.episode()
+        self._episode = self.source.episode()
         try:
-            await episode.connect()
+            await self._episode.connect()
         except ServerFull as full:
             raise RefusedError(429, str(full), 1) from None
 
-    def setup(self) -> Awaitable[None] | None:
+    async def setup(self) -> None:
         """Make the environment, or a session on its server, and reset it."""
         if self._episode is None:
-            self._episode = self.source.episode()
+            await self.claim()
+        assert self._episode is not None
         arguments = {name: value for name, value in self.task_spec.items() if name not in ("id", "options", "task")}
-        arguments |= self.task_spec.get("options") or {}
-        first = self._episode.reset(arguments)
-        if isinstance(first, Awaitable):
-            return self._begin_later(first)
-        self._first = self._blocks(first)
-        return None
+        self._first = self._blocks(await self._episode.reset(arguments | (self.task_spec.get("options") or {})))
 
-    async def _begin_later(self, first: Awaitable[Payload]) -> None:
-        self._first = self._blocks(await first)
-
-    def teardown(self) -> Awaitable[None] | None:
+    async def teardown(self) -> None:
         """Close it."""
         episode, self._episode = self._episode, None
-        return None if episode is None else episode.close()
+        if episode is not None:
+            await episode.close()
 
     def get_prompt(self) -> Sequence[Block]:
         """The instructions, and the first observation."""
         instructions = self.telling.instructions
         return [TextBlock(f"{instructions}\n"), *self._first] if instructions else self._first
 
-    def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput | Awaitable[ToolOutput]:
+    async def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput:
         """Take the action. What is none leaves the episode as it was."""
         if self._episode is None:
             raise RuntimeError("the session has no episode: setup() has not run, or teardown() has")
@@ -147,10 +135,10 @@ class OpenEnvORSEnvironment(Environment):
         if refusal is not None:
             return refusal
         try:
-            answer = self._episode.step(input) if name == "step" else self._episode.call(name, input)
-        except ValidationError as error:
-            return _refused(_plain_errors(error))
-        return self._told_later(answer) if isinstance(answer, Awaitable) else self._told(answer, self._state_now())
+            payload = await (self._episode.step(input) if name == "step" else self._episode.call(name, input))
+        except ActionRefused as error:
+            return _refused(str(error))
+        return self._told(payload, await self._episode.state())
 
     def _refusal(self, name: str, input: Mapping[str, Any]) -> ToolOutput | None:
         tool = self.tools.get(name)
@@ -162,21 +150,7 @@ class OpenEnvORSEnvironment(Environment):
         place = "".join(f"[{part!r}]" for part in error.path)
         return _refused(f"{name}{place}: {error.message}. {name} takes {tool.parameters.get('properties')}")
 
-    def _state_now(self) -> Payload | None:
-        assert isinstance(self._episode, LocalEpisode)
-        return self._episode.state() if self.telling.state else None
-
-    async def _told_later(self, answer: Awaitable[Payload]) -> ToolOutput:
-        episode = self._episode
-        assert episode is not None
-        try:
-            payload = await answer
-        except ServerRefusal as error:
-            return _refused(str(error))
-        state = episode.state() if self.telling.state else None
-        return self._told(payload, await state if isinstance(state, Awaitable) else state)
-
-    def _told(self, payload: Payload, state: Payload | None) -> ToolOutput:
+    def _told(self, payload: Payload, state: Payload) -> ToolOutput:
         self._finished = bool(payload.get("done"))
         observation = cast("Mapping[str, Any]", payload["observation"])
         error = observation.get("error")
@@ -184,7 +158,7 @@ class OpenEnvORSEnvironment(Environment):
             reason = "not_found" if error["error_type"] == "tool_not_found" else "input_validation"
             return _refused(str(error.get("message")), reason)
         reward = payload.get("reward")
-        metadata = {"metadata": observation.get("metadata") or {}} | ({} if state is None else {"state": state})
+        metadata = {"metadata": observation.get("metadata") or {}, "state": state}
         return ToolOutput(self._blocks(payload), None if reward is None else float(reward), self._finished, metadata)
 
     def _blocks(self, payload: Payload) -> tuple[Block, ...]:
@@ -217,11 +191,6 @@ def _refused(message: str, reason: str = "input_validation") -> ToolOutput:
     return ToolOutput(ok=False, error=message, reason=reason)
 
 
-def _plain_errors(error: ValidationError) -> str:
-    told = (f"{'.'.join(map(str, each['loc'])) or 'the action'}: {each['msg']}" for each in error.errors())
-    return f"Not an action: {'; '.join(told)}"
-
-
 def from_openenv(
     env: str | EnvClient[Any, Any, Any] | Callable[..., AnyOpenEnv],
     *,
@@ -230,9 +199,7 @@ def from_openenv(
     splits: Mapping[str, Tasks] | None = None,
     formatter: Formatter | None = None,
     instructions: str | None = None,
-    state: bool = True,
     headers: Mapping[str, str] | None = None,
-    message_timeout_seconds: float = 60.0,
     **arguments: Any,
 ) -> type[OpenEnvORSEnvironment]:
     """Make an OpenEnv environment an ORS environment.
@@ -246,9 +213,7 @@ def from_openenv(
             own. A task's ``options`` are further arguments of ``reset``.
         formatter: Writes an observation, without reward and metadata, as text.
         instructions: What the agent is told first (default: what the environment says of itself).
-        state: The environment's state comes with each result, in the metadata.
         headers: For the server, such as ``Authorization``.
-        message_timeout_seconds: How long the server has for one answer.
         **arguments: For the class.
 
     Raises:
@@ -261,7 +226,7 @@ def from_openenv(
         headers = headers or env._headers  # pyright: ignore[reportPrivateUsage]
         env = _url_of(env)
     if isinstance(env, str):
-        source = RemoteSource(RemoteServer(_http_url(env), headers, message_timeout_seconds))
+        source = RemoteSource(RemoteServer(_http_url(env), headers))
     else:
         make = env
         # One whose instances belong to one thread is not made here: what it keeps for the process would stay with this
@@ -277,7 +242,7 @@ def from_openenv(
         "source": source,
         "tools": tools,
         "seeds": SeedTasks(DEFAULT_SPLITS if splits is None else splits),
-        "telling": Telling(source.description if instructions is None else instructions, formatter, state),
+        "telling": Telling(source.description if instructions is None else instructions, formatter),
         "max_sessions": source.max_sessions,
         "one_thread": source.one_thread,
     }

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from openenv.core.env_server.interfaces import Environment as OpenEnvEnvironment
 from openenv.core.env_server.mcp_types import CallToolAction
 from openenv.core.env_server.serialization import deserialize_action
-from openenv.core.env_server.types import Action, Observation
+from openenv.core.env_server.types import Action
 from openenv.core.generic_client import GenericEnvClient
+from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed
 
 from ors_gym_server.adapters.observation_text import as_json
+from ors_gym_server.threads import on_session_thread, run_user
 
-__all__ = ["AnyOpenEnv", "LocalEpisode", "Payload", "RemoteEpisode", "RemoteServer", "ServerFull", "ServerRefusal"]
+__all__ = ["ActionRefused", "AnyOpenEnv", "LocalEpisode", "Payload", "RemoteEpisode", "RemoteServer", "ServerFull"]
 
 AnyOpenEnv: TypeAlias = OpenEnvEnvironment[Any, Any, Any]
 Payload: TypeAlias = Mapping[str, Any]
@@ -30,59 +33,69 @@ class ServerFull(Exception):  # noqa: N818
     """The OpenEnv server holds as many sessions as it takes."""
 
 
-class ServerRefusal(Exception):  # noqa: N818  (it is the agent's mistake, not an error of the program)
-    """The OpenEnv server did not take the action; nothing has happened."""
+class ActionRefused(Exception):  # noqa: N818  (it is the agent's mistake, not an error of the program)
+    """The environment did not take the action; nothing has happened."""
 
 
 class LocalEpisode:
-    """An environment in this process. Synchronous methods run here, asynchronous ones where they are awaited."""
+    """An environment in this process. Its synchronous methods run on the session's thread."""
+
+    _env: AnyOpenEnv
 
     def __init__(self, make: Callable[[], AnyOpenEnv], action_class: type[Action]) -> None:
-        self._env = make()
+        self._make = make
         self._action_class = action_class
 
-    def reset(self, arguments: Mapping[str, Any]) -> Payload | Awaitable[Payload]:
-        """Begin. As on OpenEnv's server, ``reset`` gets those of the arguments that it takes."""
-        reset = self._env.reset_async if self._overrides("reset_async") else self._env.reset
-        return _payload(reset(**_taken(reset, arguments)))
+    async def connect(self) -> None:
+        """Nothing: the environment is made when it is reset."""
 
-    def step(self, action: Mapping[str, Any]) -> Payload | Awaitable[Payload]:
+    async def reset(self, arguments: Mapping[str, Any]) -> Payload:
+        """Begin. As on OpenEnv's server, ``reset`` gets those of the arguments that it takes."""
+        self._env = await on_session_thread(self._make)
+        reset = self._method("reset")
+        return await self._observed(reset, **_taken(reset, arguments))
+
+    async def step(self, action: Mapping[str, Any]) -> Payload:
         """Take an action.
 
         Raises:
-            pydantic.ValidationError: it is none.
+            ActionRefused: it is none.
         """
-        return self._act(deserialize_action(dict(action), self._action_class))
+        try:
+            typed = deserialize_action(dict(action), self._action_class)
+        except ValidationError as error:
+            raise ActionRefused(_plain_errors(error)) from None
+        return await self._observed(self._method("step"), typed)
 
-    def call(self, tool: str, arguments: Mapping[str, Any]) -> Payload | Awaitable[Payload]:
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> Payload:
         """Call an MCP tool."""
-        return self._act(CallToolAction(tool_name=tool, arguments=dict(arguments)))
+        return await self._observed(self._method("step"), CallToolAction(tool_name=tool, arguments=dict(arguments)))
 
-    def _act(self, action: Action) -> Payload | Awaitable[Payload]:
-        return _payload(self._env.step_async(action) if self._overrides("step_async") else self._env.step(action))
-
-    def state(self) -> Payload:
+    async def state(self) -> Payload:
         """What the environment says of its own state."""
-        return _dump(self._env.state)
+        state: Payload = await on_session_thread(lambda: _dump(self._env.state))
+        return state
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        if hasattr(self, "_env"):
+            await on_session_thread(self._env.close)
 
-    def _overrides(self, method: str) -> bool:
-        return getattr(type(self._env), method) is not getattr(OpenEnvEnvironment, method)
+    def _method(self, name: str) -> Callable[..., Any]:
+        """The asynchronous method where the environment has one of its own, else the synchronous one."""
+        later = f"{name}_async"
+        own = getattr(type(self._env), later) is not getattr(OpenEnvEnvironment, later)
+        method: Callable[..., Any] = getattr(self._env, later if own else name)
+        return method
+
+    async def _observed(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Payload:
+        observation = await run_user(on_session_thread, partial(method, *args, **kwargs))
+        return {"observation": _dump(observation), "reward": observation.reward, "done": observation.done}
 
 
-def _payload(observation: Observation | Awaitable[Observation]) -> Payload | Awaitable[Payload]:
-    if isinstance(observation, Awaitable):
-        return _awaited_payload(observation)
-    return {"observation": _dump(observation), "reward": observation.reward, "done": observation.done}
-
-
-async def _awaited_payload(observation: Awaitable[Observation]) -> Payload:
-    payload = _payload(await observation)
-    assert isinstance(payload, Mapping)
-    return payload
+def _plain_errors(error: ValidationError) -> str:
+    told = (f"{'.'.join(map(str, each['loc'])) or 'the action'}: {each['msg']}" for each in error.errors())
+    return f"Not an action: {'; '.join(told)}"
 
 
 def _dump(model: Any) -> dict[str, Any]:
@@ -103,7 +116,6 @@ class RemoteServer:
 
     url: str
     headers: Mapping[str, str] | None = None
-    message_timeout_seconds: float = 60.0
 
 
 class RemoteEpisode:
@@ -111,8 +123,7 @@ class RemoteEpisode:
 
     def __init__(self, server: RemoteServer) -> None:
         headers = None if server.headers is None else dict(server.headers)
-        self._client = _OneConnection(server.url, message_timeout_s=server.message_timeout_seconds, headers=headers)
-        self._connected = False
+        self._client = _OneConnection(server.url, headers=headers)
 
     async def connect(self) -> None:
         """Take a place on the server.
@@ -121,21 +132,18 @@ class RemoteEpisode:
             ServerFull: it has none left.
         """
         await self._client.connect()
-        self._connected = True
-        with contextlib.suppress(ServerRefusal, ServerError):  # some have no state before they are reset
+        with contextlib.suppress(ActionRefused, ServerError):  # some have no state before they are reset
             await self._client.ask("state", None)
 
     async def reset(self, arguments: Mapping[str, Any]) -> Payload:
         """Begin."""
-        if not self._connected:
-            await self.connect()
         return await self._client.ask("reset", arguments)
 
     async def step(self, action: Mapping[str, Any]) -> Payload:
         """Take an action.
 
         Raises:
-            ServerRefusal: it is none.
+            ActionRefused: it is none.
             RuntimeError: the environment failed, or the connection was lost and the session with it.
         """
         return await self._client.ask("step", action)
@@ -178,6 +186,6 @@ class _OneConnection(GenericEnvClient):
         if answer.get("type") != "error":
             return payload
         if payload.get("code") == "VALIDATION_ERROR":
-            raise ServerRefusal(str(payload.get("errors") or payload.get("message")))
+            raise ActionRefused(str(payload.get("errors") or payload.get("message")))
         said = f"the OpenEnv server says {payload.get('code')}: {payload.get('message')}"
         raise ServerFull(said) if payload.get("code") == "CAPACITY_REACHED" else ServerError(said)

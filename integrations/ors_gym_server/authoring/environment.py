@@ -30,7 +30,6 @@ asynchronous ones run on the event loop, which they must not block.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -38,7 +37,7 @@ from pydantic import ValidationError
 
 from ors_gym.types import Block, GroupCandidate, GroupScore, Message, Split, Task, ToolList, ToolOutput
 from ors_gym_server.authoring.tools import ToolFinder, as_output, declared_tools, refusal_of, terminal, tool, tool_list
-from ors_gym_server.threads import current_thread
+from ors_gym_server.threads import on_session_thread
 
 __all__ = ["Environment", "Prompt", "terminal", "tool"]
 
@@ -160,10 +159,8 @@ async def _call_declared(environment: Environment, name: str, input: Mapping[str
     finder = environment._finder  # pyright: ignore[reportPrivateUsage]
     if finder is None:
         finder = environment._finder = ToolFinder(environment)  # pyright: ignore[reportPrivateUsage]
-    worker = current_thread.get()
-    run = asyncio.to_thread if worker is None else worker.run
     if not finder.ready:
-        await run(finder.make_toolsets)
+        await on_session_thread(finder.make_toolsets)
     found = finder.find(name)
     if isinstance(found, ToolOutput):
         return found
@@ -171,4 +168,4 @@ async def _call_declared(environment: Environment, name: str, input: Mapping[str
         arguments = found.arguments(input)
     except ValidationError as error:
         return refusal_of(error)
-    return as_output(name, await found.call(run, arguments))
+    return as_output(name, await found.call(on_session_thread, arguments))

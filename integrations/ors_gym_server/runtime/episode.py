@@ -100,9 +100,12 @@ class EnvironmentInstance:
 
     async def _run(self, fn: Any, *args: Any) -> Any:
         """Run synchronous code of the environment on the episode's thread."""
+        return await self._thread().run(fn, *args)
+
+    def _thread(self) -> SessionThread:
         if self._worker is None:
             self._worker = self._hosted.borrow_thread()
-        return await self._worker.run(fn, *args)
+        return self._worker
 
     async def _run_beside(self, fn: Any, *args: Any) -> Any:
         """Run synchronous code of a concurrent tool on a thread of its own."""
@@ -119,6 +122,7 @@ class EnvironmentInstance:
         """Call a method of the instance; the base class's default needs no thread."""
         if method in ("claim", "setup", "teardown") and not self._hosted.implements(method):
             return None
+        current_thread.set(self._thread())
         return await run_user(self._run, getattr(self._environment, method), *args)
 
     # ---------------------------------------------------------------- what a client reads
@@ -197,7 +201,6 @@ class EnvironmentInstance:
         try:
             if self._finished:
                 return _finished_refusal(name)
-            current_thread.set(self._worker)
             if self._hosted.implements("call_tool"):
                 return self._result(name, await self._user("call_tool", name, input))
             result = (await self._user("_call_tool", name, input)).model_dump()

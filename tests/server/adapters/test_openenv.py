@@ -246,13 +246,13 @@ def test_an_environment_that_fails_fails_the_call_and_not_the_agent(run, ported)
 
 
 def test_a_formatter_and_instructions_of_ones_own_are_used(run, ported):
-    environment = ported("walk", formatter=lambda seen: f"at {seen['place']}", instructions="Go.", state=False)
+    environment = ported("walk", formatter=lambda seen: f"at {seen['place']}", instructions="Go.")
 
     async def conversation(client):
         async with client.session("walk", split="train", index=0) as session:
             assert text_of(await session.get_prompt()) == "Go.\n\nat 0"
             output = await session.call_tool("step", {"direction": "right"})
-            assert (output.text, output.metadata) == ("at 1", {"metadata": {}})
+            assert output.text == "at 1"
 
     converse(run, environment, conversation)
 
