@@ -1,6 +1,6 @@
-"""Two models on the same tasks: the difference by task, its interval, and what may be said of it.
+"""Comparison of two models on the same tasks: the paired difference, its interval and the verdict.
 
-The verdict is the t interval of the differences by task, and never whether two intervals overlap.
+The verdict follows from the t interval of the per-task differences, never from whether two intervals overlap.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from ors_gym.evaluation.words import Scale, counted, p_value
 
 __all__ = ["Comparison", "Flip", "Test", "Verdict"]
 
-FEWEST_DIFFERENT = 6
-"""With five tasks that differ the smallest exact p is 2 / 2**5 = 0.0625."""
-FEWEST_TASKS = 10
+MIN_DIFFERING_TASKS = 6
+"""With five differing tasks the smallest exact p value is 2 / 2**5 = 0.0625."""
+MIN_TASKS = 10
 ALPHA = 0.05
 
 
 class Verdict(StrEnum):
-    """What may be said of two models."""
+    """The verdict on two models."""
 
     BETTER = "better"
-    """The second is better than the base."""
+    """The other model is better than the base."""
     WORSE = "worse"
-    """The second is worse than the base."""
+    """The other model is worse than the base."""
     NOT_DISTINGUISHABLE = "not distinguishable"
-    """The interval of the difference contains 0, or the adjusted p is over 0.05."""
+    """The interval of the difference contains 0, or the adjusted p value exceeds 0.05."""
     WITHIN_MARGIN = "equal within the margin"
-    """The difference is shown to be smaller than the margin that was given."""
+    """The difference is shown to be smaller than the given margin."""
     TOO_FEW = "too few"
-    """Too few tasks differ, or too few were played by both."""
+    """Too few tasks differ, or too few were played by both models."""
     NOT_COMPARABLE = "not comparable"
     """The runs differ in more than the model, or too many episodes failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A test beside the verdict, by name."""
+    """A supplementary significance test."""
 
-    __test__ = False  # not one of pytest's
+    __test__ = False  # not a pytest test class
 
     name: str
     p: float
@@ -55,7 +55,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A task on which two models differ: the mean of each."""
+    """A task on which two models differ, with the mean of each."""
 
     task: str
     base: float
@@ -63,7 +63,7 @@ class Flip:
 
     @property
     def difference(self) -> float:
-        """What the second has more than the base."""
+        """Mean of the other model minus that of the base."""
         return self.other - self.base
 
 
@@ -76,9 +76,9 @@ class Comparison:
     rules: Rules
     difference: Estimate
     p: float | None
-    """Of the paired t test."""
+    """The p value of the paired t test."""
     adjusted_p: float | None
-    """Holm's, over all comparisons made together."""
+    """The p value after Holm's adjustment for all comparisons made together."""
     num_comparisons: int
     tests: tuple[Test, ...]
     better: int
@@ -86,33 +86,36 @@ class Comparison:
     equal: int
     flips: tuple[Flip, ...]
     bounds: Interval | None
-    """The difference with every failed episode unsolved for one and solved for the other; None for returns."""
+    """Range of the difference if every failed episode were unsolved for one and solved for the other.
+
+    None for returns.
+    """
     changed: tuple[str, ...]
-    """Tasks that are not the same in both, left out."""
+    """Tasks that differ between the two runs; excluded."""
     only_base: tuple[str, ...]
     only_other: tuple[str, ...]
     unscored: tuple[str, ...]
-    """Tasks in both without a scored episode in one of them, left out."""
+    """Tasks in both runs without a scored episode in one of them; excluded."""
     reasons: tuple[str, ...]
-    """Why the two cannot be compared; empty where they can."""
+    """Why the models cannot be compared; empty if they can."""
     warnings: tuple[str, ...]
     played: str
 
     @property
     def detectable(self) -> float | None:
-        """The difference that would usually have been seen."""
+        """The smallest difference that is detected with 80 % power."""
         se, df = self.difference.se, self.difference.df
         return None if not se or df is None else detectable_difference(se, df)
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said."""
+        """The verdict, from the interval, the adjusted p value and the margin."""
         if self.reasons:
             return Verdict.NOT_COMPARABLE
         value, interval = self.difference.value, self.difference.interval
-        if value is None or self.better + self.worse < FEWEST_DIFFERENT or self.difference.tasks < FEWEST_TASKS:
+        if value is None or self.better + self.worse < MIN_DIFFERING_TASKS or self.difference.tasks < MIN_TASKS:
             margin = self._within_margin()
-            return Verdict.WITHIN_MARGIN if margin and self.difference.tasks >= FEWEST_TASKS else Verdict.TOO_FEW
+            return Verdict.WITHIN_MARGIN if margin and self.difference.tasks >= MIN_TASKS else Verdict.TOO_FEW
         p = self.adjusted_p
         if p is None:  # too few groups for an interval
             return Verdict.TOO_FEW
@@ -128,7 +131,7 @@ class Comparison:
         return bool(within_margin(estimate.value, estimate.se, estimate.df, margin))
 
     def sentence(self) -> str:
-        """The verdict in words, with every number that belongs to it."""
+        """The verdict as a sentence, with its numbers."""
         scale, value = Scale(self.rules), self.difference.value
         parts: list[str] = []
         left_out = self._left_out()
@@ -136,34 +139,37 @@ class Comparison:
             parts.append(left_out)
         if value is None:
             return " ".join([*parts, "No task was scored in both."])
-        seen = f"{scale.difference(value)}{scale.unit}"
+        observed = f"{scale.difference(value)}{scale.unit}"
         interval = self.difference.interval
         within = f"95 % interval {scale.differences(interval)}" if interval else "; ".join(self.difference.notes)
         match self.verdict:
             case Verdict.NOT_COMPARABLE:
-                parts.append(f"Not comparable: {'; '.join(self.reasons)}. Seen: {seen} ({within}).")
-            case Verdict.TOO_FEW if self.better + self.worse < FEWEST_DIFFERENT:
+                parts.append(f"Not comparable: {'; '.join(self.reasons)}. Observed: {observed} ({within}).")
+            case Verdict.TOO_FEW if self.better + self.worse < MIN_DIFFERING_TASKS:
                 differ = self.better + self.worse
                 what = (
                     f"{self.base} and {self.other} differ on {differ} of {counted(self.difference.tasks, 'task')}"
                     if differ
                     else f"no task of {self.difference.tasks:,} differs"
                 )
-                parts.append(f"Too few to tell: {what}; at least {FEWEST_DIFFERENT} are needed. Seen: {seen}.")
+                parts.append(
+                    f"Too few to tell: {what}; at least {MIN_DIFFERING_TASKS} are needed. Observed: {observed}."
+                )
             case Verdict.TOO_FEW if self.adjusted_p is None:
-                parts.append(f"Too few to tell: {within}. Seen: {seen}.")
+                parts.append(f"Too few to tell: {within}. Observed: {observed}.")
             case Verdict.TOO_FEW:
                 tasks = counted(self.difference.tasks, "task")
-                parts.append(f"Too few to tell: {tasks}; at least {FEWEST_TASKS} are needed. Seen: {seen} ({within}).")
+                needed = f"{tasks}; at least {MIN_TASKS} are needed"
+                parts.append(f"Too few to tell: {needed}. Observed: {observed} ({within}).")
             case Verdict.NOT_DISTINGUISHABLE:
                 parts.append(self._not_distinguishable(value, within))
             case Verdict.WITHIN_MARGIN:
                 margin = scale.size(self.rules.margin or 0.0)
-                parts.append(f"Equal within {margin}: {seen} ({within}; {self.played}).")
+                parts.append(f"Equal within {margin}: {observed} ({within}; {self.played}).")
             case _:
                 word = "better" if value > 0.0 else "worse"
                 counts = f"Better on {counted(self.better, 'task')}, worse on {self.worse:,}, equal on {self.equal:,}."
-                text = f"{self.other} is {word} than {self.base}: {seen} ({within}, {self._p()}; {self.played})."
+                text = f"{self.other} is {word} than {self.base}: {observed} ({within}, {self._p()}; {self.played})."
                 parts.append(f"{text} {counts}")
         return " ".join([*parts, *self.warnings])
 
@@ -173,17 +179,17 @@ class Comparison:
         verb = "solves" if scale.is_rate else "has"
         unit = " mean return" if not scale.is_rate else ""
         interval = self.difference.interval
-        allowed = ""
+        correction = ""
         if interval is not None and (interval[0] > 0.0 or interval[1] < 0.0):
-            allowed = f" once {counted(self.num_comparisons, 'comparison')} are allowed for"
+            correction = f" after correction for {counted(self.num_comparisons, 'comparison')}"
         text = (
-            f"Not distinguishable{allowed}: {self.other} {verb} {scale.size(value)} {more}{unit} than {self.base}"
+            f"Not distinguishable{correction}: {self.other} {verb} {scale.size(value)} {more}{unit} than {self.base}"
             f" ({within}, {self._p()}; {self.played})."
         )
         if self.detectable is None:
             return text
-        usual = f"A difference of {scale.size(self.detectable)} would usually have been seen"
-        return f"{text} {usual}; smaller ones may exist."
+        detectable = f"A difference of {scale.size(self.detectable)} would usually be detected"
+        return f"{text} {detectable}; smaller ones may exist."
 
     def _p(self) -> str:
         if self.adjusted_p is None:
@@ -192,21 +198,21 @@ class Comparison:
         return f"{p_value(self.adjusted_p)}{over}"
 
     def _left_out(self) -> str:
-        said: list[str] = []
+        excluded: list[str] = []
         if self.changed:
-            said.append(f"{counted(len(self.changed), 'task')} changed since {self.base}")
+            excluded.append(f"{counted(len(self.changed), 'task')} changed since {self.base}")
         if self.only_base:
-            said.append(f"{counted(len(self.only_base), 'task')} only in {self.base}")
+            excluded.append(f"{counted(len(self.only_base), 'task')} only in {self.base}")
         if self.only_other:
-            said.append(f"{counted(len(self.only_other), 'task')} only in {self.other}")
+            excluded.append(f"{counted(len(self.only_other), 'task')} only in {self.other}")
         if self.unscored:
-            said.append(f"{counted(len(self.unscored), 'task')} without a scored episode")
-        if not said:
+            excluded.append(f"{counted(len(self.unscored), 'task')} without a scored episode")
+        if not excluded:
             return ""
-        return f"{' and '.join(said)}: left out. On the {self.difference.tasks:,} others:"
+        return f"{' and '.join(excluded)}: left out. On the {self.difference.tasks:,} others:"
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON, null where a number is undefined."""
+        """The comparison as JSON; undefined numbers are null."""
         return {
             "base": self.base,
             "other": self.other,

@@ -1,4 +1,4 @@
-"""An evaluation as data: results of models, comparisons of them, and how they are told."""
+"""An evaluation as data: the results of its models, their comparisons, and their text and JSON forms."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FINISHED = "finished"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of one or several models; with a base or several models, their comparisons."""
+    """The results of one or more models, and comparisons between them or with a base."""
 
     results: tuple[ModelResult, ...]
     comparisons: tuple[Comparison, ...] = ()
     base: tuple[ModelResult, ...] = ()
-    """Results that were compared with, from another run."""
+    """Results of the base, from another run."""
     rules: Rules = field(default_factory=Rules)
     ended: str = FINISHED
     """How the run ended: ``finished``, ``interrupted``, or which budget was spent."""
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict[str, Outcomes])
-    """Every outcome, by the name of its result, those of the base included."""
+    """All outcomes by result name, including those of the base."""
     files: Mapping[str, tuple[Path, str]] = field(default_factory=dict[str, tuple[Path, str]])
-    """The file with the episodes of each result, and the model's name in it."""
+    """The record file of each result, and the model's name in that file."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """How the run was started."""
+    """The settings of the run."""
     seconds: float | None = None
 
     @property
@@ -48,12 +48,12 @@ class Evaluation:
 
     @property
     def verdicts_given(self) -> bool:
-        """Whether the results allow verdicts: complete, and not too many failures in any."""
+        """Whether verdicts can be given: the run is complete, and no result has too many failures."""
         comparable = all(comparison.verdict is not Verdict.NOT_COMPARABLE for comparison in self.comparisons)
         return self.complete and comparable and not any(result.too_many_failed for result in self.results)
 
     def status(self, fail_below: float | None = None) -> int:
-        """The exit status for CI: 0, 1 for a gate that was missed, 3 where no verdict can be given."""
+        """Exit status for CI: 0 for success, 1 for a missed gate, 3 if no verdict can be given."""
         if not self.verdicts_given:
             return 3
         if fail_below is not None and not all(result.gate(fail_below).met for result in self.results):
@@ -61,8 +61,8 @@ class Evaluation:
         return 0
 
     def summary(self, *, fail_below: float | None = None) -> str:
-        """The results in words: a paragraph for each model, then the comparisons and gates."""
-        lines = [line for result in (*self.results, *self.base) for line in _about(result)]
+        """The results as text: a paragraph for each model, then the comparisons and gates."""
+        lines = [line for result in (*self.results, *self.base) for line in _result_lines(result)]
         if self.comparisons:
             lines += ["", *(comparison.sentence() for comparison in self.comparisons)]
             if len({comparison.num_comparisons for comparison in self.comparisons} - {1}):
@@ -74,7 +74,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers as JSON, null where one is undefined."""
+        """All numbers as JSON; undefined ones are null."""
         return {
             "format": "ors-gym/evaluation",
             "version": 1,
@@ -90,7 +90,7 @@ class Evaluation:
         }
 
 
-def _about(result: ModelResult) -> list[str]:
+def _result_lines(result: ModelResult) -> list[str]:
     lines = [result.sentence()]
     scale = Scale(result.rules)
     other = result.mean_return if scale.is_rate else result.success
@@ -136,12 +136,13 @@ def make_evaluation(
     files: Mapping[str, tuple[Path, str]] | None = None,
     **options: Any,
 ) -> Evaluation:
-    """The evaluation of these outcomes: all pairs are compared, or each model with its ``base``.
+    """Evaluate outcomes: compare all pairs of models, or each model with its base in the file ``base``.
 
-    The base of a model is the one of the same name in that file, or the only one there is.
+    The base of a model is the model of the same name in that file, or the file's only model.
+
 
     Raises:
-        ValueError: the base has several models, and none of this name.
+        ValueError: ``base`` has several models, and none of this name.
     """
     results = {name: each.result(name, prices) for name, each in outcomes.items()}
     everything, places = dict(outcomes), dict(files or {})
@@ -150,21 +151,21 @@ def make_evaluation(
         return Evaluation(tuple(results.values()), comparisons, (), rules, outcomes=everything, files=places, **options)
     path = run_file(base)
     known = outcomes_by_model(path, rules)
-    based: dict[str, ModelResult] = {}
+    bases: dict[str, ModelResult] = {}
     pairs: list[tuple[ModelResult, ModelResult]] = []
     for name, result in results.items():
         if name not in known and len(known) != 1:
             raise ValueError(f"{path} has no model {name!r}; it has {', '.join(map(repr, known)) or 'none'}")
         model = name if name in known else next(iter(known))
         title = f"{model} in {path.parent.name if path.name == 'run.jsonl' else path.name}"
-        if model not in based:
-            based[model] = known[model].result(title, prices)
+        if model not in bases:
+            bases[model] = known[model].result(title, prices)
             everything[title], places[title] = known[model], (path, model)
-        pairs.append((based[model], result))
+        pairs.append((bases[model], result))
     return Evaluation(
         tuple(results.values()),
         compare_pairs(pairs),
-        tuple(based.values()),
+        tuple(bases.values()),
         rules,
         outcomes=everything,
         files=places,
@@ -175,10 +176,10 @@ def make_evaluation(
 def score_file(
     path: FilePath, rules: Rules | None = None, *, base: FilePath | None = None, prices: Prices | None = None
 ) -> Evaluation:
-    """The evaluation of a run that was played before, scored by ``rules``; nothing is played.
+    """Score a recorded run by ``rules``, without playing any episode.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or holds something else.
+        OSError, ValueError: a file cannot be read, or is not a record file.
     """
     rules, found = rules or Rules(), run_file(path)
     outcomes = outcomes_by_model(found, rules)
@@ -189,7 +190,7 @@ def score_file(
 
 
 def compare(base: FilePath, others: FilePath | Sequence[FilePath], rules: Rules | None = None) -> Evaluation:
-    """The models of one or several runs against those of ``base``, by the files of their episodes.
+    """Compare the models of one or more runs with those of ``base``, from their record files.
 
     Raises:
         OSError, ValueError: a file cannot be read, or a model has no base.

@@ -1,4 +1,4 @@
-"""Runs read back from their files, scored by whatever rules are asked for: no model and no server is called."""
+"""Reading recorded runs and scoring them by any rules, without calling a model or a server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["FilePath", "model_of", "outcomes_by_model", "read_scored", "run_file
 
 FilePath = str | os.PathLike[str]
 RECORDS = "run.jsonl"
-"""The file of a run's folder that has its episodes."""
+"""Name of the record file in a run's folder."""
 
 
 def run_file(path: FilePath) -> Path:
-    """The file of episodes: ``path`` itself, or the one in a run's folder.
+    """The record file: ``path`` itself, or the one in a run's folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     found = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
     if not found.is_file():
@@ -33,16 +33,15 @@ def run_file(path: FilePath) -> Path:
 
 
 def read_scored(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TaskIdentity, int]]:
-    """The episodes of a file that count, each with its task and its epoch; attempts that were played again do not.
+    """Read the episodes of a file with their tasks and epochs, without superseded attempts.
 
-    An episode of the same model, task and epoch as an earlier one takes its place: it was played again by
-    ``retry_failed``.
+    A later episode of the same model, task and epoch replaces an earlier one: ``retry_failed`` played it again.
     """
     return (episode for episode in _episodes(path) if not _is_superseded(episode[0]))
 
 
 def _is_superseded(record: TrajectoryRecord) -> bool:
-    """Whether it is a failed attempt that was played again at once."""
+    """Whether the record is a failed attempt that was retried at once."""
     return bool(record.note.get("superseded"))
 
 
@@ -61,15 +60,15 @@ def _episodes(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TaskIdentity, 
 
 
 def model_of(record: TrajectoryRecord) -> str:
-    """The name of the model that played; the policy's in files of ``ors-gym rollout``."""
+    """The name of the model; in files of ``ors-gym rollout``, that of the policy."""
     return str(record.run.get("model") or record.run.get("policy") or "model")
 
 
 def outcomes_by_model(path: FilePath, rules: Rules) -> dict[str, Outcomes]:
-    """The outcomes in a file, by model in the order they first appear in.
+    """The outcomes in a file by model, in order of first appearance.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or holds something else.
+        OSError, ValueError: the file cannot be read, or is not a record file.
     """
     found: dict[str, Outcomes] = {}
     for record, identity, epoch in _episodes(path):

@@ -1,4 +1,4 @@
-"""The outcome of each episode, small enough to keep for all of them, and the results they add up to."""
+"""The outcome of each episode, small enough to keep for all episodes, and the results computed from them."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from ors_gym.trajectory import Trajectory
 __all__ = ["Outcome", "Outcomes", "Prices", "outcome_of", "place_of", "tokens_of"]
 
 TOKENS = ("input_tokens", "cached_tokens", "reasoning_tokens", "output_tokens")
-"""Kinds of tokens: what the model read, of that what was kept from before; of what it wrote its thoughts, and all."""
+"""Kinds of tokens: read by the model, of these cached; written as reasoning; and written in all."""
 USAGE = ("turns", "calls", "refused_calls", "tool_errors", *TOKENS, "seconds")
-"""What is measured of each episode, in the order it is shown."""
+"""Measurements of each episode, in display order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One episode as an evaluation counts it; the episode itself is in the run's file."""
+    """One episode as an evaluation counts it; the trajectory itself is in the run's file."""
 
     task: TaskIdentity
     epoch: int
     value: float | None
     """The return, None for an episode that failed."""
     unrewarded: bool
-    """No reward was given; ``value`` is what that is worth."""
+    """Whether no reward was given; ``value`` is then the rules' ``unrewarded``."""
     stop_reason: str
     failure: str | None
     """The kind of failure of the last attempt."""
     failed_attempts: int
-    """Attempts that failed before this outcome, and with it."""
+    """Failed attempts at this episode, including this one if it failed."""
     episode_id: str
     turns: int
     calls: int
@@ -54,12 +54,12 @@ class Outcome:
 
     @property
     def first_attempt_failed(self) -> bool:
-        """Whether the first attempt failed, also if a later one was completed."""
+        """Whether the first attempt failed, even if a later one completed."""
         return self.failed_attempts > 0
 
 
 def outcome_of(episode: Trajectory, task: TaskIdentity, epoch: int, rules: Rules, *, failed_attempts: int) -> Outcome:
-    """What an episode counts as under ``rules``."""
+    """The outcome of an episode under ``rules``."""
     value = trajectory_return(episode, rules.reward, unrewarded_return=None)
     unrewarded = value is None and not episode.failed
     outputs = [transition.output for transition in episode.transitions]
@@ -84,7 +84,7 @@ def outcome_of(episode: Trajectory, task: TaskIdentity, epoch: int, rules: Rules
 
 
 def tokens_of(episode: Trajectory) -> tuple[int | None, int | None, int | None, int | None]:
-    """Tokens of an episode by kind, in the order of ``TOKENS``; None where no turn said how many."""
+    """Tokens of an episode by kind, in the order of ``TOKENS``; None if no reply reports them."""
     replies = [exchange.reply for exchange in episode.exchanges]
     return (
         _total(reply.num_prompt_tokens for reply in replies),
@@ -100,7 +100,7 @@ def _total(numbers: Iterable[int | None]) -> int | None:
 
 
 def _prompt_sha256(episode: Trajectory) -> str | None:
-    """The hash of what the agent read before its first message, to notice a changed prompt."""
+    """Hash of the messages before the agent's first one; detects a changed prompt."""
     prompt = episode.prompt
     if episode.failed or not prompt:
         return None
@@ -110,11 +110,11 @@ def _prompt_sha256(episode: Trajectory) -> str | None:
 
 Prices = Mapping[str, Mapping[str, float]]
 """US dollars per million tokens by model: ``{"gpt-5-mini": {"input_tokens": 0.25, "output_tokens": 2.0}}``, and
-``cached_tokens`` where those read again cost less. What a model thinks with is part of ``output_tokens``."""
+``cached_tokens`` if cached input costs less. Reasoning tokens are part of ``output_tokens``."""
 
 
 class Outcomes:
-    """The outcomes of one model, added to while its run goes on."""
+    """The outcomes of one model, collected during a run."""
 
     def __init__(self, model: str, rules: Rules, about: Mapping[str, Any]) -> None:
         self.model = model
@@ -122,13 +122,13 @@ class Outcomes:
         self.about = about
         self._by_episode: dict[tuple[str, int], Outcome] = {}
         self.tokens: Counter[str] = Counter()
-        """Tokens by kind, those of every failed attempt included; a kind that no reply said is not in it."""
+        """Tokens by kind, including those of failed attempts; kinds that no reply reports are absent."""
 
     def __len__(self) -> int:
         return len(self._by_episode)
 
     def add(self, outcome: Outcome) -> None:
-        """Add an outcome. One of the same task and epoch that failed before is replaced, its attempts counted."""
+        """Add an outcome. It replaces a failed one of the same task and epoch, and includes its attempts."""
         key = outcome.task.label, outcome.epoch
         before = self._by_episode.get(key)
         if before is not None:
@@ -137,18 +137,18 @@ class Outcomes:
         self.count_tokens([getattr(outcome, kind) for kind in TOKENS])
 
     def count_tokens(self, numbers: Iterable[int | None]) -> None:
-        """Count the tokens of an attempt, in the order of ``TOKENS``."""
+        """Count the tokens of an attempt, given in the order of ``TOKENS``."""
         for kind, number in zip(TOKENS, numbers, strict=True):
             if number is not None:
                 self.tokens[kind] += number
 
     @property
     def all(self) -> Iterable[Outcome]:
-        """Every outcome, in the order of the tasks and epochs."""
+        """All outcomes, ordered by task and epoch."""
         return sorted(self._by_episode.values(), key=lambda outcome: (place_of(outcome.task.label), outcome.epoch))
 
     def epochs_done(self, *, failed_count: bool) -> dict[str, set[int]]:
-        """The epochs that need not be played again, by the task's label."""
+        """The epochs that need not be played again, by task label."""
         done: dict[str, set[int]] = defaultdict(set)
         for (label, epoch), outcome in self._by_episode.items():
             if failed_count or outcome.failure is None:
@@ -156,11 +156,11 @@ class Outcomes:
         return done
 
     def identities(self) -> dict[str, TaskIdentity]:
-        """Each task that was played, by its label."""
+        """The identity of each played task, by label."""
         return {outcome.task.label: outcome.task for outcome in self._by_episode.values()}
 
     def result(self, name: str | None = None, prices: Prices | None = None) -> ModelResult:
-        """What the outcomes add up to."""
+        """The result of these outcomes."""
         by_task: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in self.all:
             by_task[outcome.task.label].append(outcome)
@@ -178,7 +178,7 @@ class Outcomes:
         )
 
     def usage(self, prices: Prices | None = None) -> dict[str, float | None]:
-        """Means over the episodes that did not fail, the total of tokens, and its cost where a price is known."""
+        """Means over the episodes that did not fail, total tokens, and their cost if the model has a price."""
         played = [outcome for outcome in self._by_episode.values() if outcome.failure is None]
         usage: dict[str, float | None] = {}
         for name in USAGE:
@@ -197,12 +197,12 @@ class Outcomes:
         return (dollars + price.get("output_tokens", 0.0) * self.tokens["output_tokens"]) / 1e6
 
     def stop_reasons(self) -> Counter[str]:
-        """Outcomes by how their episode ended."""
+        """Number of outcomes by stop reason."""
         return Counter(outcome.stop_reason for outcome in self._by_episode.values())
 
 
 def place_of(label: str) -> tuple[str, int]:
-    """Of a label such as ``test[12]``: sorted by number, not by text."""
+    """Sort key of a label such as ``test[12]``: by number, not by text."""
     name, _, index = label.rstrip("]").rpartition("[")
     return (name, int(index)) if index.isdigit() else (label, -1)
 

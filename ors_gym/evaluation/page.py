@@ -27,10 +27,10 @@ SCRIPTS = ("elements.js", "episodes.js", "evaluation.js")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationPageLimits(ContentLimits):
-    """How much the page holds; what is left out is in the run's file."""
+    """Limits of the page's content; the run's file has the rest."""
 
     episode_bytes: int = 64_000_000
-    """Of all episodes together, compressed. The outcome of every episode is in the page whatever this is."""
+    """Compressed size of all episodes together. The page has every episode's outcome even beyond this limit."""
 
 
 def write_evaluation_page(
@@ -40,9 +40,9 @@ def write_evaluation_page(
     secrets: Iterable[str] = (),
     limits: EvaluationPageLimits = EvaluationPageLimits(),
 ) -> Path:
-    """Write the page to ``path``, in place of what was there, and return the path.
+    """Write the page to ``path``, replacing an existing file, and return the path.
 
-    Episodes are read from the run's files one after another, so that a long run does not have to be held.
+    Episodes are read from the run's files one at a time, so memory does not grow with the run.
     """
     content = PageContent(secrets, limits)
     blocks: dict[tuple[str, str, int], int] = {}
@@ -61,9 +61,9 @@ def write_evaluation_page(
 
 
 def _blocks(
-    evaluation: Evaluation, numbers: dict[tuple[str, str, int], int], content: PageContent, most: int
+    evaluation: Evaluation, numbers: dict[tuple[str, str, int], int], content: PageContent, max_bytes: int
 ) -> Iterator[str]:
-    """Every episode, compressed; ``numbers`` gets its block's number."""
+    """Yield every episode, compressed, and enter its block number in ``numbers``."""
     wanted: dict[Path, dict[str, str]] = defaultdict(dict)
     for result, (path, model) in evaluation.files.items():
         wanted[path][model] = result
@@ -76,8 +76,8 @@ def _blocks(
                 continue
             label = f"{name}, epoch {epoch + 1}"
             text = packed(episode_to_page(Sample(record.trajectory, label=label), content))
-            most -= len(text)
-            if most < 0:
+            max_bytes -= len(text)
+            if max_bytes < 0:
                 return
             numbers[name, task.label, epoch] = len(numbers)
             yield text

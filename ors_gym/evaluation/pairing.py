@@ -1,4 +1,4 @@
-"""Putting two results side by side: the tasks that are the same in both, their differences, and the tests of them."""
+"""Pairing of two results by task: which tasks are the same in both, their differences, and the tests of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ors_gym.evaluation.words import counted, percent, play_of
 
 __all__ = ["compare_pairs", "compare_results"]
 
-LARGEST_GAP = 0.05
-"""Of the shares of first attempts that failed: retries replace hard episodes by luckier ones, and hide it."""
+MAX_GAP = 0.05
+"""Between the shares of failed first attempts: retries replace hard episodes by luckier ones."""
 ROUNDING = Fraction(1, 10**9)
-SAME = (
+SHARED_SETTINGS = (
     "env",
     "split",
     "max_turns",
@@ -38,24 +38,24 @@ SAME = (
     "tools_sha256",
     "score_group",
 )
-"""What two runs must have in common, as far as both say it."""
+"""Settings that two runs must share, if both record them."""
 
 
 def compare_results(base: ModelResult, others: Sequence[ModelResult]) -> tuple[Comparison, ...]:
-    """Each of ``others`` against ``base``: see :func:`compare_pairs`."""
+    """Compare each of ``others`` with ``base``; see :func:`compare_pairs`."""
     return compare_pairs([(base, other) for other in others])
 
 
 def compare_pairs(pairs: Sequence[tuple[ModelResult, ModelResult]]) -> tuple[Comparison, ...]:
-    """The second of each pair against the first, with Holm's adjustment over all of them.
+    """Compare the second of each pair with the first, with Holm's adjustment over all pairs.
 
-    Tasks are paired by the hash of their JSON where both runs have it, else by their place in the split.
+    Tasks are paired by the hash of their JSON if both runs have it, else by their index in the split.
     """
     compared = [_compare(base, other) for base, other in pairs]
-    tested = [place for place, comparison in enumerate(compared) if comparison.p is not None]
-    adjusted = holm([compared[place].p or 0.0 for place in tested])
-    for place, p in zip(tested, adjusted, strict=True):
-        compared[place] = replace(compared[place], adjusted_p=p, num_comparisons=len(tested))
+    tested = [index for index, comparison in enumerate(compared) if comparison.p is not None]
+    adjusted = holm([compared[index].p or 0.0 for index in tested])
+    for index, p in zip(tested, adjusted, strict=True):
+        compared[index] = replace(compared[index], adjusted_p=p, num_comparisons=len(tested))
     return tuple(compared)
 
 
@@ -119,7 +119,7 @@ def _compare(base: ModelResult, other: ModelResult) -> Comparison:
 
 
 def _keyed(scores: Sequence[TaskScores], *, hashed: bool) -> dict[str, TaskScores]:
-    """The tasks by what is the same in both runs; of tasks with one hash the n-th of one run is that of the other."""
+    """Tasks by a key shared by both runs. Of tasks with equal hashes, the n-th of one run matches that of the other."""
     if not hashed:
         return {task.task: task for task in scores}
     seen: Counter[str | None] = Counter()
@@ -137,14 +137,14 @@ def _measured(result: ModelResult) -> Sequence[TaskScores]:
 
 
 def _difference_of(base: TaskScores, other: TaskScores) -> Fraction:
-    """The exact difference of the means, so that sign flips are exact; 0 for a trace of rounding."""
+    """The exact difference of the means, for exact sign flips; 0 if it is only rounding error."""
     means = [sum(map(Fraction, task.returns), Fraction(0)) / task.scored for task in (base, other)]
     difference = means[1] - means[0]
     return difference if abs(difference) > ROUNDING else Fraction(0)
 
 
 def _difference(tasks: Sequence[TaskScores], values: Sequence[float]) -> Estimate:
-    """The mean difference with its t interval. Differences are nearly symmetric, so it is not marked rough."""
+    """The mean difference with its t interval, never marked as rough: differences are nearly symmetric."""
     estimate = mean_estimate(tasks, values)
     return replace(estimate, notes=()) if estimate.interval is not None else estimate
 
@@ -152,7 +152,7 @@ def _difference(tasks: Sequence[TaskScores], values: Sequence[float]) -> Estimat
 def _tests(
     pairs: Sequence[tuple[TaskScores, TaskScores]], differences: Sequence[float | Fraction], *, is_rate: bool
 ) -> tuple[Test, ...]:
-    """McNemar's for one epoch, sign flips for several."""
+    """McNemar's tests for one epoch, sign flips for several."""
     if is_rate and pairs and all(left.scored == right.scored == 1 for left, right in pairs):
         only_base = sum(difference < 0 for difference in differences)
         exact, mid = mcnemar(only_base, sum(difference > 0 for difference in differences))
@@ -162,7 +162,7 @@ def _tests(
 
 
 def _bounds(left: Sequence[TaskScores], right: Sequence[TaskScores]) -> Interval | None:
-    """The smallest and the largest difference that the failed episodes may have hidden, over all tasks."""
+    """The smallest and largest difference that the failed episodes could hide, over all tasks."""
 
     def rate(scores: Sequence[TaskScores], failed_as: float) -> float | None:
         return success_rate([task.with_failed_as(failed_as) for task in scores]).value
@@ -183,14 +183,14 @@ def _reasons(base: ModelResult, other: ModelResult, interval: Interval | None, b
     ]
     reasons += [f"the run of {result.name} is not complete" for result in (base, other) if not result.complete]
     shares = base.first_failed_share, other.first_failed_share
-    if abs(shares[0] - shares[1]) > LARGEST_GAP:
+    if abs(shares[0] - shares[1]) > MAX_GAP:
         both = f"{percent(shares[0])} % of {base.name} and {percent(shares[1])} % of {other.name}"
         reasons.append(f"first attempts failed in {both}, and retries favour short episodes")
     if interval is not None and bounds is not None and interval[0] * interval[1] > 0.0 > bounds[0] * bounds[1]:
-        reasons.append("the failed episodes might turn the difference around")
+        reasons.append("the failed episodes could reverse the difference")
     reasons += [
         f"{name} is {base.about[name]!r} in {base.name} and {other.about[name]!r} in {other.name}"
-        for name in SAME
+        for name in SHARED_SETTINGS
         if name in base.about and name in other.about and base.about[name] != other.about[name]
     ]
     if base.rules != other.rules:
@@ -206,5 +206,5 @@ def _warnings(base: ModelResult, other: ModelResult) -> list[str]:
         warnings.append(f"First attempts that failed: {both}.")
     versions = base.about.get("server_version"), other.about.get("server_version")
     if all(versions) and versions[0] != versions[1]:
-        warnings.append(f"The server is of version {versions[0]} in one and {versions[1]} in the other.")
+        warnings.append(f"The server versions differ: {versions[0]} and {versions[1]}.")
     return warnings

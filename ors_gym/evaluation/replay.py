@@ -1,4 +1,4 @@
-"""Recorded calls on a fresh session of the same task: an environment that answers otherwise is not deterministic."""
+"""Replay of recorded calls in a fresh session of the same task, which reveals a nondeterministic environment."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """An episode that was played again."""
+    """A replayed episode."""
 
     episode: Trajectory
     calls: int
-    """Calls that were made again, up to the first that was answered otherwise."""
+    """Number of replayed calls, up to the first that returned something else."""
     difference: str | None = None
-    """What came otherwise, None where everything came again."""
+    """The first difference; None if everything was the same."""
     failure: str | None = None
-    """Why it could not be played to its end."""
+    """Why the replay could not be completed."""
 
     @property
     def same(self) -> bool:
-        """Whether every answer came again."""
+        """Whether every response was the same."""
         return self.difference is None and self.failure is None
 
 
@@ -44,7 +44,7 @@ async def replay(
     toolset: str | None = None,
     max_concurrent: int = 16,
 ) -> AsyncGenerator[Replayed, None]:
-    """Play each episode's calls again, several episodes at once, and yield each as it ends."""
+    """Replay the calls of each episode, several episodes at once, and yield each result as it ends."""
     waiting = iter(episodes)
     running: set[asyncio.Task[Replayed]] = set()
     try:
@@ -66,7 +66,7 @@ async def replay(
 async def replay_episode(
     client: ORSClient, episode: Trajectory, *, secrets: Mapping[str, str] | None = None, toolset: str | None = None
 ) -> Replayed:
-    """Make the calls of an episode again, in order, up to the first answer that differs."""
+    """Replay the calls of an episode in order, up to the first response that differs."""
     session = open_session(client, episode.task, {"secrets": secrets, "toolset": toolset})
     calls = 0
     try:
@@ -96,7 +96,7 @@ def _same_prompt(before: Iterable[Message], now: Iterable[Message]) -> bool:
 
 
 def _difference(before: ToolOutput, now: ToolOutput) -> str | None:
-    """What differs between two answers to the same call."""
+    """What differs between two outputs of the same call."""
     for name in ("ok", "reward", "finished"):
         if getattr(before, name) != getattr(now, name):
             return f"{name} was {getattr(before, name)}, is {getattr(now, name)}"

@@ -1,4 +1,4 @@
-"""What one model reached: its estimates, its outcomes, and the sentences that say them."""
+"""The result of one model: its estimates, its outcomes, and their text."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["Gate", "ModelResult", "TaskSample"]
 
 @dataclass(frozen=True)
 class TaskSample:
-    """How the tasks were drawn from the split."""
+    """How the tasks were sampled from the split."""
 
     num_tasks: int | None = None
-    """Tasks of the split; None where it is not known."""
+    """Number of tasks in the split; None if unknown."""
     stratum_of: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The stratum of each task that was played, by the task's identity."""
+    """The stratum of each played task, by task identity."""
     stratum_sizes: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Tasks of the split in each stratum."""
+    """Number of tasks of the split in each stratum."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether a model is shown to be at least as good as a limit: judged at the lower end of the interval."""
+    """Whether a model is shown to reach a threshold, judged by the lower end of the interval."""
 
     met: bool
     sentence: str
@@ -55,17 +55,17 @@ class ModelResult:
     rules: Rules = field(default_factory=Rules)
     sample: TaskSample = field(default_factory=TaskSample)
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the run says of itself: environment, split, limits, server version."""
+    """The run's own description: environment, split, limits, server version."""
     usage: Mapping[str, float | None] = field(default_factory=dict[str, "float | None"])
-    """Means over the scored episodes, and totals: turns, calls, tokens, seconds, cost."""
+    """Means over the scored episodes and totals: turns, calls, tokens, seconds, cost."""
     complete: bool = True
-    """Whether every planned episode was played; before that there is no verdict."""
+    """Whether every planned episode was played; an incomplete run has no verdict."""
 
     # ------------------------------------------------------------- outcomes
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Episodes by outcome. ``scored`` counts those with a reward; ``unrewarded`` are scored too."""
+        """Episodes by outcome. ``scored`` counts those with a reward; ``unrewarded`` ones are scored as well."""
         unrewarded = sum(task.unrewarded for task in self.scores)
         return {
             "tasks": len(self.scores),
@@ -78,7 +78,7 @@ class ModelResult:
 
     @property
     def failed_share(self) -> float:
-        """The share of episodes that failed for good."""
+        """The share of episodes that failed on every attempt."""
         return self.counts["failed"] / max(1, self.counts["episodes"])
 
     @property
@@ -88,7 +88,7 @@ class ModelResult:
 
     @property
     def too_many_failed(self) -> bool:
-        """Whether the failures forbid a verdict."""
+        """Whether too many episodes failed for a verdict."""
         return self.failed_share > self.rules.max_failed
 
     # ------------------------------------------------------------- estimates
@@ -100,7 +100,7 @@ class ModelResult:
 
     @cached_property
     def mean_return(self) -> Estimate:
-        """The mean return; the success rate itself where every return is 0 or 1."""
+        """The mean return; equal to the success rate if every return is 0 or 1."""
         if self.counts["episodes"] > self.counts["failed"] and self._returns_are_successes:
             return self.success
         scored = [task for task in self.scores if task.scored]
@@ -108,12 +108,12 @@ class ModelResult:
 
     @property
     def main(self) -> Estimate:
-        """The estimate that verdicts and gates are about."""
+        """The estimate used for verdicts and gates."""
         return self.success if self.rules.metric == "success" else self.mean_return
 
     @cached_property
     def passes(self) -> dict[str, Estimate]:
-        """pass@k and pass^k for k from 2 to the number of epochs, those of powers of two and the last."""
+        """pass@k and pass^k for k from 2 to the number of epochs: up to 4, powers of two, and the last."""
         most = max((task.episodes for task in self.scores), default=0)
         chosen = [k for k in range(2, most + 1) if k <= 4 or k & (k - 1) == 0 or k == most]
         at = self.rules.success_at
@@ -123,21 +123,21 @@ class ModelResult:
 
     @cached_property
     def failed_as_unsolved(self) -> Estimate:
-        """The main estimate with 0 for every failed episode."""
+        """The main estimate with a return of 0 for every failed episode."""
         if self.rules.metric == "success":
             return self._success([task.with_failed_as(0.0) for task in self._solved])
         return mean_return([task.with_failed_as(0.0) for task in self.scores])
 
     @cached_property
     def failed_as_solved(self) -> Estimate | None:
-        """The success rate with 1 for every failed episode; None for returns, which have no upper end."""
+        """The success rate with 1 for every failed episode; None for returns, which have no maximum."""
         if self.rules.metric != "success":
             return None
         return self._success([task.with_failed_as(1.0) for task in self._solved])
 
     @property
     def interval_with_failures(self) -> Interval | None:
-        """The interval that allows for failures: from all of them unsolved to all of them solved."""
+        """The interval that accounts for failures: from all of them unsolved to all of them solved."""
         unsolved, solved = self.failed_as_unsolved, self.failed_as_solved
         if solved is None or unsolved.interval is None or solved.interval is None:
             return None
@@ -169,14 +169,14 @@ class ModelResult:
     # ------------------------------------------------------------- words
 
     def sentence(self) -> str:
-        """The result in one sentence, with every number that belongs to it."""
+        """The result in one sentence, with its numbers."""
         scale, estimate, counts = Scale(self.rules), self.main, self.counts
         if estimate.value is None:
             return f"{self.name}: no scored episode ({counted(counts['failed'], 'episode')} failed)."
         if self.too_many_failed:
             return f"{self.name}: {self._not_comparable(estimate.value)}"
         unrewarded = counts["unrewarded"]
-        without = f", {unrewarded:,} of them without a reward, worth {self.rules.unrewarded:g}" if unrewarded else ""
+        without = f", {unrewarded:,} of them without reward, scored as {self.rules.unrewarded:g}" if unrewarded else ""
         outcomes = f"{counts['scored'] + unrewarded:,} scored{without}; {counts['failed']:,} failed"
         what = "solves" if scale.is_rate else "has a mean return of"
         of = " of tasks like these" if self.rules.population != "split" else " of the tasks of this split"
@@ -198,27 +198,27 @@ class ModelResult:
         text = (
             f"not comparable: {counts['failed']:,} of {counts['episodes']:,} episodes failed"
             f" ({percent(self.failed_share)} %, limit {percent(self.rules.max_failed)} %)."
-            f" Scored only {scale.value(value)}"
-            f"; failures as unsolved {scale.value(self.failed_as_unsolved.value or 0.0)}"
+            f" Scored episodes only: {scale.value(value)}"
+            f"; with failures as unsolved {scale.value(self.failed_as_unsolved.value or 0.0)}"
         )
         if solved is None or solved.value is None:
-            return f"{text}. Returns have no upper end, so there is no upper bound."
+            return f"{text}. Returns have no maximum, so there is no upper bound."
         text += f", as solved {scale.value(solved.value)}"
         both = self.interval_with_failures
-        return f"{text}; interval allowing for both {scale.interval(both)}." if both else f"{text}."
+        return f"{text}; interval covering both {scale.interval(both)}." if both else f"{text}."
 
     def warnings(self) -> list[str]:
-        """What a reader must know beside the result."""
+        """What a reader must know besides the result."""
         counts, warnings = self.counts, list[str]()
         if not self.complete:
-            warnings.append("The run is not complete: short episodes come first.")
+            warnings.append("The run is not complete: short episodes finish first.")
         left_out = sum(not task.scored for task in self.scores)
         if left_out:
             warnings.append(f"{counted(left_out, 'task')} without a scored episode left out.")
         if counts["first_attempts_failed"]:
             share = f"First attempts that failed: {counts['first_attempts_failed']:,} of {counts['episodes']:,}"
-            may = ": the value may favour short episodes" if self.first_failed_share > self.rules.max_failed else ""
-            warnings.append(f"{share}{may}.")
+            bias = ": the value may favor short episodes" if self.first_failed_share > self.rules.max_failed else ""
+            warnings.append(f"{share}{bias}.")
         largest = largest_return(self.scores)
         if self.rules.metric == "success" and largest is not None and largest > 0.0 and not self.success.value:
             at = f"success counts from {self.rules.success_at:g} (--success-at)"
@@ -228,19 +228,19 @@ class ModelResult:
     def gate(self, limit: float) -> Gate:
         """Whether the lower end of the interval reaches ``limit``."""
         scale, estimate = Scale(self.rules), self.main
-        asked = f"--fail-below {limit:g} asks for a lower end of {limit:g}"
+        required = f"--fail-below {limit:g} requires a lower end of {limit:g}"
         if estimate.value is None or estimate.interval is None:
-            return Gate(False, f"Gate not shown: {self.name} has no interval; {asked}.")
+            return Gate(False, f"Gate not shown: {self.name} has no interval; {required}.")
         low, high = estimate.interval
         where = f"value {estimate.value:.2f}, interval {low:.2f} to {high:.2f} ({play_of(self.scores)})"
         if low >= limit:
-            return Gate(True, f"Gate met: {self.name} has {where}; at least {limit:g} was asked for.")
+            return Gate(True, f"Gate met: {self.name} has {where}; at least {limit:g} is required.")
         if high < limit:
             return Gate(False, f"Gate missed: {self.name} is below {scale.value(limit)}: {where}.")
-        return Gate(False, f"Gate not shown: {self.name} has {where}; {asked}. Not shown to be below either.")
+        return Gate(False, f"Gate not shown: {self.name} has {where}; {required}. It is not shown to be below either.")
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON, null where a number is undefined."""
+        """The result as JSON; undefined numbers are null."""
         solved, both = self.failed_as_solved, self.interval_with_failures
         return {
             "model": self.name,

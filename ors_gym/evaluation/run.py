@@ -1,7 +1,7 @@
-"""Playing an evaluation: every task of a split, epoch by epoch, with one or several models at once.
+"""Running an evaluation: every task of a split, epoch by epoch, with one or more models at once.
 
-Tasks are shuffled by the seed and each epoch goes over all of them, so that a run that is stopped early is a sample of
-tasks. All models are played side by side and share the sessions.
+Tasks are shuffled by the seed and each epoch covers all of them, so a run that is stopped early is a random sample of
+tasks. All models run concurrently and share the sessions.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from ors_gym.types import GroupCandidate, GroupScore
 __all__ = ["Budget", "EvaluationRun", "evaluate", "prepare"]
 
 IDENTITY = ("env", "split", "seed", "max_turns", "max_tokens", "max_episode_seconds", "toolset", "tool_errors")
-"""What must be the same for a run to go on in the same file."""
+"""Settings that must match to resume a run in the same file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When the whole run is stopped; None is no limit. What was played is kept, without a verdict."""
+    """Limits at which the whole run is stopped; None is no limit. Finished episodes are kept, without a verdict."""
 
     output_tokens: int | None = None
     cost: float | None = None
-    """US dollars, by the prices that are given."""
+    """US dollars, at the given prices."""
     seconds: float | None = None
 
 
 @dataclass
 class EvaluationRun:
-    """An evaluation that is about to be played. ``await run.play()``, then :meth:`evaluation`."""
+    """A prepared evaluation. ``await run.play()`` runs it; :meth:`evaluation` returns its results."""
 
     plan: TaskPlan
     models: Mapping[str, Policy]
@@ -77,16 +77,16 @@ class EvaluationRun:
 
     @property
     def planned(self) -> int:
-        """Episodes of all models together."""
+        """Number of planned episodes of all models."""
         return len(self.plan.tasks) * self.epochs * len(self.models)
 
     @property
     def done(self) -> int:
-        """Episodes that have an outcome."""
+        """Number of episodes with an outcome."""
         return sum(map(len, self.outcomes.values()))
 
     async def play(self) -> None:
-        """Play what is left to play. Every episode is in the file as soon as it ends."""
+        """Play the remaining episodes. Each episode is written to the file as soon as it ends."""
         began = time.monotonic()
         limit = asyncio.timeout(self.budget.seconds)
         try:
@@ -105,17 +105,17 @@ class EvaluationRun:
             self.seconds += time.monotonic() - began
 
     def remaining(self, model: str) -> Iterator[PlannedTask]:
-        """The tasks that a model has still to play, epoch by epoch, shuffled anew in each."""
+        """The tasks that a model has yet to play, epoch by epoch, shuffled anew in each."""
         done = self.outcomes[model].epochs_done(failed_count=not self.retry_failed)
         by_ref = {task.ref: task for task in self.plan.tasks}
         sampler = TaskSampler([task.ref for task in self.plan.tasks], seed=self.seed, epochs=self.epochs)
-        for place, ref in enumerate(sampler):
+        for position, ref in enumerate(sampler):
             task = by_ref[ref]
-            if place // len(self.plan.tasks) not in done.get(task.identity.label, ()):
+            if position // len(self.plan.tasks) not in done.get(task.identity.label, ()):
                 yield task
 
     def check_budget(self) -> None:
-        """Stop the run where a budget is spent."""
+        """Stop the run if a budget is spent."""
         tokens = sum(outcomes.tokens["output_tokens"] for outcomes in self.outcomes.values())
         cost = sum(outcomes.cost(self.prices) for outcomes in self.outcomes.values())
         if self.budget.output_tokens is not None and tokens >= self.budget.output_tokens:
@@ -124,7 +124,7 @@ class EvaluationRun:
             raise _BudgetSpentError(f"the budget of ${self.budget.cost:g} is spent")
 
     def evaluation(self, base: FilePath | None = None) -> Evaluation:
-        """The results of what was played so far."""
+        """The results of the episodes played so far."""
         files = {} if self.out is None else {model: (self.out, model) for model in self.models}
         return make_evaluation(
             self.outcomes,
@@ -139,11 +139,11 @@ class EvaluationRun:
 
 
 class _BudgetSpentError(Exception):
-    """The run has cost what it may cost."""
+    """A budget of the run is spent."""
 
 
 class _Player:
-    """One model of a run: plays what it has left, and writes it down."""
+    """Plays the remaining episodes of one model and records them."""
 
     def __init__(self, run: EvaluationRun, model: str, stack: ExitStack) -> None:
         self.run = run
@@ -155,7 +155,8 @@ class _Player:
             task.ref: [epoch for epoch in range(run.epochs) if epoch not in done.get(task.identity.label, ())]
             for task in run.plan.tasks
         }
-        # run_groups counts a task's groups from 0: what is left of a run must not repeat the draws of what was played.
+        # run_groups counts a task's groups from 0: a resumed run must not repeat the draws of the episodes it already
+        # has.
         played = len(self.outcomes)
         self.seed = derive_seed(run.seed, "resumed", played) if played else run.seed
         self.writer: TrajectoryWriter | None = None
@@ -173,7 +174,7 @@ class _Player:
             failures=run.failures,
             seed=self.seed,
             max_concurrent_groups=run.max_concurrent,
-            max_failed_groups=None,  # an evaluation has a budget of failures
+            max_failed_groups=None,  # Rules.max_failed limits the failures instead
         )
         async with aclosing(groups) as played:
             async for group in played:
@@ -201,7 +202,7 @@ class _Player:
 
 
 class _Attempts:
-    """A host that also writes down, and counts the tokens of, attempts that failed and are played again."""
+    """A host that also records retried attempts, and counts their tokens."""
 
     def __init__(self, host: EpisodeHost, writer: TrajectoryWriter | None, outcomes: Outcomes, retries: int) -> None:
         self._host = host
@@ -216,8 +217,8 @@ class _Attempts:
         if episode.failed and attempt < self._retries:
             self._outcomes.count_tokens(tokens_of(episode))
             if self._writer is not None:
-                again = TrajectoryGroup(task, (episode,), dropped=True, attempts=1)
-                self._writer.write_group(again, {"superseded": True})
+                retried = TrajectoryGroup(task, (episode,), dropped=True, attempts=1)
+                self._writer.write_group(retried, {"superseded": True})
         return episode
 
     async def score_group(self, task: TaskRef, candidates: Sequence[GroupCandidate]) -> Sequence[GroupScore]:
@@ -250,10 +251,10 @@ async def prepare(
     on_episode: Callable[[EvaluationRun, str, Outcome], None] | None = None,
     **session: Unpack[SessionOptions],
 ) -> EvaluationRun:
-    """An evaluation that is ready to be played. For the arguments see :func:`evaluate`."""
+    """Prepare an evaluation for playing. For the arguments see :func:`evaluate`."""
     rules, limits = rules or Rules(), limits or RolloutLimits()
     if not models:
-        raise ValueError("an evaluation needs a model")
+        raise ValueError("an evaluation needs at least one model")
     if epochs < 1:
         raise ValueError("epochs must be at least 1")
     names = await client.list_environments()
@@ -294,10 +295,10 @@ async def prepare(
     known = outcomes_by_model(path, rules) if resume and path is not None and path.exists() else {}
     outcomes: dict[str, Outcomes] = {}
     for name in models:
-        run = {"model": name, **((about or {}).get(name) or {}), **shared}
-        outcomes[name] = Outcomes(name, rules, run)
+        description = {"model": name, **((about or {}).get(name) or {}), **shared}
+        outcomes[name] = Outcomes(name, rules, description)
         if name in known:
-            _check_same(known[name], run, plan)
+            _check_same(known[name], description, plan)
             wanted = {task.identity.label for task in plan.tasks}
             for outcome in known[name].all:
                 if outcome.task.label in wanted and outcome.epoch < epochs:
@@ -326,39 +327,39 @@ async def prepare(
 
 
 async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **options: Any) -> Evaluation:
-    """Play every task of a split with every model, and return what came of it.
+    """Play every task of a split with every model, and return the results.
 
     Args:
-        server: an ORS server, by its URL or its name in the hosted catalogue; or its client.
-        models: the policies to evaluate, by the names that results are shown under.
-        options: how, all optional.
+        server: an ORS server, by its URL or its name in the hosted catalogue, or an open client.
+        models: the policies to evaluate, by the names under which results are shown.
+        options: all optional.
 
             - ``env_name``, ``split``: by default the server's first environment, and its split of type test, else of
               type validation.
             - ``tasks``, ``limit``, ``sample``, ``stratify_by``, ``seed``: see
               :func:`~ors_gym.evaluation.task_plan.plan_tasks`; by default all tasks.
-            - ``epochs``: how often each task is played.
-            - ``rules``: what an episode is worth and when there is no verdict (:class:`~ors_gym.evaluation.Rules`).
+            - ``epochs``: number of times each task is played.
+            - ``rules``: the return of an episode and the conditions for a verdict (:class:`~ors_gym.evaluation.Rules`).
             - ``limits``, ``retries``, ``budget``: limits of an episode, attempts after a failed one, and limits of the
               whole run (:class:`Budget`); ``prices`` gives the cost of tokens.
-            - ``secrets``, ``toolset``, ``tools``, ``parallel_tool_calls``, ``tool_errors``: of every session (see
+            - ``secrets``, ``toolset``, ``tools``, ``parallel_tool_calls``, ``tool_errors``: for every session (see
               :class:`~ors_gym.rollouts.options.SessionOptions`).
-            - ``out``: the file that every attempt is written to; ``resume`` goes on where that file ends, and
-              ``retry_failed`` plays again what failed in it. ``hidden`` are texts to mask in it, and ``about`` is
-              what to say of each model in it.
+            - ``out``: the file to which every attempt is written; ``resume`` continues an existing file, and
+              ``retry_failed`` plays its failed episodes again. ``hidden`` are texts to mask in it, and ``about`` is a
+              description of each model to store in it.
             - ``base``: the file of another run to compare with.
-            - ``host``: what plays the episodes, such as ``ors_gym_ray.RolloutPool``; by default this process.
-            - ``api_key``, ``client_options``: of the client that is made for an address.
-            - ``on_episode``: called with the run, the model's name and the outcome as each episode ends.
+            - ``host``: the host that runs the episodes, such as ``ors_gym_ray.RolloutPool``; by default this process.
+            - ``api_key``, ``client_options``: for the client that is created for a URL or name.
+            - ``on_episode``: called at the end of each episode with the run, the model's name and the outcome.
 
     Raises:
-        ValueError: there is no such split, task or field, or the file is of another run.
-        ORSError: the server could not be asked what there is.
+        ValueError: the split, a task or a field does not exist, or the file belongs to another run.
+        ORSError: the server's environments, splits or tasks cannot be read.
     """
     base = options.pop("base", None)
     key, of_client = options.pop("api_key", None), options.pop("client_options", None)
     if not isinstance(server, str) and (key is not None or of_client):
-        raise ValueError("api_key and client_options belong to the client, which is given here")
+        raise ValueError("api_key and client_options need a URL or a name: a client has its own")
     async with AsyncExitStack() as stack:
         if isinstance(server, str):
             client = await stack.enter_async_context(ORSClient(server, **with_key(server, key, of_client)))
@@ -370,10 +371,12 @@ async def evaluate(server: str | ORSClient, models: Mapping[str, Policy], **opti
 
 
 def _check_same(known: Outcomes, run: Mapping[str, Any], plan: TaskPlan) -> None:
-    """Refuse to go on in the file of another run, or with tasks that have changed since."""
+    """Refuse to continue the file of another run, or one whose tasks have changed."""
     for name in IDENTITY:
         if name in known.about and known.about[name] != run[name]:
-            raise ValueError(f"the file was played with {name}={known.about[name]!r}, not {run[name]!r}")
+            raise ValueError(
+                f"the file was recorded with {name}={known.about[name]!r}, not {run[name]!r}: choose another file"
+            )
     now = {task.identity.label: task.identity for task in plan.tasks}
     changed = [
         label
@@ -382,7 +385,7 @@ def _check_same(known: Outcomes, run: Mapping[str, Any], plan: TaskPlan) -> None
     ]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise ValueError(f"tasks have changed since the file was begun: {', '.join(changed[:5])}{more}")
+        raise ValueError(f"tasks have changed since the file was started: {', '.join(changed[:5])}{more}")
 
 
 async def _server_version(client: ORSClient) -> str | None:

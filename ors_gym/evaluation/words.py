@@ -1,4 +1,4 @@
-"""Numbers in words, written the same way on the terminal, in JSON and on the page."""
+"""Numbers as text, formatted the same on the terminal, in JSON and on the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Scale", "counted", "p_value", "percent", "play_of"]
 
 
 class Scale:
-    """How values of the rules' metric are written: success rates as percentages, returns as numbers."""
+    """Formats values of the rules' metric: success rates as percentages, returns as numbers."""
 
     def __init__(self, rules: Rules) -> None:
         self.is_rate = rules.metric == "success"
@@ -34,25 +34,25 @@ class Scale:
         return f"{abs(100.0 * difference):.1f} points" if self.is_rate else f"{abs(difference):.3g}"
 
     def differences(self, interval: Interval) -> str:
-        """An interval of differences: ``-2.0 to +5.0``. Of rates it ends where they do."""
+        """An interval of differences: ``-2.0 to +5.0``. For rates it is clipped to -100 and +100 points."""
         if self.is_rate:
             interval = max(-1.0, interval[0]), min(1.0, interval[1])
         return f"{self.difference(interval[0])} to {self.difference(interval[1])}"
 
     @property
     def unit(self) -> str:
-        """What follows a signed difference."""
+        """The unit after a signed difference."""
         return " points" if self.is_rate else " mean return"
 
 
 def percent(share: float) -> str:
-    """A share in percent, whole from 1 to 99 and with a decimal outside."""
+    """A share in percent: whole numbers from 1 to 99, one decimal otherwise."""
     value = 100.0 * share
     return f"{value:.0f}" if 1.0 <= value <= 99.0 else f"{value:.1f}".removesuffix(".0")
 
 
 def p_value(p: float) -> str:
-    """A p value with two digits: ``p = 0.40``, ``p < 0.001``."""
+    """A p value with two significant digits: ``p = 0.40``, ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.2g}"
 
 
@@ -62,7 +62,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def play_of(scores: Sequence[TaskScores]) -> str:
-    """What was played: ``200 tasks × 4 epochs``, or the number of episodes where tasks differ in it."""
+    """What was played: ``200 tasks × 4 epochs``, or the number of episodes if it differs between tasks."""
     epochs = {task.episodes for task in scores}
     tasks = counted(len(scores), "task")
     if len(epochs) == 1:

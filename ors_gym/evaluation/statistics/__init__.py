@@ -1,4 +1,4 @@
-"""The statistics of an evaluation: estimates over tasks, and comparisons by task."""
+"""Statistics of an evaluation: estimates over tasks, and comparisons by task."""
 
 from ors_gym.evaluation.statistics.estimates import (
     Estimate,

@@ -1,4 +1,4 @@
-"""The distributions that intervals and tests are read from."""
+"""The distributions that intervals and tests use."""
 
 from __future__ import annotations
 

@@ -36,15 +36,15 @@ __all__ = [
 
 Interval = tuple[float, float]
 LEVEL = 0.95
-FEWEST_DF = 4.0
-"""With fewer degrees of freedom a clustered interval says nothing: with one it reaches from -2 to 3."""
-LARGEST_SHARE_LEFT_OUT = 0.05
-"""pass@k of which more tasks than this have too few scored episodes is not shown."""
+MIN_DF = 4.0
+"""A clustered interval with fewer degrees of freedom is uninformative: with one it reaches from -2 to 3."""
+MAX_SHARE_LEFT_OUT = 0.05
+"""pass@k is not shown if a larger share of the tasks has too few scored episodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with what it is the mean of. ``se``, ``df`` and ``interval`` are None where they are undefined."""
+    """A value and the sample it is the mean of. ``se``, ``df`` and ``interval`` are None if undefined."""
 
     value: float | None
     se: float | None = None
@@ -54,14 +54,14 @@ class Estimate:
     tasks: int = 0
     episodes: int = 0
     tasks_left_out: int = 0
-    """Tasks that have too few scored episodes for this value."""
+    """Number of tasks with too few scored episodes for this value."""
     notes: tuple[str, ...] = ()
-    """What a reader of the value must know."""
+    """Caveats for a reader of the value."""
     groups: dict[str, float] = field(default_factory=dict[str, float])
-    """The value in each cluster of tasks, where errors are clustered."""
+    """The value in each cluster of tasks, if errors are clustered."""
 
     def to_json(self) -> dict[str, Any]:
-        """The estimate as JSON, null where a number is undefined."""
+        """The estimate as JSON; undefined numbers are null."""
         return {
             "value": self.value,
             "se": self.se,
@@ -81,8 +81,8 @@ def standard_error(
 ) -> tuple[float | None, float | None]:
     """The standard error of the mean of ``values`` and its degrees of freedom; None for fewer than two clusters.
 
-    Without ``clusters`` each value is its own: sd / sqrt(n), n - 1. With them the CR2 error, which equals that of
-    equal groups and holds for few and unequal ones too.
+    Without ``clusters``: sd / sqrt(n) with n - 1 degrees of freedom. With them: the CR2 error, which equals the usual
+    one for clusters of equal size and holds for few and unequal ones too.
     """
     count = len(values)
     residuals: dict[Hashable, list[float]] = defaultdict(list)
@@ -93,7 +93,7 @@ def standard_error(
         return None, None
     shares = [len(group) / count for group in residuals.values()]
     sums = [math.fsum(group) for group in residuals.values()]
-    if min(values) == max(values):  # rounding leaves a trace in the mean
+    if min(values) == max(values):  # the computed mean may differ by rounding
         sums = [0.0] * len(sums)
     variance = math.fsum(total**2 / (1.0 - share) for total, share in zip(sums, shares, strict=True)) / count**2
     squares = [share**2 / (1.0 - share) for share in shares]
@@ -104,10 +104,10 @@ def standard_error(
 def clustered_wilson(
     rate: float, se: float | None, df: float, *, most: float, clusters: int, level: float = LEVEL
 ) -> tuple[Interval, float]:
-    """The Wilson interval of a rate of clustered trials, and the effective number of trials it is computed with.
+    """The Wilson interval of a rate of clustered trials, and the effective number of trials that it uses.
 
-    ``most`` caps that number: the number of trials. Where the error is 0 or the rate at an end, it is the number of
-    clusters.
+    ``most`` caps that number: it is the number of trials. If the error is 0 or the rate is 0 or 1, the effective number
+    is that of the clusters.
     """
     bounded = min(max(rate, 0.0), 1.0)
     spread = bounded * (1.0 - bounded)
@@ -131,7 +131,7 @@ def success_rate(scores: Sequence[TaskScores], threshold: float = 1.0, *, level:
 
 
 def pass_at(scores: Sequence[TaskScores], k: int, threshold: float = 1.0, *, level: float = LEVEL) -> Estimate:
-    """pass@k: the chance that at least one of k episodes of a task succeeds."""
+    """pass@k: the probability that at least one of k episodes of a task succeeds."""
 
     def chance(episodes: int, solved: int) -> float:
         draws = math.comb(episodes, k)
@@ -141,7 +141,7 @@ def pass_at(scores: Sequence[TaskScores], k: int, threshold: float = 1.0, *, lev
 
 
 def pass_hat(scores: Sequence[TaskScores], k: int, threshold: float = 1.0, *, level: float = LEVEL) -> Estimate:
-    """pass^k: the chance that all of k episodes of a task succeed."""
+    """pass^k: the probability that all of k episodes of a task succeed."""
 
     def chance(episodes: int, solved: int) -> float:
         return math.comb(solved, k) / math.comb(episodes, k)
@@ -152,12 +152,12 @@ def pass_hat(scores: Sequence[TaskScores], k: int, threshold: float = 1.0, *, le
 def _of_draws(
     scores: Sequence[TaskScores], k: int, threshold: float, chance: Callable[[int, int], float], level: float
 ) -> Estimate:
-    """The mean over the tasks with at least k scored episodes; the others are left out, and counted."""
+    """The mean over the tasks with at least k scored episodes; the others are left out and counted."""
     taken = [task.as_successes(threshold) for task in scores if task.scored >= k]
     values = [chance(task.scored, task.successes()) for task in taken]
     left_out = len(scores) - len(taken)
     estimate = rate_estimate(taken, values, left_out, per_trial=k, level=level)
-    if left_out > LARGEST_SHARE_LEFT_OUT * len(scores):
+    if left_out > MAX_SHARE_LEFT_OUT * len(scores):
         note = f"{left_out} of {len(scores)} tasks have fewer than {k} scored episodes"
         estimate = replace(estimate, notes=(*estimate.notes, note))
     return estimate
@@ -172,13 +172,13 @@ def _left_out(scores: Sequence[TaskScores]) -> int:
 
 
 def _clusters(tasks: Sequence[TaskScores]) -> list[Hashable] | None:
-    """The clusters of tasks; None where no task has one. A task without is its own cluster."""
+    """The cluster of each task; None if no task has one. A task without a cluster forms its own."""
     if all(task.cluster is None for task in tasks):
         return None
     return [("task", task.task) if task.cluster is None else ("field", task.cluster) for task in tasks]
 
 
-def _begin(tasks: Sequence[TaskScores], values: Sequence[float], left_out: int, method: str) -> Estimate:
+def _without_interval(tasks: Sequence[TaskScores], values: Sequence[float], left_out: int, method: str) -> Estimate:
     """The value with its error and notes, without an interval."""
     episodes = sum(task.scored for task in tasks)
     if not values:
@@ -192,7 +192,7 @@ def _begin(tasks: Sequence[TaskScores], values: Sequence[float], left_out: int, 
     notes: tuple[str, ...] = ()
     if se is None:
         notes = ("one task: no error can be given" if len(values) == 1 else "one group: no error can be given",)
-    elif clusters is not None and df is not None and df < FEWEST_DF:
+    elif clusters is not None and df is not None and df < MIN_DF:
         notes = (f"{len(set(clusters))} groups: no interval",)
     return Estimate(
         math.fsum(values) / len(values),
@@ -211,17 +211,17 @@ def _begin(tasks: Sequence[TaskScores], values: Sequence[float], left_out: int, 
 def mean_estimate(
     tasks: Sequence[TaskScores], values: Sequence[float], left_out: int = 0, *, level: float = LEVEL
 ) -> Estimate:
-    """The mean of one value for each task, with a t interval that is marked where it is rough."""
-    begun = _begin(tasks, values, left_out, "t")
-    if begun.value is None or begun.notes or begun.se is None or begun.df is None:
-        return begun
-    if begun.se == 0.0:
-        return replace(begun, notes=(f"all {begun.tasks} tasks equal",))
-    half = t_quantile(0.5 + level / 2.0, begun.df) * begun.se
+    """The mean of one value per task with its t interval, which is marked as rough for few or skewed values."""
+    base = _without_interval(tasks, values, left_out, "t")
+    if base.value is None or base.notes or base.se is None or base.df is None:
+        return base
+    if base.se == 0.0:
+        return replace(base, notes=(f"all {base.tasks} tasks equal",))
+    half = t_quantile(0.5 + level / 2.0, base.df) * base.se
     notes: tuple[str, ...] = ()
     if len(values) < 30 or len(values) < 25.0 * _skewness(values) ** 2:
         notes = (f"rough: few or skewed values; median {statistics.median(values):.3g}",)
-    return replace(begun, interval=(begun.value - half, begun.value + half), notes=notes)
+    return replace(base, interval=(base.value - half, base.value + half), notes=notes)
 
 
 def rate_estimate(
@@ -232,23 +232,23 @@ def rate_estimate(
     per_trial: int = 1,
     level: float = LEVEL,
 ) -> Estimate:
-    """The mean of one rate for each task, with a clustered Wilson interval.
+    """The mean of one rate per task with a clustered Wilson interval.
 
     A trial is ``per_trial`` episodes: k for pass@k.
     """
-    begun = _begin(tasks, values, left_out, "clustered Wilson")
-    if begun.value is None or begun.notes or begun.df is None:
-        return begun
+    base = _without_interval(tasks, values, left_out, "clustered Wilson")
+    if base.value is None or base.notes or base.df is None:
+        return base
     clusters = _clusters(tasks)
     interval, _ = clustered_wilson(
-        begun.value,
-        begun.se,
-        begun.df,
-        most=begun.episodes / per_trial,
-        clusters=begun.tasks if clusters is None else len(set(clusters)),
+        base.value,
+        base.se,
+        base.df,
+        most=base.episodes / per_trial,
+        clusters=base.tasks if clusters is None else len(set(clusters)),
         level=level,
     )
-    return replace(begun, interval=interval)
+    return replace(base, interval=interval)
 
 
 def _skewness(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Tests of two models on the same tasks, and what they can and cannot show.
+"""Paired tests of two models on the same tasks, and their power.
 
 - McNemar exact and mid-p: Fagerland, Lydersen and Laake 2013
 - several comparisons: Holm 1979
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 DRAWS = 99_999
-ENUMERATED = 16
-"""Up to this many differences all 2**n sign patterns are tried."""
-MOST_WORK = 2_000_000_000
-"""Additions that an exact distribution may take; beyond it signs are drawn."""
+MAX_ENUMERATED = 16
+"""Up to this number of differences, all 2**n sign patterns are enumerated."""
+MAX_ADDITIONS = 2_000_000_000
+"""Maximum additions for an exact distribution; beyond it, signs are drawn at random."""
 
 
 def t_test_p(mean: float, se: float | None, df: float | None) -> float | None:
-    """The p value of a mean difference; None without an error, 1 for a difference that is 0 everywhere."""
+    """The p value of a mean difference; None without an error, 1 if every difference is 0."""
     if se is None or df is None:
         return None
     if se == 0.0:
@@ -51,7 +51,7 @@ def t_test_p(mean: float, se: float | None, df: float | None) -> float | None:
 
 
 def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
-    """The exact p value and the mid-p of tasks that one model solved and the other did not."""
+    """The exact p value and the mid-p of McNemar's test, from the tasks that only one model solved."""
     trials, fewer = only_first + only_second, min(only_first, only_second)
     if not trials:
         return 1.0, 1.0
@@ -63,9 +63,9 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
 
 
 def sign_flip_p(differences: Sequence[float | Fraction], *, seed: int = 0) -> tuple[float, str]:
-    """The p value of the mean of ``differences`` when each might as well have the other sign, and how it was found.
+    """The p value of the mean of ``differences`` under random signs, and the method that computed it.
 
-    Exact where the differences are fractions (of successes) or few; else from 99,999 seeded draws.
+    Exact if the differences are fractions (of successes) or few; else from 99,999 seeded draws.
     """
     nonzero = [difference for difference in differences if difference]
     if not nonzero:
@@ -74,11 +74,11 @@ def sign_flip_p(differences: Sequence[float | Fraction], *, seed: int = 0) -> tu
         fractions = [Fraction(difference) for difference in nonzero]
         scale = math.lcm(*(fraction.denominator for fraction in fractions))
         whole = [int(fraction * scale) for fraction in fractions]
-        if sum(map(abs, whole)) * 2 * len(whole) <= MOST_WORK:
+        if sum(map(abs, whole)) * 2 * len(whole) <= MAX_ADDITIONS:
             return _convolved(whole), "exact"
     values = np.asarray([float(difference) for difference in nonzero])
     observed = abs(float(values.sum())) * (1.0 - 1e-12) - 1e-12
-    if len(values) <= ENUMERATED:
+    if len(values) <= MAX_ENUMERATED:
         signs = np.asarray(list(itertools.product((-1.0, 1.0), repeat=len(values))))
         return float((np.abs(signs @ values) >= observed).mean()), "exact"
     return _drawn(values, observed, seed), f"{DRAWS:,} draws"
@@ -114,28 +114,28 @@ def _drawn(values: NDArray[np.float64], observed: float, seed: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values adjusted for their number by Holm's method, in the order they were given in."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    """The p values after Holm's adjustment, in the given order."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def detectable_difference(se: float, df: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The difference that a comparison with this error shows with probability ``power``."""
+    """The difference that a comparison with this error detects with probability ``power``."""
     return (t_quantile(1.0 - alpha / 2.0, df) + t_quantile(power, df)) * se
 
 
 def tasks_needed(difference: float, sd: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """The number of tasks that show a ``difference`` with probability ``power``.
+    """The number of tasks with which a ``difference`` is detected with probability ``power``.
 
     ``sd`` is the standard deviation of the differences by task.
     """
     if difference == 0.0 or sd <= 0.0:
-        raise ValueError("tasks_needed takes a difference other than 0 and a positive standard deviation")
+        raise ValueError("tasks_needed requires a nonzero difference and a positive standard deviation")
     effect = abs(difference) / sd
     normal = ((normal_quantile(1.0 - alpha / 2.0) + normal_quantile(power)) / effect) ** 2
     count = max(2, math.floor(normal))
@@ -145,7 +145,7 @@ def tasks_needed(difference: float, sd: float, *, alpha: float = 0.05, power: fl
 
 
 def within_margin(mean: float, se: float | None, df: float | None, margin: float) -> bool | None:
-    """Whether the 90 % interval lies inside ``-margin`` to ``margin``; None without an error."""
+    """Whether the 90 % interval lies within ``-margin`` to ``margin``; None without an error."""
     if se is None or df is None:
         return None
     half = t_quantile(0.95, df) * se

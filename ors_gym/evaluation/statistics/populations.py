@@ -1,4 +1,4 @@
-"""Estimates whose tasks are no simple random sample: stratified samples, and a split that is all there is.
+"""Estimates whose tasks are not a simple random sample: stratified samples, and a finite split.
 
 Cochran 1977, Sampling Techniques, chapters 5 and 10.
 """
@@ -20,10 +20,10 @@ __all__ = ["of_the_split", "stratified"]
 def stratified(
     values: Mapping[str, Sequence[float]], sizes: Mapping[str, int], *, rate: bool = False, episodes: int = 0
 ) -> Estimate:
-    """The mean over strata, each weighted by how many tasks it has, from a random sample of each.
+    """The mean over strata, each weighted by its number of tasks, from a random sample of each.
 
-    A stratum of which a single task was played joins its neighbour. ``rate`` takes the Wilson interval for values
-    between 0 and 1, else it is a t interval.
+    A stratum with a single played task is merged with its neighbor. ``rate`` selects the Wilson interval, for values
+    between 0 and 1, instead of a t interval.
     """
     strata = _joined([(sizes[name], list(values[name])) for name in sorted(values) if values[name]])
     played = sum(len(stratum) for _, stratum in strata)
@@ -32,9 +32,9 @@ def stratified(
     total = sum(size for size, _ in strata)
     value = math.fsum(size / total * statistics.fmean(stratum) for size, stratum in strata)
     groups = {name: statistics.fmean(values[name]) for name in sorted(values) if values[name]}
-    begun = Estimate(value, method="stratified", tasks=played, episodes=episodes, groups=groups)
+    base = Estimate(value, method="stratified", tasks=played, episodes=episodes, groups=groups)
     if played < 2:
-        return replace(begun, notes=("one task: no error can be given",))
+        return replace(base, notes=("one task: no error can be given",))
     parts = [
         ((size / total) ** 2 * statistics.variance(stratum) / len(stratum), len(stratum) - 1)
         for size, stratum in strata
@@ -44,11 +44,11 @@ def stratified(
         df = float(sum(freedom for _, freedom in parts))
     else:
         df = variance**2 / math.fsum(part**2 / freedom for part, freedom in parts)
-    return _with_interval(replace(begun, se=math.sqrt(variance), df=df), rate)
+    return _with_interval(replace(base, se=math.sqrt(variance), df=df), rate)
 
 
 def _joined(strata: list[tuple[int, list[float]]]) -> list[tuple[int, list[float]]]:
-    """``strata``, with each that has a single value joined to the next, the last to the one before."""
+    """Merge each stratum with a single value with the next one, and the last with the one before it."""
     joined: list[tuple[int, list[float]]] = []
     for size, values in strata:
         if joined and len(joined[-1][1]) == 1:
@@ -63,10 +63,10 @@ def _joined(strata: list[tuple[int, list[float]]]) -> list[tuple[int, list[float
 
 
 def of_the_split(estimate: Estimate, scores: Sequence[TaskScores], num_tasks: int, *, rate: bool = False) -> Estimate:
-    """``estimate`` for the ``num_tasks`` tasks of this very split, of which ``scores`` were played.
+    """``estimate`` for the ``num_tasks`` tasks of this split, of which ``scores`` were played.
 
-    What is left of the error is the tasks that were not played, and how an episode of the same task varies, which
-    needs two episodes of a task. Without them there is no error.
+    The remaining error comes from the tasks that were not played and from the variance between episodes of the same
+    task, which needs two episodes of a task. Without them there is no error.
     """
     tasks = [task for task in scores if task.scored]
     if estimate.value is None or len(tasks) < 2:
@@ -75,13 +75,13 @@ def of_the_split(estimate: Estimate, scores: Sequence[TaskScores], num_tasks: in
     if not within_tasks:
         note = "one epoch: no error can be given for this list of tasks"
         return replace(estimate, se=None, df=None, interval=None, method="", notes=(note,))
-    usual = statistics.fmean(within_tasks.values())  # of a task of which a single episode is scored
+    usual = statistics.fmean(within_tasks.values())  # for a task with a single scored episode
     share = min(1.0, len(tasks) / num_tasks)
     between = statistics.variance(task.mean for task in tasks) / len(tasks)
     within = statistics.fmean(within_tasks.get(task.task, usual) / task.scored for task in tasks) / len(tasks)
     se = math.sqrt((1.0 - share) * between + share * within)
-    begun = replace(estimate, se=se, df=float(len(tasks) - 1), interval=None, method="two-stage", notes=())
-    return _with_interval(begun, rate)
+    base = replace(estimate, se=se, df=float(len(tasks) - 1), interval=None, method="two-stage", notes=())
+    return _with_interval(base, rate)
 
 
 def _with_interval(estimate: Estimate, rate: bool) -> Estimate:

@@ -1,4 +1,4 @@
-"""The outcomes of one model, task by task: what every estimate and comparison is computed from."""
+"""The outcomes of one model by task, from which every estimate and comparison is computed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataclasses import dataclass, replace
 __all__ = ["SUCCESS_TOLERANCE", "TaskScores", "all_zero_or_one", "largest_return"]
 
 SUCCESS_TOLERANCE = 1e-9
-"""A return this little below the threshold is a success: sums of rewards are rounded."""
+"""A return this little below the threshold counts as success: sums of rewards are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScores:
-    """The episodes of one task: the returns of those that are scored, and the numbers of the others."""
+    """The episodes of one task: the returns of the scored ones, and the number of the others."""
 
     task: str
-    """The task's name, such as its place in the split."""
+    """The task's name, such as its index in the split."""
     returns: tuple[float, ...] = ()
-    """Of every scored episode; one without a reward is in here with what it is worth."""
+    """Of every scored episode; an episode without a reward has the rules' ``unrewarded``."""
     unrewarded: int = 0
-    """How many of ``returns`` are of episodes that were given no reward."""
+    """Number of ``returns`` that belong to episodes without a reward."""
     failed: int = 0
     """Episodes that failed on every attempt: they have no return."""
     first_attempts_failed: int = 0
-    """Episodes whose first attempt failed, those that a later attempt completed included."""
+    """Episodes whose first attempt failed, including those that a later attempt completed."""
     cluster: str | None = None
-    """The value of the task's field that errors are clustered by."""
+    """The value of the field by which errors are clustered."""
     sha256: str | None = None
-    """The hash of the task's JSON, equal in every run that played the same task; None where it is not known."""
+    """The hash of the task's JSON, equal in every run that plays the same task; None if unknown."""
     prompt_sha256: str | None = None
-    """The hash of what the agent read before its first message."""
+    """The hash of the messages before the agent's first one."""
 
     @property
     def scored(self) -> int:
@@ -49,21 +49,21 @@ class TaskScores:
         return math.fsum(self.returns) / len(self.returns)
 
     def successes(self) -> int:
-        """How many returns are 1, for scores made by :meth:`as_successes`."""
+        """Number of returns equal to 1, for scores made by :meth:`as_successes`."""
         return sum(value == 1.0 for value in self.returns)
 
     def as_successes(self, threshold: float) -> TaskScores:
-        """The same task with returns of 1 for success (a return of at least ``threshold``), else 0."""
+        """The same task with returns of 1 for success (a return of at least ``threshold``) and 0 otherwise."""
         reached = tuple(float(value >= threshold - SUCCESS_TOLERANCE) for value in self.returns)
         return replace(self, returns=reached)
 
     def with_failed_as(self, value: float) -> TaskScores:
-        """The same task with ``value`` for the return of every failed episode."""
+        """The same task with ``value`` as the return of every failed episode."""
         return replace(self, returns=(*self.returns, *(value,) * self.failed), failed=0)
 
 
 def all_zero_or_one(scores: Sequence[TaskScores]) -> bool:
-    """Whether every return is 0 or 1: then the mean return is a success rate."""
+    """Whether every return is 0 or 1, so that the mean return is a success rate."""
     return all(value in (0.0, 1.0) for task in scores for value in task.returns)
 
 

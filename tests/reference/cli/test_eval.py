@@ -131,8 +131,8 @@ def test_a_run_is_resumed_rescored_compared_and_replayed(cli, exam, tmp_path):
         (("--model", "random", "--tasks", "99"), "there is no task 99"),
         (("--model", "random", "--retry-failed"), "say --resume and --out"),
         (("--model", "random", "--model", "random"), "named twice"),
-        (("--model", "random", "--stratify-by", "level"), "say of how many tasks"),
-        (("--model", "random", "--max-failed", "7"), "max_failed is a share"),
+        (("--model", "random", "--stratify-by", "level"), "stratify_by needs a sample size"),
+        (("--model", "random", "--max-failed", "7"), "max_failed must be between 0 and 1"),
         (("--model", "random", "--split", "exam"), "there is no split 'exam'"),
     ],
 )

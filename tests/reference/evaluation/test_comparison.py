@@ -88,7 +88,7 @@ def test_fewer_than_six_tasks_that_differ_give_no_verdict() -> None:
     other = [[1.0 - row[0]] if place in (0, 8, 9, 10) else row for place, row in enumerate(base)]
     (comparison,) = compare_results(result("A", base), [result("B", other)])
     assert comparison.verdict is Verdict.TOO_FEW
-    said = "Too few to tell: A and B differ on 4 of 12 tasks; at least 6 are needed. Seen: +16.7 points."
+    said = "Too few to tell: A and B differ on 4 of 12 tasks; at least 6 are needed. Observed: +16.7 points."
     assert comparison.sentence().startswith(said)
 
 
@@ -106,7 +106,7 @@ def test_not_distinguishable_names_the_difference_that_would_have_been_seen() ->
     assert comparison.verdict is Verdict.NOT_DISTINGUISHABLE
     sentence = comparison.sentence()
     assert sentence.startswith("Not distinguishable: B solves 0.0 points more than A (95 % interval -22.9 to +22.9")
-    assert "A difference of 32.5 points would usually have been seen; smaller ones may exist." in sentence
+    assert "A difference of 32.5 points would usually be detected; smaller ones may exist." in sentence
 
 
 def test_a_margin_can_show_that_two_models_are_equal_within_it() -> None:
@@ -135,7 +135,7 @@ def test_an_interval_without_zero_is_no_verdict_if_the_adjusted_p_is_over_the_li
     comparison = replace(comparison, adjusted_p=0.051)
     assert comparison.difference.interval is not None
     assert comparison.difference.interval[0] > 0
-    assert comparison.sentence().startswith("Not distinguishable once 3 comparisons are allowed for:")
+    assert comparison.sentence().startswith("Not distinguishable after correction for 3 comparisons:")
 
 
 def test_too_few_groups_of_tasks_give_no_verdict_however_far_apart_the_models_are() -> None:
@@ -146,7 +146,7 @@ def test_too_few_groups_of_tasks_give_no_verdict_however_far_apart_the_models_ar
     (comparison,) = compare_results(grouped("A", 0.0), [grouped("B", 1.0)])
     assert comparison.verdict is Verdict.TOO_FEW
     assert comparison.p is None
-    assert comparison.sentence().startswith("Too few to tell: 4 groups: no interval. Seen: +97.6 points.")
+    assert comparison.sentence().startswith("Too few to tell: 4 groups: no interval. Observed: +97.6 points.")
 
 
 class TestNotComparable:
@@ -221,18 +221,19 @@ class TestSentences:
         rows: list[list[Any]] = [[1.0, 1.0, 0.0, 1.0] if place % 4 else [0.0, 0.0, 0.0, None] for place in range(200)]
         assert result("m", rows).sentence() == (
             "m solves 56 % of tasks like these (95 % interval 52 to 61 %; 200 tasks × 4 epochs, 800 scored, "
-            "50 of them without a reward, worth 0; 0 failed)."
+            "50 of them without reward, scored as 0; 0 failed)."
         )
 
     def test_too_many_failures_are_bounded(self) -> None:
         rows = [["failed"] if place < 12 else [float(place % 3 > 0)] for place in range(100)]
         sentence = result("m", rows).sentence()
-        assert sentence.startswith("m: not comparable: 12 of 100 episodes failed (12 %, limit 5 %). Scored only 66 %; ")
-        assert "failures as unsolved 58 %, as solved 70 %; interval allowing for both 48 to 78 %." in sentence
+        start = "m: not comparable: 12 of 100 episodes failed (12 %, limit 5 %). Scored episodes only: 66 %; "
+        assert sentence.startswith(start)
+        assert "with failures as unsolved 58 %, as solved 70 %; interval covering both 48 to 78 %." in sentence
 
     def test_first_attempts_that_failed_are_told_though_retries_completed_them(self) -> None:
         sentence = result("m", [[1.0]] * 50 + [[0.0]] * 50, first_attempts_failed=18).sentence()
-        assert sentence.endswith("First attempts that failed: 18 of 100: the value may favour short episodes.")
+        assert sentence.endswith("First attempts that failed: 18 of 100: the value may favor short episodes.")
 
     def test_no_return_reaching_the_threshold_names_the_largest(self) -> None:
         assert "The largest return is 0.83; success counts from 1" in result("m", [[0.83], [0.5]] * 10).sentence()

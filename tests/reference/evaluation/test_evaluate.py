@@ -197,7 +197,7 @@ def test_failed_episodes_are_played_again_on_request_and_stay_counted_as_first_a
 def test_resuming_with_tasks_that_have_changed_is_refused(server, tmp_path):
     played(server, out=tmp_path / "run.jsonl")
     server.sums.tasks = [{**task, "left": 99} if task["id"] == 3 else task for task in server.sums.tasks]
-    with pytest.raises(ValueError, match=r"tasks have changed since the file was begun: exam\[3\]"):
+    with pytest.raises(ValueError, match=r"tasks have changed since the file was started: exam\[3\]"):
         played(server, out=tmp_path / "run.jsonl", resume=True)
 
 
@@ -294,7 +294,7 @@ def test_a_server_without_a_split_to_test_on_asks_for_one(start_server):
         def list_splits(cls):
             return [Split(name="practice", type="train")]
 
-    with pytest.raises(ValueError, match="no split of type test or validation; name one of 'practice'"):
+    with pytest.raises(ValueError, match="no split of type test or validation; choose one of 'practice'"):
         played(start_server(Practice))
 
 
