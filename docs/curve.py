@@ -21,7 +21,7 @@ def main() -> None:
     page = Path(sys.argv[1]).read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.DOTALL)
     if found is None:
-        sys.exit(f"{sys.argv[1]} is no page of a run")
+        sys.exit(f"{sys.argv[1]} is not a page of a run")
     run = json.loads(found[1])
     points = [(step["step"], step["reward"]) for step in run["steps"] if step["reward"] is not None]
     TARGET.write_text(drawing(points, run["baseline"]["reward"]), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A page in one file, put together from ``pages/``: no network, no files beside it.
+"""A self-contained HTML page built from ``pages/``: one file, no network.
 
-What environments and models wrote is untrusted: it enters the page as JSON inside data blocks and is shown as text
-only. A content security policy, which names the page's one script by its hash, forbids everything else.
+The output of environments and models is untrusted: it enters the page as JSON inside data blocks and is displayed only
+as text. A content security policy, which names the page's one script by its hash, forbids everything else.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def write_page(
     scripts: Iterable[str],
     blocks: Iterable[str] = (),
 ) -> Path:
-    """Write a page to ``path``, in place of what was there, and return the path. It appears whole or not at all.
+    """Write a page to ``path``, replacing an existing file, and return the path. The write is atomic.
 
     Args:
         path: The file.
         title: The page's title, as text.
-        data: Gives what the scripts draw, as JSON; called after ``blocks`` are written.
-        scripts: The names of the scripts in ``pages/``, which become one.
-        blocks: More data, each as :func:`packed` gives it; the script finds the n-th under the id ``block-n``.
+        data: Returns the JSON-compatible data that the scripts draw; called after ``blocks`` are written.
+        scripts: The names of the scripts in ``pages/``, which are joined into one.
+        blocks: More data, each encoded by :func:`packed`; the script finds the n-th under the id ``block-n``.
     """
     path = Path(path)
     script = "\n".join(_resource(name) for name in scripts)
@@ -68,17 +68,17 @@ def write_page(
 
 
 def read_page(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the scripts of a page draw, read back from its file.
+    """Read the data that the scripts of a page draw from its file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is none of these pages.
+        OSError: the file cannot be read.
+        ValueError: the file is not a page of ors-gym.
     """
     text = Path(path).read_text(encoding="utf-8")
     found = DATA.search(text)
     data: Any = json.loads(found[1]) if found else None
     if not isinstance(data, dict):
-        raise ValueError(f"{os.fspath(path)} is no page of ors-gym")
+        raise ValueError(f"{os.fspath(path)} is not a page of ors-gym")
     return cast("dict[str, Any]", data)
 
 
@@ -86,13 +86,13 @@ DATA = re.compile('<script type="application/json" id="run">(.*?)</script>', re.
 
 
 def packed(data: Any) -> str:
-    """JSON for a block of a page, compressed: the browser unpacks it when it is looked at."""
+    """JSON for a block of a page, compressed; the browser decompresses it on display."""
     wire = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(wire.encode(), 6)).decode()
 
 
 def _escaped(data: Any) -> str:
-    """JSON as ASCII without "<": no line separator is left, and no text can end the block or open a comment."""
+    """JSON as ASCII without "<", so it has no line separators, and no text can end the block or open a comment."""
     wire = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         wire = wire.replace(character, f"\\u{ord(character):04x}")

@@ -1,9 +1,9 @@
-"""A run as one HTML page that needs nothing else: no network, no files beside it.
+"""A run as one self-contained HTML page: one file, no network.
 
-A producer (a trainer, ``ors-gym rollout``) fills a :class:`RunRecord` as it goes; :func:`write_report` writes the page,
-during the run as often as one likes. The page's reader may open it anywhere, also years later.
+A producer (a trainer, ``ors-gym rollout``) fills a :class:`RunRecord` during the run; :func:`write_report` writes the
+page, as often as needed while the run goes on.
 
-What environments and models wrote is untrusted: see :mod:`ors_gym.reporting.html`.
+The output of environments and models is untrusted: see :mod:`ors_gym.reporting.html`.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ JSON: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentLimits:
-    """How much of what was said a page holds. What is left out is said in its place."""
+    """Limits of the content that a page holds. The page marks what is left out."""
 
     text_characters: int = 8_000
-    """Of one text: a prompt, a message, a tool's input or result."""
+    """Maximum characters of one text: a prompt, a message, a tool's input or result."""
     image_bytes: int = 16_000_000
-    """Of all images together, as base64."""
+    """Maximum bytes of all images together, as base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportLimits(ContentLimits):
-    """How much the page of a run holds."""
+    """Limits of the content of a run's page."""
 
     samples: int = 200
-    """Trajectories; of more, some are taken that lie evenly over the run."""
+    """Maximum trajectories; if there are more, a sample spread evenly over the run is shown."""
 
 
 def write_report(
@@ -67,10 +67,10 @@ def write_report(
     secrets: Iterable[str] = (),
     limits: ReportLimits = ReportLimits(),
 ) -> Path:
-    """Write the page to ``path``, in place of what was there, and return the path.
+    """Write the page to ``path``, replacing an existing file, and return the path.
 
-    The file appears whole or not at all. Settings whose names say that they are secret (``api_key``, ``password``, …),
-    the user parts of URLs, and every occurrence of a string in ``secrets`` are masked.
+    The write is atomic. Settings with secret names (``api_key``, ``password``, …), the user parts of URLs, and every
+    occurrence of a string in ``secrets`` are masked.
     """
     content = PageContent(secrets, limits)
     scripts = ("elements.js", "episodes.js", "run.js")
@@ -85,7 +85,7 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 class PageContent:
-    """Turns what a run left into JSON for the page: masked, cut to size, and finite."""
+    """Converts the contents of a run to JSON for the page: masked, limited in size, and finite."""
 
     def __init__(self, secrets: Iterable[str], limits: ContentLimits) -> None:
         self._mask = Redactor(secrets)
@@ -93,28 +93,28 @@ class PageContent:
         self.limits = limits
 
     def masked(self, text: str) -> str:
-        """``text`` without secrets, controls and marks of direction, as Unicode that every reader of the page takes."""
+        """``text`` without secrets, control characters and direction marks, as valid Unicode."""
         return visible(self._mask(URL_USER.sub(MASK, text)))
 
     def text(self, text: str) -> JSON:
-        """A text, cut to size."""
+        """A text, limited in size."""
         text = self.masked(text)
         limit = self.limits.text_characters
         return {"text": text[:limit]} | ({"cut": len(text) - limit} if len(text) > limit else {})
 
     def image(self, block: ImageBlock) -> JSON:
-        """An image, or why it is left out."""
+        """An image, or the reason why it is left out."""
         data = "".join(block.data.split())
         left_out = {"left_out": f"{self.masked(block.mime_type)}, {len(data) * 3 // 4:,} bytes"}
         if not (IMAGE_TYPE.fullmatch(block.mime_type) and BASE64.fullmatch(data)):
-            return {"left_out": "an image that is not base64 of an image type"}
+            return {"left_out": "an image that is not base64 data of an image type"}
         if len(data) > self._image_bytes_left:
             return left_out
         self._image_bytes_left -= len(data)
         return {"image": f"data:{block.mime_type};base64,{data}"}
 
     def blocks(self, blocks: Iterable[MessageBlock], *, with_calls: bool = False) -> list[JSON]:
-        """The parts to show, without tool calls and results unless asked: they are shown from the transitions."""
+        """The parts to show; tool calls and results only ``with_calls``, as transitions show them otherwise."""
         parts: list[JSON] = []
         for block in blocks:
             match block:
@@ -131,18 +131,18 @@ class PageContent:
         return parts
 
     def arguments(self, arguments: Mapping[str, Any]) -> list[JSON]:
-        """Name and value of each; a text of several lines as it is, everything else as JSON."""
+        """Name and value of each argument: multi-line text unchanged, everything else as JSON."""
         return [[self.masked(str(name)), self.text(_plain(value))] for name, value in arguments.items()]
 
     def setting(self, name: str, value: object) -> str:
-        """A setting's value; masked where its name says that it is secret."""
+        """The value of a setting, masked if its name is secret."""
         if SECRET_NAME.search(name) and value is not None:
             return MASK
         return self.masked(value if isinstance(value, str) else _plain(value))
 
 
 def _with_text(blocks: Iterable[MessageBlock]) -> Iterator[MessageBlock]:
-    """Without the empty blocks that hold what only an endpoint reads."""
+    """Blocks without the empty ones, which only carry details for an endpoint."""
     return (block for block in blocks if not isinstance(block, TextBlock | ReasoningBlock) or block.text)
 
 
@@ -163,7 +163,7 @@ def _run(record: RunRecord, content: PageContent, limit: int) -> JSON:
     shown = record.samples
     if len(shown) > limit:
         last = len(shown) - 1
-        shown = [shown[round(place * last / max(limit - 1, 1))] for place in range(limit)]
+        shown = [shown[round(index * last / max(limit - 1, 1))] for index in range(limit)]
     return {
         "title": content.masked(record.title),
         "description": content.masked(record.description),
@@ -178,7 +178,7 @@ def _run(record: RunRecord, content: PageContent, limit: int) -> JSON:
         "provenance": [[name, content.masked(value)] for name, value in record.provenance.items()],
         "records": content.masked(record.records),
         "beside": [_other_run(name, path, content) for name, path in record.beside.items()],
-        "returns": _spread([sample.episode_return for sample in record.samples]),
+        "returns": _distribution([sample.episode_return for sample in record.samples]),
         "samples": [episode_to_page(sample, content) for sample in shown],
         "numSamples": len(record.samples),
     }
@@ -189,31 +189,31 @@ def _points(points: Iterable[Point]) -> list[JSON]:
 
 
 def _other_run(name: str, path: str | os.PathLike[str], content: PageContent) -> JSON:
-    """The rewards of the run that another page is about.
+    """The rewards of the run that another page shows.
 
     Raises:
-        ValueError: the file is no page of a run.
+        ValueError: the file is not the page of a run.
     """
     data = read_page(path)
     try:
         rows = [[int(row["step"]), _finite(row["reward"]), int(row["episodes"])] for row in data["steps"]]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{os.fspath(path)} is no page of a run") from None
+        raise ValueError(f"{os.fspath(path)} is not the page of a run") from None
     return {"name": content.masked(name), "title": content.masked(str(data.get("title", ""))), "steps": rows}
 
 
-MOST_BARS = 8
+MAX_BARS = 8
 
 
-def _spread(returns: Iterable[float | None]) -> list[JSON]:
-    """How returns are spread: each value with its count, or ranges of equal width where there are many values."""
+def _distribution(returns: Iterable[float | None]) -> list[JSON]:
+    """The distribution of returns: each value with its count, or ranges of equal width if there are many values."""
     given = sorted(value for value in returns if value is not None and math.isfinite(value))
     distinct = Counter(given)
-    if len(distinct) <= MOST_BARS:
+    if len(distinct) <= MAX_BARS:
         return [[value, value, count] for value, count in distinct.items()]
-    low, width = given[0], (given[-1] - given[0]) / MOST_BARS
-    bins = Counter(min(MOST_BARS - 1, int((value - low) / width)) for value in given)
-    return [[low + place * width, low + (place + 1) * width, bins[place]] for place in range(MOST_BARS)]
+    low, width = given[0], (given[-1] - given[0]) / MAX_BARS
+    bins = Counter(min(MAX_BARS - 1, int((value - low) / width)) for value in given)
+    return [[low + index * width, low + (index + 1) * width, bins[index]] for index in range(MAX_BARS)]
 
 
 def _measurement(measured: Measurement | None) -> JSON:
@@ -232,7 +232,7 @@ def _step(step: StepRecord, content: PageContent) -> JSON:
 
 
 def episode_to_page(sample: Sample, content: PageContent) -> JSON:
-    """An episode as the page's script reads it."""
+    """An episode as JSON for the page's script."""
     episode = sample.trajectory
     return {
         "step": sample.step,
@@ -255,7 +255,8 @@ def episode_to_page(sample: Sample, content: PageContent) -> JSON:
 def _events(episode: Trajectory, content: PageContent) -> list[JSON]:
     """The episode in reading order: messages of the prompt, then each turn's message, its calls and their results.
 
-    Turns of the policy count from 0; messages of the prompt have -1, and those before its own assistant's less.
+    Turns of the policy count from 0. The prompt's messages have turn -1; those before an assistant message of the
+    prompt have lower numbers.
     """
     turn = -1 - sum(message.role == "assistant" for message in episode.prompt)
     events: list[JSON] = []
@@ -268,8 +269,8 @@ def _events(episode: Trajectory, content: PageContent) -> list[JSON]:
         events += (_call(transition, turn, content) for transition in exchange.transitions)
         answered = {transition.action.id for transition in exchange.transitions}
         events += (_unanswered(call, turn, content) for call in reply.tool_calls if call.id not in answered)
-        told = [*([content.text(reply.error)] if reply.error else []), *content.blocks(exchange.notices)]
-        events += _message("user", turn, told)
+        notices = [*([content.text(reply.error)] if reply.error else []), *content.blocks(exchange.notices)]
+        events += _message("user", turn, notices)
     return events
 
 

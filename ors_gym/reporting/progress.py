@@ -1,7 +1,7 @@
-"""What a run is doing, on the terminal while it goes on.
+"""Progress of a run on the terminal.
 
-On a terminal a few lines at its foot are kept current, and what the run itself prints scrolls by above them. Elsewhere
-(a file, a pipe, CI) plain lines are written, seldom enough to keep a log readable::
+On a terminal, a few lines at the bottom are redrawn, and the run's own output scrolls above them. Elsewhere (a file, a
+pipe, CI) plain lines are written, rarely enough to keep a log readable::
 
     with RunProgress("GRPO on wordle") as progress:
         with progress.phase("Starting the server"):
@@ -36,13 +36,13 @@ __all__ = ["Phase", "RunProgress"]
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
 RECENT_STEPS = 20
-"""Steps by which speed and remaining time are estimated."""
+"""Number of recent steps from which speed and remaining time are estimated."""
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 32
 
 
 class Phase:
-    """Something that is going on now; its share done, from 0 to 1, if it is known."""
+    """A phase in progress, with the share done from 0 to 1 if it is known."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,17 +50,17 @@ class Phase:
         self.share: float | None = None
 
     def advance_to(self, share: float) -> None:
-        """Say how much of the phase is done, from 0 to 1."""
+        """Set the share of the phase that is done, from 0 to 1."""
         self.share = min(max(share, 0.0), 1.0)
 
     @property
     def seconds(self) -> float:
-        """How long it has been going on."""
+        """Elapsed seconds."""
         return time.monotonic() - self.began
 
 
 class _Steps:
-    """The training steps so far. The display's thread reads it too: what it reads is replaced, never changed."""
+    """The training steps so far. Shared with the display's thread, so values are replaced rather than mutated."""
 
     def __init__(self, total: int | None, name: str, unit: str) -> None:
         self.total = total
@@ -107,7 +107,7 @@ class _Steps:
         return max(0.0, (self.total - self.step) * self.seconds_per_step - since_update)
 
     def facts(self) -> dict[str, str]:
-        """The numbers in words, by name."""
+        """The numbers as text, by name."""
         facts = dict(self.estimates)
         if not facts:
             none = "none in the last batch" if self._rewards else "none given yet"
@@ -120,15 +120,15 @@ class _Steps:
 
 
 class RunProgress:
-    """The display of one run. Enter it as a context; the terminal is put right again however the run ends.
+    """The display of one run, as a context manager that restores the terminal on exit.
 
-    ``live`` says whether to redraw lines in place; by default where the console is a terminal that can.
+    ``live`` selects redrawing lines in place; by default only on a capable terminal.
     """
 
     def __init__(self, title: str, *, console: Console | None = None, live: bool | None = None) -> None:
         self.title = title
         self.console = console or Console(highlight=False)
-        if live is None:  # not console.is_terminal: FORCE_COLOR makes that true in a pipe
+        if live is None:  # console.is_terminal is true in a pipe with FORCE_COLOR
             live = self.console.file.isatty() and not self.console.is_dumb_terminal
             live = live and not self.console.options.ascii_only
         self._spinner = Spinner("dots", style="cyan")
@@ -156,7 +156,7 @@ class RunProgress:
 
     @contextmanager
     def phase(self, name: str) -> Generator[Phase, None, None]:
-        """Show ``name`` while the block runs, and how long it took."""
+        """Show ``name`` while the block runs, then its duration."""
         outer, self._phase = self._phase, Phase(name)
         phase = self._phase
         if self._live is None:
@@ -175,7 +175,7 @@ class RunProgress:
                 self._print(Text(f"{name}: took {duration(phase.seconds)}"))
 
     def steps(self, total: int | None = None, *, name: str = "Training", unit: str = "step") -> None:
-        """The run proper begins: ``total`` steps, if that is known. ``name`` and ``unit`` are what to call it."""
+        """Start the main part of the run: ``total`` steps, if known, displayed as ``name`` and counted in ``unit``."""
         self._steps = _Steps(total, name, unit)
         self._next_plain_line = 0.0
 
@@ -188,12 +188,12 @@ class RunProgress:
         failures: Mapping[str, int] | None = None,
         estimates: Mapping[str, str] | None = None,
     ) -> None:
-        """Step ``step`` (from 1) is over: its mean reward, its number of episodes, its failures by kind.
+        """Report the end of ``step`` (from 1): mean reward, number of episodes, failures by kind.
 
-        ``estimates`` are shown, by name, in the place of the reward.
+        ``estimates`` are shown by name instead of the reward.
         """
         if self._steps is None:
-            raise RuntimeError("update() before steps(): say how many steps there are first")
+            raise RuntimeError("update() before steps(): call steps() first")
         self._steps.estimates = estimates or self._steps.estimates
         self._steps.update(step, reward, episodes, failures or {})
         if self._live is None and (time.monotonic() >= self._next_plain_line or step == self._steps.total):
@@ -201,7 +201,7 @@ class RunProgress:
             self._print(Text(self._plain_line(self._steps)))
 
     def finish(self, message: str = "") -> None:
-        """The steps are over: leave their numbers on the screen, and ``message`` below them."""
+        """End the steps: leave their numbers on the screen, with ``message`` below them."""
         self._end_steps(completed=True)
         if message:
             self._print(Text(visible(message)))
@@ -227,7 +227,7 @@ class RunProgress:
         return line + (f"  left: {duration(left)}" if left else "")
 
     def _render(self) -> RenderableType:
-        """The live lines. Called by the display's own thread too."""
+        """The live lines. Also called by the display's thread."""
         lines: list[RenderableType] = []
         phase, steps = self._phase, self._steps
         if phase is not None:
@@ -265,9 +265,9 @@ def _numbers(steps: _Steps) -> RenderableType:
 
 
 def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
-    """All ``values``, first to last, in at most ``width`` characters: each is the mean of an equal share of them.
+    """``values`` from first to last in at most ``width`` characters, each the mean of an equal share of them.
 
-    Drawn from 0, or from the lowest value below it, so that noise does not look like progress.
+    Drawn from 0, or from the lowest value below 0, so that noise does not look like progress.
     """
     columns = min(width, len(values))
     edges = [round(column * len(values) / columns) for column in range(columns + 1)] if columns else []
@@ -279,7 +279,7 @@ def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words that are quickly read."""
+    """Seconds as readable text: ``2.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 99.5:

@@ -1,4 +1,4 @@
-"""When, where and with what a run was made, as its page and its records say it."""
+"""When, where and with which versions a run was made, for its page and its records."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SECRET_NAME = re.compile(
     r"|(^|auth|access|bearer|hub|hf|refresh|id|api)[_-]?token$",
     re.IGNORECASE,
 )
-"""Names of settings and options whose values are shown nowhere."""
+"""Names of settings and options whose values are never shown."""
 
 DISTRIBUTIONS = ("gymnasium", "numpy", "ray", "torch", "transformers", "trl", "vllm")
-"""What else decides how a run goes, where it is in use."""
+"""Packages whose versions are recorded if they are loaded."""
 
 
 def provenance() -> Mapping[str, str]:
-    """The date, the machine, the command line without what looks like a secret, and the versions."""
+    """The date, the machine, the versions, and the command line without secrets."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "host": platform.node() or "unknown",
@@ -38,7 +38,7 @@ def provenance() -> Mapping[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """The versions of ors-gym, of Python and of the packages that this process uses."""
+    """The versions of ors-gym, Python and the loaded packages of ``DISTRIBUTIONS``."""
     found = {"ors-gym": _version("ors-gym"), "python": platform.python_version()}
     found |= {name: _version(name) for name in DISTRIBUTIONS if name in sys.modules}
     return {name: number for name, number in found.items() if number}
@@ -47,12 +47,12 @@ def packages() -> dict[str, str]:
 def _version(distribution: str) -> str:
     try:
         return version(distribution)
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # run from source, not installed
         return ""
 
 
 def path_from(page: str | os.PathLike[str], file: str | os.PathLike[str]) -> str:
-    """The path of a file from the folder of a page, as its link; absolute where there is none, as on another drive."""
+    """The link from a page to a file: relative to the page's folder, or absolute across drives."""
     try:
         relative = os.path.relpath(file, Path(page).parent)
     except ValueError:
@@ -61,7 +61,7 @@ def path_from(page: str | os.PathLike[str], file: str | os.PathLike[str]) -> str
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command as a shell takes it, with the values of options whose names say that they are secret masked."""
+    """A command in shell syntax, with the values of secret options masked."""
     shown: list[str] = []
     hide = False
     for argument in arguments:

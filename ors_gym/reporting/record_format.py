@@ -1,4 +1,4 @@
-"""A trajectory as JSON, and back: the part of a record that is the trajectory's own. No I/O.
+"""Conversion of a trajectory to JSON and back, without I/O.
 
 See :mod:`ors_gym.reporting.records` for the whole format.
 """
@@ -27,14 +27,14 @@ __all__ = ["RecordEncoder", "plain_json", "read_failure", "read_task", "read_tra
 Redact: TypeAlias = Callable[[str], str]
 
 MAX_DEPTH = LIMITS.max_depth
-"""Arrays and objects inside each other, in one value; what lies deeper is left out."""
+"""Maximum nesting of arrays and objects in one value; deeper content is left out."""
 
 MAX_BITS = 3 * LIMITS.max_digits
-"""Of an integer; a longer one has more digits than Python writes, and becomes text."""
+"""Maximum bits of an integer; a longer one has more digits than Python formats, and becomes text."""
 
 
 def plain_json(value: Any, redact: Redact, depth: int = MAX_DEPTH) -> Any:
-    """``value`` as JSON that every reader takes, without secrets."""
+    """``value`` as portable JSON, without secrets."""
     if isinstance(value, str):
         return redact(value)
     if value is None or isinstance(value, bool):
@@ -54,15 +54,15 @@ def plain_json(value: Any, redact: Redact, depth: int = MAX_DEPTH) -> Any:
 
 
 def _plain_key(key: str, redact: Redact) -> str:
-    """A key without secrets; a short name, such as an argument's, stays although a secret may be the same word."""
+    """A key without secrets; a short identifier, such as an argument's name, is kept even if it equals a secret."""
     return key if len(key) < SHORT_CHARACTERS and key.isidentifier() else redact(key)
 
 
 class RecordEncoder:
-    """Writes what a trajectory holds, without secrets.
+    """Converts trajectories to JSON without secrets.
 
-    Only what environments and models said is redacted, never the keys, roles and types of the format: a secret may be
-    an ordinary word, and the record must be readable again.
+    Only text from environments and models is redacted, never the keys, roles and types of the format: a secret may be
+    an ordinary word, and the record must stay readable.
     """
 
     def __init__(self, redact: Redact) -> None:
@@ -73,15 +73,15 @@ class RecordEncoder:
         return plain_json(value, self._redact)
 
     def failure(self, failure: Failure) -> JSONObject:
-        """Write a failure."""
+        """A failure as JSON."""
         return {"kind": failure.kind, "message": self.plain(failure.message)}
 
     def task(self, task: TaskRef) -> JSONObject:
-        """Write which task it was."""
+        """A task reference as JSON."""
         return {"env_name": task.env_name, "split": task.split, "index": task.index, "task": self.plain(task.task)}
 
     def trajectory(self, episode: Trajectory) -> dict[str, Any]:
-        """Write a trajectory, each block once."""
+        """A trajectory as JSON, each block once."""
         return {
             "episode_id": episode.episode_id,
             "task": self.task(episode.task),
@@ -152,7 +152,7 @@ def read_failure(wire: JSONObject) -> Failure:
 
 
 def read_task(wire: JSONObject) -> TaskRef:
-    """Read which task it was."""
+    """Read a task reference."""
     return TaskRef(wire["env_name"], wire.get("split"), wire.get("index"), wire.get("task"))
 
 
@@ -160,7 +160,7 @@ def read_trajectory(wire: JSONObject) -> Trajectory:
     """Read a trajectory.
 
     Raises:
-        ProtocolError, KeyError, TypeError, ValueError: it is none.
+        ProtocolError, KeyError, TypeError, ValueError: ``wire`` is not a trajectory.
     """
     return Trajectory(
         wire["episode_id"],
@@ -176,7 +176,7 @@ def read_trajectory(wire: JSONObject) -> Trajectory:
 
 def _read_exchange(wire: JSONObject) -> Exchange:
     calls = [ToolCall(call["name"], call["input"], call["id"] or "") for call in wire["calls"]]
-    spoken = tuple(call for call, written in zip(calls, wire["calls"], strict=True) if written["id"] is not None)
+    from_message = tuple(call for call, written in zip(calls, wire["calls"], strict=True) if written["id"] is not None)
     transitions = tuple(
         Transition(call, _read_output(written["output"]), written["seconds"])
         for call, written in zip(calls, wire["calls"], strict=True)
@@ -184,7 +184,7 @@ def _read_exchange(wire: JSONObject) -> Exchange:
     )
     reply = Reply(
         wire["text"],
-        spoken,
+        from_message,
         wire["error"],
         wire["reason"],
         wire["reasoning"],

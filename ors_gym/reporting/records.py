@@ -1,18 +1,18 @@
-"""Trajectories in a file, one JSON object a line, written as groups complete.
+"""Trajectories in a file, one JSON object per line, written as groups complete.
 
-The file needs no header and no package of its writer's: any JSON reader takes it (``jq``, pandas,
-``datasets.load_dataset("json", …)``), line by line, also while the run goes on or after it crashed. One line::
+The file needs no header and no ors-gym to read: any JSON reader (``jq``, pandas, ``datasets.load_dataset("json", …)``)
+takes it line by line, also during the run or after a crash. One line::
 
     {"format": "ors-gym/trajectory", "version": 2, "written": "2026-11-21T11:30:00+00:00",
-     "versions": {"ors-gym": "0.1.0", "python": "3.13.1", "gymnasium": "1.4.0", "numpy": "2.4.6"},   what wrote it
-     "run": {"policy": "random", …},                       what the writer says of the run
+     "versions": {"ors-gym": "0.1.0", "python": "3.13.1", "gymnasium": "1.4.0", "numpy": "2.4.6"},   of the writer
+     "run": {"policy": "random", …},                       the writer's description of the run
      "group": {"id": "…", "member": 0, "size": 8,          which member of which group; see TrajectoryGroup
                "scored": false, "score": null, "dropped": false, "attempts": 8, "refilled_for": null,
                "failures": [{"kind": "connection", "message": "…"}]},
-     "note": {"epoch": 0, …},                              what the writer says of the group; absent without one
+     "note": {"epoch": 0, …},                              the writer's note on the group; optional
      "episode_id": "…", "task": {"env_name": "wordle", "split": "train", "index": 3, "task": null},
      "stop_reason": "finished", "failure": null,           a failure is {"kind", "message"}; stop_reason is "failed"
-     "return": 1.0,                                        null where the episode has none
+     "return": 1.0,                                        null if the episode has none
      "num_turns": 4, "num_tokens": null, "seconds": 2.5, "attempt": 0,
      "prompt": [{"role": "user", "blocks": [{"type": "text", "text": "…"}]}, …],     as on the wire
      "exchanges": [{"text": "…", "reasoning": "", "error": null, "reason": null, "truncated": false,
@@ -24,11 +24,10 @@ The file needs no header and no package of its writer's: any JSON reader takes i
                     "notices": [], "finished": false,
                     "blocks": [{"type": "text", "text": "…", "detail": {…}}]}]}
 
-An exchange is one message of the agent and what came of it. A call that was not answered has ``output`` null; the call
-of the terminal tool, which a plain message goes to, has ``id`` null. ``blocks`` has the message as its endpoint sent
-it, with what only the endpoint understands; it is absent where there is no such thing. ``return``, ``num_turns`` and
-``num_tokens`` are there for other readers. A reader ignores keys that it does not know, and refuses another
-``version``.
+An exchange is one message of the agent and its results. ``output`` is null for a call without a result; ``id`` is null
+for the call of the terminal tool that receives a plain message. ``blocks`` is the message as its endpoint sent it, with
+details that only the endpoint reads; it is absent if there are none. ``return``, ``num_turns`` and ``num_tokens`` are
+derived values for other readers. A reader ignores unknown keys, and refuses another ``version``.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ __all__ = [
 
 FORMAT, VERSION = "ors-gym/trajectory", 2
 BEGINNING = f'{{"format": "{FORMAT}"'.encode()
-"""Of every line."""
+"""The beginning of every line."""
 BLOCK_BYTES = 1 << 16
 FilePath: TypeAlias = str | os.PathLike[str]
 
@@ -81,7 +80,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryRecord:
-    """One line of a file: a trajectory, and where it stood in its run."""
+    """One line of a file: a trajectory with its group and its run."""
 
     trajectory: Trajectory
     group_id: str
@@ -89,29 +88,29 @@ class TrajectoryRecord:
     member: int
     """The trajectory's index in its group."""
     score: float | None
-    """What the environment's ``score_group`` gave it."""
+    """The score from the environment's ``score_group``."""
     dropped: bool
     """Whether its group was dropped."""
     run: JSONObject
-    """What the writer said of the run."""
+    """The writer's description of the run."""
     note: JSONObject = field(default_factory=dict[str, Any])
-    """What the writer said of the group."""
+    """The writer's note on the group."""
     failures: tuple[Failure, ...] = ()
-    """Every failed attempt of its group."""
+    """Every failed attempt of the group."""
     episode_return: float | None = None
-    """What the writer said that the episode is worth; None where it has no return."""
+    """The return as the writer computed it; None if the episode has none."""
     versions: JSONObject = field(default_factory=dict[str, Any])
-    """The packages that wrote it: of ors-gym, Python, and of those that played or trained."""
+    """Versions of ors-gym, Python and the packages that played or trained."""
 
 
 class TrajectoryWriter:
-    """Appends trajectories to a file, one line each, in one write for each group.
+    """Appends trajectories to a file, one line each, with one write per group.
 
-    A torn line that a crash left at the end of the file is cut off first, and said so. ``run`` goes into every line:
-    whatever tells one run from another (policy, seed, limits, …). ``secrets`` are blanked out wherever they occur.
-    What is no JSON (NaN, objects of the policy's own) is written as null or as text.
+    A torn last line, left by a crash, is removed with a warning. ``run`` goes into every line: whatever distinguishes
+    the run from others (policy, seed, limits, …). ``secrets`` are masked wherever they occur. Values that are not JSON
+    (NaN, objects of a policy) are written as null or as text.
 
-    Raises ValueError for a file that holds something else; it is left as it is.
+    Raises ValueError for a file with other contents, which is left unchanged.
     """
 
     def __init__(self, path: FilePath, *, run: JSONObject | None = None, secrets: Iterable[str] = ()) -> None:
@@ -131,8 +130,8 @@ class TrajectoryWriter:
     ) -> None:
         """Write every member of a group.
 
-        ``note`` is what the writer says of this group, such as its epoch. ``returns`` has what each member is worth,
-        by default :func:`~ors_gym.trajectory_return`.
+        ``note`` describes this group, such as its epoch. ``returns`` has the return of each member, by default
+        :func:`~ors_gym.trajectory_return`.
         """
         encoder = self._encoder
         scores = group.scores or (None,) * len(group.members)
@@ -146,23 +145,23 @@ class TrajectoryWriter:
             "refilled_for": group.refilled_for and encoder.task(group.refilled_for),
             "failures": [encoder.failure(failure) for failure in group.failures],
         }
-        of_group = {} if note is None else {"note": encoder.plain(note)}
+        group_note = {} if note is None else {"note": encoder.plain(note)}
         lines: list[bytes] = []
         for member, trajectory in enumerate(group.members):
             place = {"group": about | {"member": member, "score": encoder.plain(scores[member])}}
-            worth = {"return": encoder.plain(returns[member])}
-            lines.append(self._line(place | of_group | encoder.trajectory(trajectory) | worth))
+            episode_return = {"return": encoder.plain(returns[member])}
+            lines.append(self._line(place | group_note | encoder.trajectory(trajectory) | episode_return))
         self._file.write(b"".join(lines))
         self._file.flush()
 
     def write(self, trajectory: Trajectory) -> None:
-        """Write an episode that was played alone: a group of one."""
+        """Write a single episode as a group of one."""
         self.write_group(TrajectoryGroup(trajectory.task, (trajectory,), attempts=1))
 
     def _line(self, fields: dict[str, Any]) -> bytes:
         written = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"format": FORMAT, "version": VERSION, "written": written} | self._about | fields
-        # Half a surrogate pair, of a name that a model or a server chose, is no Unicode.
+        # Names chosen by a model or a server may hold a lone surrogate, which is not valid Unicode.
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="replace") + b"\n"
 
     def close(self) -> None:
@@ -179,7 +178,7 @@ class TrajectoryWriter:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cut off what stands after the last line break, unless it is a whole record without one."""
+    """Remove the text after the last line break, unless it is a whole record."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -197,54 +196,54 @@ def _cut_torn_line(path: Path) -> None:
             json.loads(last)
         except ValueError:
             file.truncate(end - len(last))
-            logger.warning("%s ended in a torn line, which was cut off", path)
+            logger.warning("%s ended in a torn line, which was removed", path)
         else:
             file.seek(end)
             file.write(b"\n")
 
 
 def _check_beginning(path: FilePath, number: int | None, line: bytes) -> None:
-    """Refuse a line that no writer of trajectories has begun."""
+    """Refuse a line that does not start like a trajectory record."""
     if not line.startswith(BEGINNING[: len(line)]):
         where = "the last line" if number is None else f"line {number}"
-        raise ValueError(f"{path}, {where} is no trajectory of ors-gym: it begins with {line[:40]!r}")
+        raise ValueError(f"{path}, {where} is not a trajectory of ors-gym: it begins with {line[:40]!r}")
 
 
 # ------------------------------------------------------------------- reading
 
 
 def read_records(path: FilePath) -> Iterator[TrajectoryRecord]:
-    """Read a file line by line. Lines that are no whole JSON, as a crash leaves one, are skipped and said so.
+    """Read a file line by line. Incomplete lines, left by a crash, are skipped with a warning.
 
     Raises:
-        ValueError: the file holds something else, or records of a newer version.
+        ValueError: the file has other contents, or records of another version.
     """
     return (record for record, _ in _read(path))
 
 
 def read_trajectories(path: FilePath) -> Iterator[Trajectory]:
-    """The trajectories of a file, failed ones and those of dropped groups included."""
+    """The trajectories of a file, including failed ones and those of dropped groups."""
     return (record.trajectory for record in read_records(path))
 
 
 def read_groups(path: FilePath) -> Iterator[TrajectoryGroup]:
-    """The groups of a file whose members are all there, as they were before they were written."""
-    begun: dict[str, dict[int, TrajectoryRecord]] = defaultdict(dict)
+    """The complete groups of a file, as they were written."""
+    incomplete: dict[str, dict[int, TrajectoryRecord]] = defaultdict(dict)
     for record, group in _read(path):
-        members = begun[record.group_id]
+        members = incomplete[record.group_id]
         members[record.member] = record
         if len(members) == record.group_size:
-            del begun[record.group_id]
-            records = [members[place] for place in range(record.group_size)]
+            del incomplete[record.group_id]
+            records = [members[index] for index in range(record.group_size)]
             scores = tuple(member.score for member in records)
             played = tuple(member.trajectory for member in records)
             yield replace(group, members=played, scores=None if group.scores is None else scores)
 
 
 def finished_tasks(path: FilePath) -> Counter[TaskRef]:
-    """How often each task was played to a group that was kept: what a resumed run need not play again.
+    """How often each task was played in a group that was kept: what a resumed run need not play again.
 
-    Groups that were dropped, or cut off by a crash, do not count. A file that is not there has none.
+    Dropped and incomplete groups do not count. A missing file counts as empty.
     """
     finished: Counter[TaskRef] = Counter()
     with suppress(FileNotFoundError):
@@ -253,30 +252,30 @@ def finished_tasks(path: FilePath) -> Counter[TaskRef]:
 
 
 def _read(path: FilePath) -> Iterator[tuple[TrajectoryRecord, TrajectoryGroup]]:
-    """Each line's record, and its group as far as the line tells: without its members and their scores."""
+    """Each line's record, and its group without the members and their scores."""
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 wire = json.loads(line) if line.strip() else None
             except RecursionError:
-                raise ValueError(f"{path}, line {number} is no trajectory of ors-gym: nested too deeply") from None
+                raise ValueError(f"{path}, line {number} is not a trajectory of ors-gym: nested too deeply") from None
             except ValueError:
                 _check_beginning(path, number, line)
-                logger.warning("%s: line %d is torn, and skipped", path, number)
+                logger.warning("%s: skipped torn line %d", path, number)
                 continue
             if wire is None:
                 continue
             try:
                 yield _read_line(wire)
             except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{path}, line {number} is no trajectory of ors-gym: {error!r}") from error
+                raise ValueError(f"{path}, line {number} is not a trajectory of ors-gym: {error!r}") from error
 
 
 def _place(about: JSONObject) -> tuple[str, int, int]:
-    """The group's id and size, and the trajectory's place in it."""
+    """The group's id and size, and the trajectory's index in it."""
     group_id, size, member = about["id"], about["size"], about["member"]
     if not (isinstance(group_id, str) and isinstance(size, int) and isinstance(member, int) and 0 <= member < size):
-        raise ProtocolError("it has no place in a group")
+        raise ProtocolError("the group's id, size or member is missing or invalid")
     return group_id, size, member
 
 
@@ -284,7 +283,7 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
     if wire.get("format") != FORMAT:
         raise ProtocolError(f"its format is {wire.get('format')!r}, not {FORMAT!r}")
     if wire["version"] != VERSION:
-        raise ProtocolError(f"it is of version {wire['version']}, and this ors-gym reads version {VERSION}")
+        raise ProtocolError(f"its version is {wire['version']}, and this ors-gym reads version {VERSION}")
     about, trajectory = wire["group"], read_trajectory(wire)
     hash(trajectory.task)
     place = _place(about)
@@ -312,13 +311,13 @@ def _read_line(wire: Any) -> tuple[TrajectoryRecord, TrajectoryGroup]:
 def to_dataset(
     source: FilePath | Iterable[Trajectory], score: Callable[[Trajectory], float | None] | None = None
 ) -> Dataset:
-    """A Hugging Face dataset, one row a trajectory, of a file or of trajectories (extra ``datasets``).
+    """A Hugging Face dataset with one row per trajectory, from a file or from trajectories (extra ``datasets``).
 
-    Its columns: ``messages`` is the conversation as chat templates take it (``role``, ``content``, ``tool_calls``
-    with their arguments as JSON text, ``tool_call_id``, ``reasoning_content``), with ``<image>`` where ``images`` has
-    one, as a data URL; ``rewards`` has one number or null for each tool call; ``return`` is what ``score`` says, by
-    default what the file says, or :func:`~ors_gym.trajectory_return` of trajectories; ``task``,
-    ``run`` and ``versions`` are JSON. The rest is named as in :class:`~ors_gym.trajectory.Trajectory` and
+    ``messages`` is the conversation in the format of chat templates (``role``, ``content``, ``tool_calls`` with their
+    arguments as JSON text, ``tool_call_id``, ``reasoning_content``), with ``<image>`` in place of each image, and
+    ``images`` has the images as data URLs. ``rewards`` has one number or null per tool call. ``return`` is computed by
+    ``score``, by default read from the file, or :func:`~ors_gym.trajectory_return` for trajectories. ``task``, ``run``
+    and ``versions`` are JSON. Other columns are named as in :class:`~ors_gym.trajectory.Trajectory` and
     :class:`TrajectoryRecord`.
     """
     with packages_of("datasets"):
@@ -397,7 +396,7 @@ def _row(
 
 
 def _text_only(message: dict[str, Any], images: list[str]) -> dict[str, Any]:
-    """A chat message whose images are moved to ``images``, with every column there is."""
+    """A chat message whose images are moved to ``images``, with all columns."""
     content = message["content"]
     if not isinstance(content, str):
         images += [part["image_url"]["url"] for part in content if part["type"] == "image_url"]

@@ -1,4 +1,4 @@
-"""What a run's page shows: a producer, such as a trainer, fills a :class:`RunRecord` as it goes."""
+"""The data behind a run's page, which a producer such as a trainer fills during the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Measurement", "Point", "RunRecord", "Sample", "StepRecord"]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The mean return of a policy that was not trained meanwhile, and over how many episodes."""
+    """The mean return of a fixed policy, and the number of episodes."""
 
     reward: float
     episodes: int
@@ -24,10 +24,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one training step saw. None means not measured. Means are over episodes, seconds are wall-clock.
+    """One training step. None means not measured. Means are over episodes; seconds are wall-clock.
 
-    ``seconds`` counts from the start of the run to the end of the step. ``rollout_seconds`` and ``training_seconds``
-    are what the step spent playing and learning; of the rollout, ``generation_seconds`` went into the model and
+    ``seconds`` counts from the start of the run to the end of the step. The step spent ``rollout_seconds`` on rollouts
+    and ``training_seconds`` on learning; of the rollout, ``generation_seconds`` went into the model and
     ``environment_seconds`` into waiting for environments.
     """
 
@@ -43,9 +43,9 @@ class StepRecord:
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     dropped_groups: int = 0
     scored: int | None = None
-    """Episodes with a return: what ``reward`` is the mean of."""
+    """Episodes with a return; ``reward`` is their mean."""
     unrewarded: int | None = None
-    """Of those, the ones that were given no reward."""
+    """Scored episodes that were given no reward."""
     failed: int | None = None
     rollout_seconds: float | None = None
     generation_seconds: float | None = None
@@ -66,10 +66,10 @@ class StepRecord:
         environment_seconds: float | None = None,
         training_seconds: float | None = None,
     ) -> StepRecord:
-        """Count what happened in ``groups``; what trajectories cannot know (tokens, seconds) is the caller's to give.
+        """Summarize ``groups``; values that trajectories do not hold (tokens, seconds) are passed by the caller.
 
-        ``score`` says what a trajectory's return is. Failed episodes have none and are counted in ``failures`` only,
-        once for each attempt that failed.
+        ``score`` computes the return of a trajectory. Failed episodes have none and are only counted in ``failures``,
+        once per failed attempt.
         """
         summary = Summary.of(groups, score)
         return cls(
@@ -96,7 +96,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A number of the trainer's at a step; ``low`` and ``high`` are the ends of its interval, where it has one."""
+    """A value at a step; ``low`` and ``high`` are the ends of its interval, if it has one."""
 
     step: int
     value: float
@@ -106,41 +106,41 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A trajectory to show. ``step`` is the training step it was played in, ``label`` says it where there is none."""
+    """A trajectory to show. ``step`` is its training step; ``label`` identifies it if there is none."""
 
     trajectory: Trajectory
     step: int | None = None
     label: str = ""
     episode_return: float | None = None
-    """The return as the run counted it, None where there is none."""
+    """The return as the run counted it; None if there is none."""
     advantage: float | None = None
     group: str = ""
-    """Samples with the same ``group`` played the same task side by side."""
+    """Samples with the same ``group`` are attempts at the same task."""
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """All that the page shows. It grows with the run: append to ``steps`` and ``samples``."""
+    """The contents of the page. It grows with the run: append to ``steps`` and ``samples``."""
 
     title: str
     description: str = ""
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     baseline_reward: Measurement | None = None
-    """What a policy gets that picks tools and inputs at random."""
+    """The return of a policy that chooses tools and inputs at random."""
     warmup: str = ""
-    """What the model was taught before the first step, in a sentence."""
+    """What the model learned before the first step, in a sentence."""
     reward_after_warmup: Measurement | None = None
     steps: list[StepRecord] = field(default_factory=list[StepRecord])
     samples: list[Sample] = field(default_factory=list[Sample])
     total_steps: int | None = None
-    """How many steps are planned."""
+    """Number of planned steps."""
     curves: dict[str, list[Point]] = field(default_factory=dict[str, list[Point]])
-    """More numbers over the steps, by name: loss, learning rate, results of evaluations."""
+    """More values over the steps, by name: loss, learning rate, results of evaluations."""
     provenance: Mapping[str, str] = field(default_factory=provenance)
     """When, where and with what the run was made."""
     records: str = ""
-    """The file with all trajectories, as a path from the page: the page links to it."""
+    """The path of the record file relative to the page, which links to it."""
     beside: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict[str, str | os.PathLike[str]])
-    """Pages of other runs whose rewards are drawn beside this one's, by the name to show."""
+    """Pages of other runs whose rewards are drawn for comparison, by display name."""
     ended: str = ""
-    """How the run ended: ``finished``, ``interrupted``, …; empty while it goes on."""
+    """How the run ended: ``finished``, ``interrupted``, …; empty while it is running."""

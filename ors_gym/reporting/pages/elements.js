@@ -6,7 +6,7 @@ const STOP_REASONS = [
   ["max_tokens", "token limit", "--c3"], ["max_episode_seconds", "time limit", "--c5"], ["failed", "failed", "--c4"],
 ];
 
-// Elements. Strings become text nodes: nothing a run left is ever parsed as HTML.
+// Elements. Strings become text nodes: no content of a run is parsed as HTML.
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
@@ -20,7 +20,7 @@ const el = (tag, attributes = {}, ...children) => fill(document.createElement(ta
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const swatch = (color, block) => el("span", { class: block ? "swatch block" : "swatch", style: { background: `var(${color})` } });
 
-// A count by a name that a model, or a server, chose: `__proto__` and `constructor` are names like others.
+// Models and servers choose the names: `__proto__` and `constructor` are names like any other.
 const countOf = (counts, name) => Object.hasOwn(counts, name) ? counts[name] : 0;
 
 // Numbers
@@ -78,11 +78,11 @@ function settingsSection() {
   return section("Settings", null, el("dl", { class: "settings" }, run.settings.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
 }
 
-// The link is to a file beside the page; an address of another kind stays text.
+// Only a relative path becomes a link; a URL stays text.
 function provenanceSection() {
   const rows = [...run.provenance];
   if (run.records) rows.push(["episodes", el("a", { href: /^[a-z][a-z0-9+.-]*:/i.test(run.records) ? null : run.records }, run.records)]);
   for (const other of run.beside ?? []) rows.push([`beside: ${other.name}`, other.title]);
   if (!rows.length) return null;
-  return section("Where it was made", null, el("dl", { class: "settings" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
+  return section("Provenance", null, el("dl", { class: "settings" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { class: "mono" }, value)))));
 }

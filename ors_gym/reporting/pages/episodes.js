@@ -39,7 +39,7 @@ function episodeNode(sample) {
   let turn = -1;
   const events = sample.events.map(event => { const node = eventNode(event, turn); turn = Math.max(turn, event.turn); return node; });
   const reasons = {
-    finished: "The environment ended the episode.", policy_stopped: "The policy sent a plain message and so ended the episode.", max_turns: "Truncated: the policy had its last turn.",
+    finished: "The environment ended the episode.", policy_stopped: "The policy ended the episode with a plain message.", max_turns: "Truncated: the turn limit was reached.",
     environment_limit: "Truncated: the environment's own limit was reached.",
     max_tokens: "Truncated: the token limit was reached.", max_episode_seconds: "Truncated: the time limit was reached.",
   };

@@ -56,7 +56,7 @@ function resultSection() {
     wide: model.counts.failed ? model.withFailures : null, note: `${shownInterval(model.main.interval)} · n = ${whole(model.main.tasks)} tasks`,
   }));
   const note = `${rate ? `Success rate: share of episodes with a return of at least ${decimal(run.successAt)}` : "Mean return"}, mean over tasks, with the 95 % interval.`;
-  return section("Results", `${note}${run.models.some(model => model.counts.failed) ? " The wide bar allows for every failed episode, unsolved or solved." : ""}`,
+  return section("Results", `${note}${run.models.some(model => model.counts.failed) ? " The wide bar covers all failed episodes being unsolved or solved." : ""}`,
     forest(rows, { ...scale, format: shownValue }), el("div", { class: "sentences" }, run.models.map(model => el("p", {}, model.sentence))));
 }
 
@@ -69,7 +69,7 @@ function comparisonSection() {
     const interval = clipped(each.interval);
     return { name: `${each.other} − ${each.base}`, value: each.value, interval, color: each.verdict === "better" ? "--good" : each.verdict === "worse" ? "--bad" : "--c5", note: interval ? `${points(interval[0])} to ${points(interval[1])}` : "no interval" };
   });
-  return section("Comparisons", `Differences by task${rate ? ", in points" : ""}, with the 95 % interval: the verdict is that interval, and never whether two intervals above overlap.`,
+  return section("Comparisons", `Differences by task${rate ? ", in points" : ""}, with the 95 % interval: the verdict follows from this interval, never from whether two intervals above overlap.`,
     forest(rows, { low: -far, high: far, zero: 0, format: points }),
     el("div", { class: "sentences" }, run.comparisons.map((each, i) => {
       const flips = [["better", "better on"], ["worse", "worse on"]].map(([side, words]) => each[side].length
@@ -83,7 +83,7 @@ function outcomeSection() {
   const used = [["mean_turns", "turns"], ["mean_calls", "calls"], ["mean_refused_calls", "refused"], ["mean_tool_errors", "tool errors"], ["mean_input_tokens", "tokens read"], ["mean_cached_tokens", "cached"], ["mean_output_tokens", "written"], ["mean_reasoning_tokens", "reasoning"], ["mean_seconds", "seconds"], ["cost", "cost, $"]]
     .filter(([name]) => run.models.some(model => known(model.usage[name])));
   const columns = ["model", "scored", "unrewarded", "failed", "first attempts failed", ...used.map(([, title]) => title)];
-  return section("Outcomes", "Unrewarded episodes are scored, as worth what the rules say; failed ones have no return. Use is the mean of an episode.", el("div", { class: "scroll" }, el("table", { class: "kinds" },
+  return section("Outcomes", "Unrewarded episodes are scored as the rules define; failed ones have no return. Usage is the mean per episode.", el("div", { class: "scroll" }, el("table", { class: "kinds" },
     el("thead", {}, el("tr", {}, columns.map(name => el("th", { scope: "col" }, name)))),
     el("tbody", {}, run.models.map(model => el("tr", {}, el("td", {}, model.name), ["scored", "unrewarded", "failed", "first_attempts_failed"].map(name => el("td", { class: name === "failed" && model.tooManyFailed ? "bad" : null }, whole(model.counts[name]))),
       used.map(([name]) => el("td", {}, decimal(model.usage[name])))))))));
@@ -102,7 +102,7 @@ function passSection() {
   ];
 }
 
-// Every task, a row, with a square for each episode of each model.
+// A row for each task, with a square for each episode of each model.
 const ROW = 30;
 function squareStyle(row) {
   if (failed(row)) return { background: "repeating-linear-gradient(45deg, var(--bad) 0 2px, transparent 2px 5px)" };
@@ -143,7 +143,7 @@ function matrixSection() {
         return square;
       }), el("span", { class: "small muted number" }, cell.length > 1 ? shownValue(means[i][model]) : ""))))));
   }
-  // While the flips of a comparison are shown, the episode of the other model is shown below the chosen one.
+  // While the flips of a comparison are shown, the other model's episode is shown below the chosen one.
   function counterpart(row) {
     const [at, side] = show.value.split(":"), names = side && [run.comparisons[at].base, run.comparisons[at].other];
     const models = names ? names.map(name => run.models.findIndex(model => model.name === name)) : [];
@@ -162,7 +162,7 @@ function matrixSection() {
     draw();
     const mine = ++asked;
     if (!row) return detail.replaceChildren(el("p", { class: "muted" }, "No task matches."));
-    if (row[BLOCK] < 0) return detail.replaceChildren(el("p", {}, squareTitle(row)), el("p", { class: "muted" }, "This page does not hold the episode; the run's file does."));
+    if (row[BLOCK] < 0) return detail.replaceChildren(el("p", {}, squareTitle(row)), el("p", { class: "muted" }, "This page does not contain the episode; see the run's file."));
     const shown = [row, counterpart(row)].filter(other => other && other[BLOCK] >= 0);
     const samples = await Promise.all(shown.map(other => unpack(other[BLOCK])));
     if (mine !== asked) return;
@@ -190,7 +190,7 @@ function matrixSection() {
     const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], PageUp: [-10, 0], PageDown: [10, 0], Home: [-Infinity, 0], End: [Infinity, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
     if (!(down || right) || !selected || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    const place = Math.max(0, Math.min(visible.length - 1, visible.indexOf(selected[TASK]) + down)), row = cells[visible[place]].flat();
+    const at = Math.max(0, Math.min(visible.length - 1, visible.indexOf(selected[TASK]) + down)), row = cells[visible[at]].flat();
     const column = cells[selected[TASK]].flat().indexOf(selected) + right;
     select(row[Math.max(0, Math.min(row.length - 1, column))], true);
   });
@@ -215,5 +215,5 @@ async function unpack(number) {
 document.getElementById("page").replaceChildren(...[
   el("header", {}, el("h1", {}, run.title), !run.complete && el("p", { class: "bad" }, `The run is not complete (${run.ended}): there is no verdict.`)),
   headline(), resultSection(), comparisonSection(), matrixSection(), outcomeSection(), ...passSection(), settingsSection(), provenanceSection(),
-  el("footer", {}, "Written by ors-gym. This page holds everything it shows and loads nothing."),
+  el("footer", {}, "Written by ors-gym. This page is self-contained and loads nothing."),
 ].filter(Boolean));

@@ -3,10 +3,10 @@ const WINDOW = steps.length >= 30 ? Math.max(10, Math.round(steps.length / 100))
 const running = valueOf => steps.map((_, i) => valueOf(steps.slice(Math.max(0, i + 1 - WINDOW), i + 1)));
 
 // Charts
-// A level of a chart; small ones as powers of ten.
+// A tick label; small values as powers of ten.
 const written = mark => (mark !== 0 && Math.abs(mark) < 0.001 ? Number(mark.toPrecision(3)).toExponential() : String(Number(mark.toPrecision(6)))).replaceAll("-", "−");
-// A chart over steps, or over rows that each have a `step`. lines: [{name, color, values, raw, ends, at}], with the ends
-// of intervals, and steps of its own for a line that has others; stacks likewise but filled and summing to 1,
+// A chart over steps, or over rows with a `step`. lines: [{name, color, values, raw, ends, at}], where `ends` are
+// interval ends and `at` the steps of a line that has its own; stacks likewise, but filled and summing to 1;
 // marks: [{name, value, at, color}] (a level across the chart, or a point at step `at`).
 function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [], height = 190, format = decimal, low = 0, tip }) {
   const figure = el("figure");
@@ -41,7 +41,7 @@ function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [],
     });
     return drawn;
   }
-  // A point's label stands above it, and above a level that would cross it.
+  // A point's label is drawn above it, and above a level that would cross it.
   const labelAt = value => Math.min(y(value), ...marks.filter(mark => !known(mark.at)).map(mark => y(mark.value)).filter(level => Math.abs(y(value) - level) < 28)) - 9;
   function stackRects() {
     const bins = Math.min(rows.length, Math.max(10, Math.floor((width - left - right) / 5))), rects = [];
@@ -96,8 +96,8 @@ function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [],
     drawing.append(svg("g", { class: "cursor" },
       svg("line", { x1: at, x2: at, y1: above, y2: height - below, stroke: "var(--muted)", "stroke-width": 1 }),
       lines.filter(line => !line.at && known(line.values[index])).map(line => svg("circle", { cx: at, cy: y(line.values[index]), r: 4, fill: `var(${line.color})`, stroke: "var(--card)", "stroke-width": 1.5 }))));
-    const told = tip ? tip(rows[index], index) : named.filter(line => !line.at && (line.values[index] || lines.length)).map(line => [line.name, format(line.values[index])]);
-    bubble.replaceChildren(el("b", {}, `Step ${whole(rows[index].step)}`), ...told.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, name), el("span", {}, value))));
+    const values = tip ? tip(rows[index], index) : named.filter(line => !line.at && (line.values[index] || lines.length)).map(line => [line.name, format(line.values[index])]);
+    bubble.replaceChildren(el("b", {}, `Step ${whole(rows[index].step)}`), ...values.map(([name, value]) => el("div", {}, el("span", { class: "muted" }, name), el("span", {}, value))));
     const side = at > width / 2 ? at - bubble.offsetWidth - 12 : at + 12;
     bubble.style.left = `${Math.max(0, Math.min(width - bubble.offsetWidth, side))}px`;
   }
@@ -121,7 +121,7 @@ function chart({ label, unit, rows = steps, lines = [], stacks = [], marks = [],
   return figure;
 }
 
-// A batch that several steps are made with is one row.
+// A batch that is used for several steps is one row.
 const [STEP, STEPS] = steps.at(-1)?.step > steps.length ? ["batch", "batches"] : ["step", "steps"];
 const smoothed = WINDOW > 1 ? `Running mean of ${WINDOW} ${STEPS}.` : "";
 
@@ -147,7 +147,7 @@ function headline() {
     el("div", { class: i === 0 ? "first" : null }, el("dt", {}, name), el("dd", {}, value, note && el("span", { class: "note" }, note)))));
 }
 
-// Other runs beside this one: the same running mean, over their own steps.
+// Other runs for comparison: the same running mean, over their own steps.
 const otherRuns = () => run.beside.filter(other => other.steps.length).map((other, i) => ({
   name: other.name, color: ["--c3", "--c4", "--c2"][i % 3], at: other.steps.map(row => row[0]),
   values: other.steps.map((_, n) => mean(other.steps.slice(Math.max(0, n + 1 - WINDOW), n + 1).map(([, reward, episodes]) => ({ reward, episodes })), "reward")),
@@ -159,9 +159,9 @@ function rewardSection() {
   if (run.afterWarmup) marks.push({ name: "after warm-up", value: run.afterWarmup.reward, at: Math.min(0, steps[0].step), color: "--c3" });
   const raw = steps.map(step => step.reward), average = running(rows => mean(rows, "reward"));
   const notes = [
-    run.baseline && `The random policy was played ${plural(run.baseline.episodes, "episode")}.`,
+    run.baseline && `The random policy's reward is the mean of ${plural(run.baseline.episodes, "episode")}.`,
     run.warmup && `Warm-up: ${run.warmup}`,
-    run.afterWarmup && `The reward right after it is over ${plural(run.afterWarmup.episodes, "episode")}.`,
+    run.afterWarmup && `The reward after it is the mean of ${plural(run.afterWarmup.episodes, "episode")}.`,
   ].filter(Boolean);
   const figure = chart({
     label: `Mean reward of each ${STEP}`, unit: "mean reward of an episode", height: 320, marks,
@@ -201,7 +201,7 @@ function curveSections() {
 // Learning rates and divergences are small.
 const exact = value => known(value) ? (value !== 0 && Math.abs(value) < 0.01 ? value.toExponential(1).replace("-", "−") : decimal(value)) : "–";
 
-// Of a run without steps, such as a rollout: how the returns of all its episodes are spread.
+// For a run without steps, such as a rollout: the distribution of the returns.
 function returnSection() {
   if (steps.length > 1 || !run.returns.length) return null;
   const count = sum(run.returns.map(row => row[2]));
@@ -225,7 +225,7 @@ function toolSection() {
   const totals = counts(steps, "tool_calls");
   if (!totals.length) return section("Tool calls", "No tool was called.");
   const colors = ["--c0", "--c1", "--c2", "--c3", "--c4"];
-  // A learning model makes up tool names: what is rare is shown together.
+  // A learning model invents tool names: rare ones are shown together.
   const all = sum(totals.map(([, count]) => count)), frequent = totals.filter(([, count], i) => i < 5 && count >= all * 0.01);
   const rare = totals.slice(frequent.length).map(([name]) => name);
   const shown = frequent.map(([name], i) => ({ name: name.length > 40 ? `${name.slice(0, 39)}…` : name, color: colors[i], of: step => countOf(step.tool_calls, name) }));
@@ -254,8 +254,8 @@ function timeSection() {
 function failureSection() {
   const totals = counts(steps, "failures"), dropped = sum(steps.map(step => step.dropped_groups)), episodes = sum(steps.map(step => step.episodes));
   const groups = dropped ? `${plural(dropped, "group")} had too few valid members and ${dropped === 1 ? "was" : "were"} dropped.` : "No group was dropped.";
-  if (!totals.length) return section("Failures", `None in ${plural(episodes, "episode")}: nothing broke, and nothing was played again. ${dropped ? groups : ""}`);
-  return section("Failures", `Broken by the world, not by the policy: never scored, played again on a fresh session where the budget allows. ${groups}`,
+  if (!totals.length) return section("Failures", `None in ${plural(episodes, "episode")}: no attempt failed. ${dropped ? groups : ""}`);
+  return section("Failures", `Infrastructure failures, not caused by the policy: never scored, and retried in a fresh session within the budget. ${groups}`,
     el("table", { class: "kinds" }, el("thead", {}, el("tr", {}, ["kind", "attempts", steps.length > 1 && "steps"].filter(Boolean).map(name => el("th", { scope: "col" }, name)))),
       el("tbody", {}, totals.map(([name, count]) => {
         const at = steps.filter(step => countOf(step.failures, name)).map(step => step.step), [first, last] = [at[0], at.at(-1)];
@@ -314,7 +314,7 @@ function episodeSection() {
     if (!order.value) visible.reverse();
     if (size) visible.sort((a, b) => size(a) - size(b) || a - b);
     list.replaceChildren(...visible.map(i => rows[i]));
-    const kept = run.numSamples > run.samples.length ? ` kept in this page, spread evenly over the ${whole(run.numSamples)} recorded` : "";
+    const kept = run.numSamples > run.samples.length ? ` shown, spread evenly over the ${whole(run.numSamples)} recorded` : "";
     count.textContent = visible.length === run.samples.length ? `${plural(run.samples.length, "trajectory").replace("trajectorys", "trajectories")}${kept}` : `${whole(visible.length)} of ${whole(run.samples.length)}${kept}`;
     if (!visible.includes(selected)) select(visible[0], true);
   }
@@ -336,5 +336,5 @@ document.getElementById("page").replaceChildren(...[
   steps.length > 1 && rewardSection(),
   steps.length && el("div", { class: "grid" }, ...[returnSection(), ...curveSections(), ...lengthSections(), toolSection(), endSection(), timeSection(), failureSection()].filter(Boolean)),
   episodeSection(), settingsSection(), provenanceSection(), steps.length > 1 && tableSection(),
-  el("footer", {}, "Written by ors-gym. This page holds everything it shows and loads nothing."),
+  el("footer", {}, "Written by ors-gym. This page is self-contained and loads nothing."),
 ].filter(Boolean));

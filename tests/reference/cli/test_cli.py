@@ -341,7 +341,7 @@ def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, st
         (["rollout", "{url}", "--sampling", "temperature=1"], "is for --policy openai:MODEL"),
         (["rollout", "{url}", "--resume"], "name it with --out"),
         (["rollout", "{url}", "--out", "README.md"], "is there already: --resume goes on with it"),
-        (["rollout", "{url}", "--out", __file__, "--resume"], "line 1 is no trajectory"),
+        (["rollout", "{url}", "--out", __file__, "--resume"], "line 1 is not a trajectory"),
         (["rollout", "{url}", "--out", "tests", "--resume"], "--out: [Errno 21] Is a directory: 'tests'"),
         (["rollout", "{url}", "--report", "tests"], "--report: [Errno 21] Is a directory"),
         (["rollout", "{url}", "--report", "README.md/page.html"], "--report: [Errno 17] File exists: 'README.md'"),

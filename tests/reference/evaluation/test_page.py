@@ -116,4 +116,4 @@ def test_episodes_beyond_the_pages_limit_are_said_to_be_in_the_file(evaluation, 
     limits = EvaluationPageLimits(episode_bytes=0)
     page, complaints = rendered(write_evaluation_page(tmp_path / "page.html", evaluation, limits=limits), tmp_path)
     assert complaints == []
-    assert "This page does not hold the episode" in text_of(page)
+    assert "This page does not contain the episode" in text_of(page)

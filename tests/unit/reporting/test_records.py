@@ -182,10 +182,10 @@ def test_a_torn_last_line_is_skipped_and_said_so(path: Path, caplog, kept: float
         file.truncate(size)
 
     assert len(list(read_trajectories(path))) == 1
-    assert "line 2 is torn" in caplog.text
+    assert "skipped torn line 2" in caplog.text
 
     with TrajectoryWriter(path) as writer:
-        assert "ended in a torn line, which was cut off" in caplog.text
+        assert "ended in a torn line, which was removed" in caplog.text
         assert path.stat().st_size == whole
         writer.write(episode(exchanges=called(ToolCall("look"), ToolOutput())))
     assert [each.num_turns for each in read_trajectories(path)] == [0, 1]
@@ -285,12 +285,12 @@ def test_what_is_no_json_is_written_all_the_same(path: Path):
     ("line", "words"),
     [
         ('{"format": "other"}', "its format is 'other'"),
-        ('{"format": "ors-gym/trajectory", "version": 1}', "version 1"),
-        ('{"format": "ors-gym/trajectory", "version": 2}', "line 1 is no trajectory"),
-        ("[" * 100_000, "line 1 is no trajectory"),
-        ("[1]", "line 1 is no trajectory"),
-        ("[project]", "line 1 is no trajectory"),
-        ('{"format": "other", "torn', "line 1 is no trajectory"),
+        ('{"format": "ors-gym/trajectory", "version": 1}', "version is 1"),
+        ('{"format": "ors-gym/trajectory", "version": 2}', "line 1 is not a trajectory"),
+        ("[" * 100_000, "line 1 is not a trajectory"),
+        ("[1]", "line 1 is not a trajectory"),
+        ("[project]", "line 1 is not a trajectory"),
+        ('{"format": "other", "torn', "line 1 is not a trajectory"),
     ],
 )
 def test_another_file_is_refused_with_the_line_and_the_reason(tmp_path: Path, line: str, words: str):
@@ -305,7 +305,7 @@ def test_another_file_is_never_written_to(tmp_path: Path, text: str):
     path = tmp_path / "pyproject.toml"
     path.write_text(text)
 
-    with pytest.raises(ValueError, match="line 1 is no trajectory"):
+    with pytest.raises(ValueError, match="line 1 is not a trajectory"):
         TrajectoryWriter(path)
     assert path.read_text() == text
 

@@ -143,7 +143,9 @@ def test_hostile_text_stays_text(tmp_path):
     assert "\u2028" not in path.read_text(encoding="utf-8").partition("<body>")[2]
     run = data_of(path)
     assert run["title"] == run["samples"][0]["events"][0]["parts"][0]["text"] == HOSTILE
-    assert run["samples"][0]["events"][2]["parts"][1] == {"left_out": "an image that is not base64 of an image type"}
+    assert run["samples"][0]["events"][2]["parts"][1] == {
+        "left_out": "an image that is not base64 data of an image type"
+    }
 
 
 @given(text=st.text(st.characters(exclude_categories=())))

@@ -49,7 +49,7 @@ def test_returns_of_all_episodes_are_drawn_however_few_are_kept(tmp_path):
 
 def test_a_page_of_something_else_is_refused_beside_a_run(tmp_path):
     (tmp_path / "other.html").write_text("<p>hello</p>")
-    with pytest.raises(ValueError, match="no page of ors-gym"):
+    with pytest.raises(ValueError, match="not a page of ors-gym"):
         written(tmp_path, RunRecord("run", beside={"other": tmp_path / "other.html"}))
 
 
