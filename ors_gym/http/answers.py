@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "EVENT_STREAM",
     "NO_STORE",
+    "ASGIApp",
     "Message",
     "Receive",
     "RefusedError",
@@ -23,6 +24,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NO_STORE = (b"cache-control", b"no-store")
 """Sent with every answer, because a cache would give one session's prompt to another."""

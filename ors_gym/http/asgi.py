@@ -11,17 +11,14 @@ streams behave as on a network. Lifespan events are left to the caller.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import httpx
 
-__all__ = ["ASGIApp", "ASGITransport"]
+from ors_gym.http.answers import ASGIApp, Message
 
-Message: TypeAlias = MutableMapping[str, Any]
-ASGIApp: TypeAlias = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
+__all__ = ["ASGITransport"]
 
 
 class ASGITransport(httpx.AsyncBaseTransport):

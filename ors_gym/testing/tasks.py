@@ -9,7 +9,6 @@ agree for one task, in another session, beside other sessions and in another pro
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import random
 import time
@@ -21,17 +20,17 @@ from ors_gym.client.client import ORSClient
 from ors_gym.client.session import Session
 from ors_gym.errors import ORSError, ToolFailedError
 from ors_gym.spaces.spaces import ToolCallSpace
-from ors_gym.types import Block, TextBlock, ToolOutput
+from ors_gym.types import ToolOutput, shown_blocks
 
-__all__ = ["Finding", "Playout", "TaskReport", "difference", "outcome_shown", "probe_tasks", "shown_blocks"]
+__all__ = ["Finding", "Playout", "TaskReport", "difference", "outcome_shown", "probe_tasks"]
 
 Playout: TypeAlias = tuple[str, ...]
 """What an episode showed: the prompt, then the result of each move."""
 
 NUM_TASKS = 8
 NUM_MOVES = 12
-ALIKE_SECONDS = 1.1
-"""Time between the two openings of a task, more than the second that clocks are read to."""
+CLOCK_SECONDS = 1.1
+"""Time between the two openings of a task on another machine, more than the second that clocks are read to."""
 
 _MEANINGS = {
     "repeatable": "a task is the same episode each time",
@@ -74,14 +73,6 @@ class TaskReport:
     def ok(self) -> bool:
         """No property that has to hold is known to fail."""
         return not self.faults
-
-
-def shown_blocks(blocks: Sequence[Block]) -> str:
-    """What an agent sees, as one text; pictures by their content."""
-    return "\n".join(
-        block.text if isinstance(block, TextBlock) else hashlib.sha256(block.data.encode()).hexdigest()
-        for block in blocks
-    )
 
 
 def outcome_shown(output: ToolOutput) -> str:
@@ -169,11 +160,12 @@ class _Probe:
             first = first[: self.first_walk]
             self.walks, self.attempts = 1, self.first_walk - 1
         self.walk_seconds = math.inf
+        waits = 0.0 if not self.num_moves else CLOCK_SECONDS if self.elsewhere is None else 1 - time.time() % 1
+        ready = time.monotonic() + waits
         self.playouts.append(first)
-        if num_tasks > 1:
-            self.playouts.append(await self._play(self.client, 1))
-        if self.num_moves:
-            await asyncio.sleep(began + ALIKE_SECONDS - time.monotonic())
+        while len(self.playouts) < num_tasks and (len(self.playouts) < 2 or time.monotonic() < ready):
+            self.playouts.append(await self._play(self.client, len(self.playouts)))
+        await asyncio.sleep(ready - time.monotonic())
         parts = difference(first, await self._play(self.client, 0))
         self._judge(
             "repeatable",
@@ -191,7 +183,7 @@ class _Probe:
             await self._judge_elsewhere(self.elsewhere, first)
         if at_once and self.judged.isdisjoint({"independent"}):
             await self._judge_at_once(self.playouts[:2])
-        for index in range(2, num_tasks):
+        for index in range(len(self.playouts), num_tasks):
             self.playouts.append(await self._play(self.client, index))
 
     def _judge(self, name: str, holds: bool, message: str, remedy: str, *, is_fault: bool = True) -> None:

@@ -13,6 +13,7 @@ from ors_gym.types.messages import (
     TextBlock,
     ToolCallBlock,
     ToolResultBlock,
+    shown_blocks,
     text_of,
 )
 from ors_gym.types.tools import (
@@ -45,5 +46,6 @@ __all__ = [
     "ToolOutput",
     "ToolResultBlock",
     "ToolSpec",
+    "shown_blocks",
     "text_of",
 ]

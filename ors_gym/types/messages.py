@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
@@ -20,6 +21,7 @@ __all__ = [
     "ToolResultBlock",
     "block_to_wire",
     "blocks_from_wire",
+    "shown_blocks",
     "text_of",
 ]
 
@@ -87,6 +89,14 @@ MessageBlock: TypeAlias = TextBlock | ImageBlock | ReasoningBlock | ToolCallBloc
 def text_of(blocks: Sequence[MessageBlock]) -> str:
     """The text of the text blocks, joined by newlines."""
     return "\n".join(block.text for block in blocks if isinstance(block, TextBlock))
+
+
+def shown_blocks(blocks: Sequence[Block]) -> str:
+    """What an agent sees, as one text; pictures by their content."""
+    return "\n".join(
+        block.text if isinstance(block, TextBlock) else hashlib.sha256(block.data.encode()).hexdigest()
+        for block in blocks
+    )
 
 
 def blocks_from_wire(wire: Any, record: str) -> tuple[Block, ...]:

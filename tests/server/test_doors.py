@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from ors_gym import ORSClient
-from ors_gym.http.asgi import ASGIApp, ASGITransport
+from ors_gym.http.answers import ASGIApp
+from ors_gym.http.asgi import ASGITransport
 from ors_gym.types import ToolOutput
 from ors_gym_server import Environment, create_app, tool
 from ors_gym_server.asgi.processes import num_processes

@@ -28,7 +28,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
-from ors_gym.http.asgi import ASGIApp
+from ors_gym.http.answers import ASGIApp
 from ors_gym_ray.serve.ingress import Ingress
 from ors_gym_ray.serve.registry import Registry
 from ors_gym_ray.serve.replica import Replica

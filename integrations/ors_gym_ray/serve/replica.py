@@ -15,7 +15,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from ors_gym.http.asgi import ASGIApp
+from ors_gym.http.answers import ASGIApp
 from ors_gym_ray.serve.registry import REPORT_SECONDS, Heartbeat, HeartbeatReply, replica_of
 
 __all__ = ["Replica"]

@@ -24,8 +24,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from ors_gym.spaces.native import NATIVE_TASK, NativeOptions
-from ors_gym.testing.tasks import shown_blocks
-from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput
+from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput, shown_blocks
 from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
 from ors_gym_server.adapters.gymnasium_episode import AnyEnv, EnvFactory, GymnasiumEpisode, Screen
 from ors_gym_server.adapters.known_environments import Formatter, action_names_of, known_of

@@ -90,7 +90,8 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
 
     def rehearsal() -> None:
         if not arguments.no_rehearsal:
-            notes.extend(_rehearse(environments, isolated=arguments.isolated is not None))
+            with console.status("Trying the first tasks in two processes (--no-rehearsal leaves it out) …"):
+                notes.extend(_rehearse(environments, isolated=arguments.isolated is not None))
 
     api_key = arguments.api_key or os.environ.get("ORS_API_KEY")
     port: int | None = arguments.port

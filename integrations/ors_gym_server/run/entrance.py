@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from ors_gym.http.answers import Receive, RefusedError, Scope, Send, refuse
-from ors_gym.http.asgi import ASGIApp
+from ors_gym.http.answers import ASGIApp, Receive, RefusedError, Scope, Send, refuse
 
 __all__ = ["Entrance", "is_loopback"]
 

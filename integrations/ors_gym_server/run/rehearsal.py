@@ -12,29 +12,22 @@ import contextlib
 import json
 import os
 import pickle
-import random
 import re
 import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import cloudpickle
-import numpy as np
 
 from ors_gym.client.client import ORSClient
-from ors_gym.http.asgi import ASGIApp
 from ors_gym.testing.tasks import Finding, TaskReport, probe_tasks
-from ors_gym_server.asgi.app import create_app
 from ors_gym_server.authoring.environment import Environment
-from ors_gym_server.run.serve import listen, run_app
 
-__all__ = ["RehearsalError", "lines_about", "live", "rehearse"]
+__all__ = ["RehearsalError", "lines_about", "rehearse"]
 
 T = TypeVar("T")
 
@@ -46,7 +39,7 @@ SECONDS = 20.0
 
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from ors_gym_server.run.rehearsal import live; live()"
+    "from ors_gym_server.run.stage import live; live()"
 )
 _NO_DISPLAY = re.compile(
     r"OpenGL|\bE?GLX?\b|glfw|osmesa|X11|\bDISPLAY\b|video ?device|video driver|no such display|pyglet", re.IGNORECASE
@@ -73,7 +66,11 @@ def rehearse(environments: Sequence[type], *, seconds: float = SECONDS) -> list[
         key = secrets.token_hex(16)
         stages = [stack.enter_context(_Stage(pickled, key, reseeds=reseeds)) for reseeds in (False, True)]
         work = _try_all(environments, stages[0].url, stages[1].url, key, seconds)
-        reports = asyncio.run(_while_they_live(stages, work))
+        try:
+            reports = asyncio.run(_while_they_live(stages, work))
+        finally:
+            for each in stages:  # both at once, before either is waited for
+                each.end()
     for report in reports:
         failure = next((each.message for each in report.findings if each.name == "starts"), "")
         if _NO_DISPLAY.search(failure):
@@ -163,10 +160,14 @@ class _Stage:
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return " ".join(lines[-3:]) or "it printed nothing"
 
-    def __exit__(self, *exc_info: object) -> None:
+    def end(self) -> None:
+        """Let it end, by the end of its input."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -175,39 +176,6 @@ class _Stage:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._output.close()
-
-
-def live() -> None:
-    """Serve the environments that stdin brings until it is closed: the program of a stage."""
-    key, reseeds = pickle.load(sys.stdin.buffer)
-    app = create_app(cloudpickle.load(sys.stdin.buffer), api_key=key)
-    listener = listen("127.0.0.1", 0)
-    output, sys.stdout = sys.stdout, sys.stderr  # environments print
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    run_app(
-        _reseeding(app) if reseeds else app,
-        listener,
-        partial(print, url, file=output, flush=True),
-        limits=app.limits,
-        drain_seconds=1.0,
-    )
-
-
-def _end_with(stream: Any) -> None:
-    stream.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _reseeding(app: ASGIApp) -> ASGIApp:
-    """Leave the global random generators in another state before each request, as other sessions do."""
-
-    async def reseeding(scope: Any, receive: Any, send: Any) -> None:
-        random.seed()
-        np.random.seed()
-        await app(scope, receive, send)
-
-    return reseeding
 
 
 def lines_about(report: TaskReport, cured: Sequence[str] = ()) -> Iterator[str]:

@@ -15,7 +15,7 @@ from functools import partial
 
 import uvicorn
 
-from ors_gym.http.asgi import ASGIApp
+from ors_gym.http.answers import ASGIApp
 from ors_gym_server.asgi.app import create_app
 from ors_gym_server.asgi.protocol import limited_protocol, sweep
 from ors_gym_server.run.children import become_init, end_children, not_inherited

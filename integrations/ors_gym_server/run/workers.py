@@ -30,8 +30,7 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any, Protocol
 
-from ors_gym.http.answers import RefusedError
-from ors_gym.http.asgi import ASGIApp
+from ors_gym.http.answers import ASGIApp, RefusedError
 from ors_gym.http.proxy import StickyProxy
 from ors_gym_server.asgi.app import ORSApp
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,9 @@ def test_a_rehearsal_finds_what_depends_on_the_process(rehearsed):
 def test_an_environment_that_ends_its_process_is_told_before_it_is_served():
     with pytest.raises(RehearsalError, match=r"\(Aborted\): .*X11: The DISPLAY.*set MUJOCO_GL=egl for MuJoCo"):
         rehearse([Fatal])
+
+
+def test_the_processes_of_a_rehearsal_start_without_a_client():
+    code = "import sys, ors_gym_server.run.stage; print({'httpx', 'rich', 'ors_gym.client'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "set()\n"
