@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -69,6 +69,20 @@ YOURS = {
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_training_arguments(parser)
+    parser.add_argument("--baseline-episodes", type=int, metavar="N", help="of a random policy, beforehand (256 / 32)")
+    where = parser.add_argument_group("where")
+    where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")
+    where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
+    where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
+    where.add_argument("--trajectories", action="store_true", help="write every episode to trajectories.jsonl")
+    where.add_argument("--beside", metavar="PAGE", action="append", default=[], help="draw another run's rewards too")
+    where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
+    return with_defaults(parser.parse_args())
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a run on one machine and a run on a cluster share."""
     what = parser.add_argument_group("what to train on what")
     what.add_argument("--model", help="a hub name or a path; without it a tiny model is made here")
     what.add_argument("--url", help="an ORS server; without it one is started here (examples/buttons.py)")
@@ -81,20 +95,15 @@ def parse_arguments() -> argparse.Namespace:
     how.add_argument("--learning-rate", type=float, metavar="LR", help="(1e-3 / 1e-6)")
     how.add_argument("--max-turns", type=int, metavar="N", help="of an episode (3 / 16)")
     how.add_argument("--max-completion-length", type=int, metavar="N", help="tokens of an episode (96 / 4096)")
-    how.add_argument("--baseline-episodes", type=int, metavar="N", help="of a random policy, beforehand (256 / 32)")
     how.add_argument("--parser", default="auto", help="how the model writes tool calls (default: %(default)s)")
+    how.add_argument("--vllm-server", metavar="URL", help="sample from this vLLM server, not in this process")
     how.add_argument("--seed", type=int, default=0)
-    where = parser.add_argument_group("where")
-    where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")
-    where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
-    where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
-    where.add_argument("--vllm-server", metavar="URL", help="sample from this vLLM server, not in this process")
-    where.add_argument("--trajectories", action="store_true", help="write every episode to trajectories.jsonl")
-    where.add_argument("--beside", metavar="PAGE", action="append", default=[], help="draw another run's rewards too")
-    where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
-    arguments = parser.parse_args()
+
+
+def with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with the defaults of the tiny model, or of a model of yours."""
     for name, value in (TINY if arguments.model is None else YOURS).items():
-        if getattr(arguments, name) is None:
+        if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
     return arguments
 
@@ -144,7 +153,9 @@ async def ask_server(url: str, env_name: str | None) -> tuple[str, ToolList]:
         return env_name, await client.list_tools(env_name)
 
 
-def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[Any, Any]:
+def make_tiny_model(
+    tools: ToolList, seed: int, advance_to: Callable[[float], None] = lambda share: None
+) -> tuple[Any, Any]:
     """A model that knows how a tool call is written, and nothing of the task; and its tokenizer."""
     import torch
     from tiny_model import make_model, make_tokenizer, warm_up
@@ -154,22 +165,27 @@ def make_tiny_model(tools: ToolList, seed: int, progress: RunProgress) -> tuple[
     torch.set_num_threads(1)  # on so small a model more threads only wait for each other
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed=seed)
-    with progress.phase("Warming up the model on the form of tool calls, blind to the task") as phase:
-        for share in warm_up(model, tokenizer, template_tools(tools) or [], seed=seed):
-            phase.advance_to(share)
+    for share in warm_up(model, tokenizer, template_tools(tools) or [], seed=seed):
+        advance_to(share)
     return model, tokenizer
 
 
-def make_config(arguments: argparse.Namespace) -> Any:
-    """GRPO's settings: small steps at a high rate for the tiny model, TRL's own otherwise."""
+def make_config(arguments: argparse.Namespace, output: Path, ranks: int = 1, **further: Any) -> Any:
+    """GRPO's settings: small steps at a high rate for the tiny model, TRL's own otherwise.
+
+    A batch is the same whatever the number of ``ranks``, each of which plays and learns from its part.
+    """
     import torch
     from trl import GRPOConfig
 
     tiny = arguments.model is None
     on_cpu = tiny or not torch.cuda.is_available()
-    settings: dict[str, Any] = {}
+    prompts_per_rank, left_over = divmod(arguments.prompts_per_step, ranks)
+    if left_over:
+        raise ValueError(f"{arguments.prompts_per_step} prompts cannot be shared evenly by {ranks} ranks")
+    settings: dict[str, Any] = {"save_strategy": "no" if tiny else "steps"}
     if tiny:
-        settings = {
+        settings |= {
             "num_iterations": 4,  # episodes cost more than updates, and clipping allows a few from each batch
             "adam_beta2": 0.95,  # after a quiet stretch, one surprising batch would else throw the policy far off
             "entropy_coef": 0.01,  # a color that is never pressed can never be learned
@@ -183,15 +199,14 @@ def make_config(arguments: argparse.Namespace) -> Any:
             "vllm_importance_sampling_mode": "token_truncate",  # a product over all turns would mask long episodes
         }
     return GRPOConfig(
-        output_dir=str(arguments.output),
-        per_device_train_batch_size=arguments.group_size * (arguments.prompts_per_step if tiny else 1),
-        gradient_accumulation_steps=1 if tiny else arguments.prompts_per_step,
+        output_dir=str(output),
+        per_device_train_batch_size=arguments.group_size * (prompts_per_rank if tiny else 1),
+        gradient_accumulation_steps=1 if tiny else prompts_per_rank,
         num_generations=arguments.group_size,
         max_steps=arguments.steps,
         max_completion_length=arguments.max_completion_length,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type="constant",
-        save_strategy="no" if tiny else "steps",
         temperature=1.0,
         beta=0.0,
         logging_steps=1,
@@ -202,7 +217,7 @@ def make_config(arguments: argparse.Namespace) -> Any:
         gradient_checkpointing=not tiny,
         dataloader_pin_memory=not on_cpu,
         seed=arguments.seed,
-        **settings,
+        **settings | further,
     )
 
 
@@ -226,7 +241,10 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
     # TRL still uses names that transformers deprecates.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     tiny = arguments.model is None
-    model, tokenizer = make_tiny_model(tools, arguments.seed, progress) if tiny else (arguments.model, None)
+    model, tokenizer = arguments.model, None
+    if tiny:
+        with progress.phase("Warming up the model on the form of tool calls, blind to the task") as phase:
+            model, tokenizer = make_tiny_model(tools, arguments.seed, phase.advance_to)
 
     limits = RolloutLimits(max_turns=arguments.max_turns)
     host: Any = None
@@ -279,7 +297,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
-        args=make_config(arguments),
+        args=make_config(arguments, arguments.output),
         train_dataset=rollouts.train_dataset,
         rollout_func=rollouts.rollout_func,
         reward_funcs=rollouts.reward_funcs,

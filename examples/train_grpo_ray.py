@@ -1,11 +1,15 @@
 r"""Train with GRPO on a Ray cluster: N trainer ranks, M rollout actors, and a checkpoint to go on from.
 
-Each rank is a worker of Ray Train that holds the model and plays its slice of each batch; the episodes live in actors
+Each rank is a worker of Ray Train that holds the model and plays its part of each batch; the episodes live in actors
 of the same cluster. Without arguments a tiny model learns on this machine, on a CPU:
 
     python examples/train_grpo_ray.py
     python examples/train_grpo_ray.py --ranks 4 --actors 8 --address auto --model Qwen/Qwen3-0.6B --use-gpu \
         --url http://my-server:8080 --env wordle --storage /shared/runs
+
+A batch has ``--prompts-per-step`` tasks in all, whatever the number of ranks. Where a rank or its node is lost, all
+ranks start again from the last checkpoint: as many as before, or, with ``--min-ranks``, as many as fit. A run that was
+stopped goes on when it is started again with the same ``--storage`` and ``--name``.
 
 On a cluster the server, the storage folder and the examples' folder must be reachable from every node
 (``ray job submit --working-dir .`` takes care of the last).
@@ -15,18 +19,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from train_grpo import SOLVED, add_training_arguments, ask_server, local_server, make_config, with_defaults
+
+from ors_gym.client import Portal
 
 PLACES = 64
 """Episodes that one actor plays at once."""
@@ -34,68 +44,78 @@ PLACES = 64
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a hub name or a path; without it a tiny model is made here")
-    parser.add_argument("--url", help="an ORS server; without it one is started here (examples/buttons.py)")
-    parser.add_argument("--env", default="buttons", help="the environment's name (default: %(default)s)")
-    parser.add_argument("--ranks", type=int, default=2, help="trainer ranks (default: %(default)s)")
-    parser.add_argument("--actors", type=int, default=1, help="rollout actors of each rank (default: %(default)s)")
-    parser.add_argument("--use-gpu", action="store_true", help="give each rank a GPU")
-    parser.add_argument("--steps", type=int, default=150, help="updates (default: %(default)s)")
-    parser.add_argument("--save-steps", type=int, default=50, help="updates between checkpoints (default: %(default)s)")
-    parser.add_argument("--max-rank-failures", type=int, default=3, help="restarts of the ranks (default: %(default)s)")
-    parser.add_argument("--address", help="a Ray cluster to join; without it Ray is started here")
-    parser.add_argument("--storage", type=Path, default=Path("runs/ray"), help="a folder (default: %(default)s)")
-    return parser.parse_args()
+    add_training_arguments(parser)
+    where = parser.add_argument_group("where")
+    where.add_argument("--ranks", type=int, default=2, help="trainer ranks (default: %(default)s)")
+    where.add_argument("--min-ranks", type=int, metavar="N", help="go on with no fewer than these if nodes are lost")
+    where.add_argument("--actors", type=int, default=1, help="rollout actors of each rank (default: %(default)s)")
+    where.add_argument("--use-gpu", action="store_true", help="give each rank a GPU")
+    where.add_argument("--address", help="a Ray cluster to join; without it Ray is started here")
+    kept = parser.add_argument_group("what is kept")
+    kept.add_argument("--storage", type=Path, default=Path("runs/ray"), help="a folder (default: %(default)s)")
+    kept.add_argument("--name", default="grpo", help="of the run, there (default: %(default)s)")
+    kept.add_argument("--save-steps", type=int, default=50, help="updates between checkpoints (default: %(default)s)")
+    kept.add_argument("--max-failures", type=int, default=3, help="restarts of the ranks (default: %(default)s)")
+    kept.add_argument("--trajectories", action="store_true", help="write every episode, to a file of each rank")
+    return with_defaults(parser.parse_args())
 
 
 def train_rank(settings: dict[str, Any]) -> None:
     """What each rank runs."""
     import ray.train
-    import torch
     from ray.train.huggingface.transformers import RayTrainReportCallback
-    from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from train_grpo import make_tiny_model
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOTrainer
 
     from ors_gym import RolloutLimits
     from ors_gym_ray import RolloutPool
-    from ors_gym_trl import ORSRollouts
+    from ors_gym_trl import ORSRollouts, TrajectoryCallback
 
-    tiny = settings["model"] is None
-    model, tokenizer = make_tiny_model(settings) if tiny else (settings["model"], None)
-    limits = RolloutLimits(max_turns=3 if tiny else 16)
-    actor_options = {"num_cpus": 0 if tiny else 1}  # where actors ask for CPUs, the ranks must leave them some
-    with (
-        RolloutPool(
-            settings["url"],
-            num_actors=settings["actors"],
-            episodes_per_actor=PLACES,
-            limits=limits,
-            actor_options=actor_options,
-            name=f"rank{ray.train.get_context().get_world_rank()}",
-        ) as pool,
-        ORSRollouts(
-            settings["url"], env_name=settings["env"], host=pool, max_turn_tokens=8 if tiny else None
-        ) as rollouts,
-    ):
-        config = GRPOConfig(
-            output_dir=str(Path(settings["storage"]) / f"rank{ray.train.get_context().get_world_rank()}"),
-            per_device_train_batch_size=64 if tiny else 8,
-            num_generations=8,
-            max_steps=settings["steps"],
-            max_completion_length=96 if tiny else 4096,
-            learning_rate=1e-3 if tiny else 1e-6,
-            lr_scheduler_type="constant",
-            max_grad_norm=0.2,
-            num_iterations=4 if tiny else 1,
-            save_steps=settings["save_steps"],
+    class Progress(TrainerCallback):
+        """Says how it goes, and ends the demo when nothing is left to learn. Every rank logs the same rewards."""
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            rewards = [log["reward"] for log in state.log_history if "reward" in log][-10:]
+            if rank == 0 and state.global_step % 20 == 1:
+                print(f"step {state.global_step}: mean reward of the last batches {fmean(rewards):.2f}", flush=True)
+            if tiny and len(rewards) == 10 and fmean(rewards) >= SOLVED:
+                control.should_training_stop = control.should_save = True
+
+    arguments = argparse.Namespace(**settings)
+    context = ray.train.get_context()
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    tiny = arguments.model is None
+    model, tokenizer = make_tiny_model(arguments.tools, arguments.seed) if tiny else (arguments.model, None)
+    pool = RolloutPool(
+        arguments.url,
+        num_actors=arguments.actors,
+        episodes_per_actor=PLACES,
+        limits=RolloutLimits(max_turns=arguments.max_turns),
+        actor_options={"num_cpus": 0 if tiny else 1},  # where actors ask for CPUs, the ranks must leave them some
+        name=f"{arguments.name}-rank{rank}",
+    )
+    rollouts = ORSRollouts(
+        arguments.url,
+        env_name=arguments.env,
+        split=arguments.split,
+        host=pool,
+        parser=arguments.parser,
+        max_turn_tokens=8 if tiny else None,
+    )
+    with pool, rollouts:
+        folder = Path(arguments.storage)
+        callbacks: list[Any] = [RayTrainReportCallback(), Progress()]  # type: ignore[no-untyped-call]
+        if arguments.trajectories:
+            callbacks.append(TrajectoryCallback(rollouts, folder / f"{arguments.name}.jsonl"))
+        config = make_config(
+            arguments,
+            folder / f"{arguments.name}-rank{rank}",
+            ranks,
+            save_strategy="steps",
+            save_steps=arguments.save_steps,
             save_total_limit=1,
-            logging_steps=10,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=torch.cuda.is_available(),
-            gradient_checkpointing=not tiny,
-            seed=7,
+            ddp_find_unused_parameters=False,
         )
         trainer = GRPOTrainer(
             model=model,
@@ -104,59 +124,59 @@ def train_rank(settings: dict[str, Any]) -> None:
             train_dataset=rollouts.train_dataset,
             rollout_func=rollouts.rollout_func,
             reward_funcs=rollouts.reward_funcs,
-            callbacks=[RayTrainReportCallback()],  # type: ignore[no-untyped-call]
+            callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
         checkpoint = ray.train.get_checkpoint()
-        with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as folder:
-            trainer.train(resume_from_checkpoint=f"{folder}/checkpoint" if folder else None)
+        with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as saved:
+            trainer.train(resume_from_checkpoint=f"{saved}/checkpoint" if saved else None)
 
 
-def make_tiny_model(settings: dict[str, Any]) -> tuple[Any, Any]:
-    """A model that knows how a tool call is written, and nothing of the task; the same in each rank."""
-    import asyncio
-
-    import torch
-    from tiny_model import make_model, make_tokenizer, warm_up
-
-    from ors_gym import ORSClient
-    from ors_gym.policies.templates import template_tools
-
-    async def list_tools() -> Any:
-        async with ORSClient(settings["url"]) as client:
-            return await client.list_tools(settings["env"])
-
-    torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer, seed=0)
-    for _ in warm_up(model, tokenizer, template_tools(asyncio.run(list_tools())) or [], seed=0):
-        pass
-    return model, tokenizer
+def write_curve(checkpoint: Any, path: Path) -> list[tuple[int, float, float]]:
+    """Write what the ranks logged, with what each batch was worth: step, mean reward, seconds of training."""
+    with checkpoint.as_directory() as saved:
+        state = json.loads(Path(saved, "checkpoint", "trainer_state.json").read_text(encoding="utf-8"))
+    seconds = 0.0
+    curve: list[tuple[int, float, float]] = []
+    for log in state["log_history"]:
+        seconds += log.get("step_time", 0.0)
+        if "reward" in log:
+            curve.append((log["step"], log["reward"], seconds))
+    rows = [f"{step},{reward:.4f},{spent:.1f}" for step, reward, spent in curve]
+    path.write_text("\n".join(["step,reward,seconds", *rows]) + "\n", encoding="utf-8")
+    return curve
 
 
 def main() -> None:
     """Start a server if none is given, and train."""
-    from train_grpo import local_server
-
     arguments = parse_arguments()
+    arguments.storage = storage = str(arguments.storage.resolve())
+    ranks = arguments.ranks if arguments.min_ranks is None else (arguments.min_ranks, arguments.ranks)
+    if Path(storage, arguments.name).exists():
+        print(f"Going on from the last checkpoint in {Path(storage, arguments.name)}; another --name begins anew.")
     with contextlib.ExitStack() as cleanup:
-        url = arguments.url or cleanup.enter_context(local_server())
+        arguments.url = arguments.url or cleanup.enter_context(local_server())
+        with Portal() as portal:
+            arguments.env, arguments.tools = portal.run(ask_server(arguments.url, arguments.env))
         ray.init(address=arguments.address, log_to_driver=True)
         cleanup.callback(ray.shutdown)
         trainer = TorchTrainer(
             train_rank,
-            train_loop_config={**vars(arguments), "url": url, "storage": str(arguments.storage.resolve())},
-            scaling_config=ScalingConfig(num_workers=arguments.ranks, use_gpu=arguments.use_gpu),
+            train_loop_config=vars(arguments),
+            scaling_config=ScalingConfig(num_workers=ranks, use_gpu=arguments.use_gpu),
             run_config=RunConfig(
-                name="grpo",
-                storage_path=str(arguments.storage.resolve()),
-                failure_config=FailureConfig(max_failures=arguments.max_rank_failures),
+                name=arguments.name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=arguments.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
         )
         result = trainer.fit()
-        metrics = result.metrics or {}
-        print(f"Mean reward {metrics.get('reward', float('nan')):.2f} in the last logged batches; {result.checkpoint}")
+        curve = write_curve(result.checkpoint, path := Path(storage, f"{arguments.name}.csv"))
+        print(
+            f"Mean reward {fmean(reward for _, reward, _ in curve[-10:]):.2f} in the last ten batches, step by step in"
+        )
+        print(f"{path}; the model is in {result.checkpoint}")
 
 
 if __name__ == "__main__":

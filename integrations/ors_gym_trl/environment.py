@@ -23,6 +23,7 @@ from ors_gym.rollouts.tasks import TaskSampler, describe_tasks, load_tasks
 from ors_gym.trajectory import TaskRef, Trajectory, TrajectoryGroup
 from ors_gym.types import ToolList
 from ors_gym_trl.policy import TokenPolicy, UnseenImages
+from ors_gym_trl.rows import ReplacementOrder, Replacements
 from ors_gym_trl.tokens.conversation import ChatTokenizer
 
 __all__ = ["OpenSource", "Source"]
@@ -67,6 +68,9 @@ class Source:
     on is then no even sample of the tasks any more: see docs/trl.md."""
     max_replacements: int = 2
     """Groups that may be played, one after the other, in the place of an equal one."""
+    replacement_order: ReplacementOrder = "shuffled"
+    """Which tasks take the place of others: any, or under ``"history"`` first those whose latest group in this training
+    had returns that differ, then those that were not played yet. This draws few tasks often: see docs/trl.md."""
     score_group: bool = False
     """Ask the environment to score each group's episodes against each other: a second reward function."""
     host: EpisodeHost | None = None
@@ -108,6 +112,10 @@ class Source:
             raise ValueError(f"equal_groups must be 'keep' or 'replace', not {self.equal_groups!r}")
         if self.max_replacements < 1:
             raise ValueError("max_replacements must be at least 1")
+        if self.replacement_order not in ("shuffled", "history"):
+            raise ValueError(f"replacement_order must be 'shuffled' or 'history', not {self.replacement_order!r}")
+        if self.replacement_order == "history" and self.equal_groups == "keep":
+            raise ValueError("replacement_order='history' needs equal_groups='replace'")
         object.__setattr__(self, "env_name", self.env_name or Address.of(self.url).env_name)
         if not self.env_name:
             raise ValueError("env_name is needed: give the name of one of the server's environments")
@@ -119,7 +127,7 @@ class Source:
         """Refuse fields of a wrong type, in words that hold none of their values."""
         ServerURL.parse(Address.of(self.url).url)
         check_type("api_key", self.api_key, str)
-        for name in ("env_name", "name", "split", "unseen_images", "equal_groups"):
+        for name in ("env_name", "name", "split", "unseen_images", "equal_groups", "replacement_order"):
             check_type(name, getattr(self, name), str, none=False)
         for name in ("eval_split", "system"):
             check_type(name, getattr(self, name), str)
@@ -162,6 +170,11 @@ class Source:
         return any(len(values) > 1 and min(values) < max(values) for values in given)
 
     @property
+    def plays_other_tasks(self) -> bool:
+        """Whether another task's group may take the place of a group."""
+        return self.equal_groups == "replace" or self.failures.incomplete == "refill"
+
+    @property
     def needs_whole_groups(self) -> str | None:
         """What needs all members of a group in one process, in the words of the argument that asks for it."""
         if self.score_group:
@@ -186,6 +199,8 @@ class OpenSource:
         self.source = source
         self._portal = portal
         self._client = portal.client(source.url, **with_key(source.url, source.api_key, source.client_options))
+        self._replacements = Replacements((), source.replacement_order)
+        self._spare_tasks: Iterable[TaskRef] = ()
 
     @cached_property
     def host(self) -> EpisodeHost:
@@ -247,9 +262,14 @@ class OpenSource:
             return source.toolset is not None or bool(source.tools)
         return bool(self._portal.run(self._client.list_tools(source.env_name)))
 
-    @cached_property
-    def _spare_tasks(self) -> TaskSampler:
-        return TaskSampler(self.train_tasks, seed=1)
+    def begin_training(self, tasks: Sequence[TaskRef]) -> None:
+        """Forget the last training. ``tasks`` are those of the trainer's dataset that may be played for others."""
+        self._replacements = Replacements(tasks, self.source.replacement_order)
+        self._spare_tasks = TaskSampler(tasks, seed=1) if tasks else ()
+
+    def begin_batch(self) -> None:
+        """Begin a batch: what the last one showed of the tasks may decide who replaces whom."""
+        self._replacements.begin_batch()
 
     async def play(
         self, task: TaskRef, size: int, policy: TokenPolicy, *, seed: int, training: bool
@@ -262,9 +282,12 @@ class OpenSource:
         groups = await self._play_task(task, size, policy, seed=seed, training=training)
         if not training or source.equal_groups == "keep":
             return groups
-        others = (other for other in TaskSampler(self.train_tasks, seed=seed, epochs=1) if other != task)
-        for number, other in enumerate(itertools.islice(others, source.max_replacements)):
-            if groups[-1].dropped or source.teaches(groups[-1]):
+        others = itertools.islice(self._replacements.instead_of(task, seed), source.max_replacements)
+        for number in itertools.count():
+            taught = source.teaches(groups[-1])
+            if not groups[-1].dropped:
+                self._replacements.saw(groups[-1].task, taught)
+            if taught or groups[-1].dropped or (other := next(others, None)) is None:
                 break
             again = derive_seed(seed, "instead", number)
             played = await self._play_task(other, size, policy, seed=again, training=training)

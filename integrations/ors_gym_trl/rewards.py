@@ -41,7 +41,8 @@ def own_reward(function: Callable[..., Any], rows: ScoredRows) -> Callable[..., 
 
     A failed row has no return, and TRL would include it in the baseline once any function rewards it. So it is left out
     of the call and its reward is None. For the other rows the function gets ``prompts`` and ``completions`` as
-    conversations (assistant turns, tool results with their role), and ``env_mask`` beside ``completion_ids``.
+    conversations (assistant turns, tool results with their role), and ``env_mask`` beside ``completion_ids``. Where
+    another task was played than the row's, it gets that task's fields.
     """
     if isinstance(function, torch.nn.Module):
         rows.watch(function)
@@ -50,6 +51,9 @@ def own_reward(function: Callable[..., Any], rows: ScoredRows) -> Callable[..., 
     def arguments(columns: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         scored: list[bool] = columns.pop("ors_scored", None) or [True] * len(columns["prompts"])
         columns["env_mask"] = columns.pop("ors_mask", None)
+        for place, fields in enumerate(columns.pop("ors_fields", None) or []):
+            for name in (fields or {}).keys() & columns.keys():
+                columns[name] = [*columns[name][:place], fields[name], *columns[name][place + 1 :]]
         trajectories: Sequence[Trajectory] = columns.get("ors_trajectory") or []
         if trajectories:
             columns["completions"] = [to_chat_template(one.completion) for one in trajectories]

@@ -20,6 +20,7 @@ from ors_gym.client.arguments import check_number, types_in_words
 from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect
 from ors_gym.rollouts.seeds import derive_seed
+from ors_gym.trajectory import TaskRef
 from ors_gym_trl import compat
 from ors_gym_trl.batch import RolloutBatch
 from ors_gym_trl.checks import BatchJudge, check_sampling
@@ -30,6 +31,7 @@ from ors_gym_trl.metrics import episode_table, rollout_metrics
 from ors_gym_trl.play import PlannedGroup, PlayedBatch, PlayedEpisode, play_batch
 from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.rewards import ScoredRows, own_reward
+from ors_gym_trl.rows import DatasetRows
 from ors_gym_trl.sampling.backends import make_sampler
 from ors_gym_trl.sampling.sampler import Sampler
 from ors_gym_trl.tokens.conversation import ChatTokenizer
@@ -98,7 +100,8 @@ class ORSRollouts:
         self._vision: VisionProcessor | None = None
         self._feed: ImageFeed | None = None
         self._judge = BatchJudge(max_failed_batches)
-        self._rows = ScoredRows()
+        self._scoring = ScoredRows()
+        self._dataset_rows: DatasetRows | None = None
         self._num_batches = 0
         self._batches_of_step = (-1, True, 0)
         self._hands_over = False
@@ -172,12 +175,15 @@ class ORSRollouts:
             self._prepare(trainer)
         training = compat.is_training(trainer)
         sampler = make_sampler(trainer, self._vision)
-        played = play_batch(self.portal, self._plan(prompts, trainer, sampler, training), sampler, training=training)
+        tasks = [read_prompt(prompt) for prompt in prompts]
+        for opened in self.sources.values():
+            opened.begin_batch()
+        played = play_batch(self.portal, self._plan(tasks, trainer, sampler, training), sampler, training=training)
         episodes = self._own_rows(trainer, played, len(prompts))
         rows = [episode.row for episode in episodes]
         members = [episode.trajectory for episode in episodes]
         returns = [episode.value for episode in episodes]
-        self._rows.scored = [episode.scored for episode in episodes]
+        self._scoring.scored = [episode.scored for episode in episodes]
         if self._feed is not None:
             self._feed.hold(rows, training=training)
         self._num_batches += 1
@@ -206,7 +212,11 @@ class ORSRollouts:
             rows,
             ors_return=returns,
             ors_score=[episode.score for episode in episodes],
-            ors_scored=list(self._rows.scored),
+            ors_scored=list(self._scoring.scored),
+            ors_fields=[
+                self._dataset_rows.fields(name, member.task) if self._dataset_rows and member.task != task else None
+                for (name, task, _), member in zip(tasks, members, strict=True)
+            ],
             ors_mask=[row.mask for row in rows],
             ors_trajectory=members,
         )
@@ -241,7 +251,7 @@ class ORSRollouts:
 
     def close(self) -> None:
         """Close the clients and the event-loop thread. A host that was passed in stays open."""
-        self._rows.close()
+        self._scoring.close()
         if self._feed is not None:
             self._feed.close()
         portal: Portal | None = self.__dict__.get("portal")
@@ -274,7 +284,7 @@ class ORSRollouts:
         compat.check_backend(trainer)
         if self._feed is not None:
             self._feed.close()
-        self._rows.close()
+        self._scoring.close()
         self._vision = self._feed = None
         self._num_batches = 0
         self._batches_of_step = (-1, True, 0)
@@ -289,6 +299,11 @@ class ORSRollouts:
             for source in self._sources
         }
         self._dialects = {name: opened.dialect(self._tokenizers[name]) for name, opened in self.sources.items()}
+        self._dataset_rows = None
+        if any(source.plays_other_tasks for source in self._sources):
+            self._dataset_rows = DatasetRows(trainer.train_dataset)
+            for name, opened in self.sources.items():
+                opened.begin_training(self._dataset_rows.tasks(name))
         compat.replace_reward_functions(trainer, self._beside_returns)
         self._prepared_for = weakref.ref(trainer)
 
@@ -297,19 +312,20 @@ class ORSRollouts:
         ours = getattr(function, "__self__", None) is self or hasattr(function, "ors_rows")
         if ours:
             return function
-        return own_reward(function, self._rows)
+        return own_reward(function, self._scoring)
 
-    def _plan(self, prompts: Sequence[Any], trainer: Trainer, sampler: Sampler, training: bool) -> list[PlannedGroup]:
+    def _plan(
+        self, tasks: Sequence[tuple[str, TaskRef, str | None]], trainer: Trainer, sampler: Sampler, training: bool
+    ) -> list[PlannedGroup]:
         """The groups, or parts of groups, among the prompts. Their borders are counted over all processes.
 
         Where something needs groups whole, one that has rows in several processes is played by the first of them.
         """
         size = compat.group_size(trainer, training=training)
         reasons = [reason for source in self._sources if (reason := source.needs_whole_groups)]
-        self._hands_over = compat.groups_straddle(next(iter(reasons), None), trainer, len(prompts), size)
-        first = compat.rank(trainer) * len(prompts)
+        self._hands_over = compat.groups_straddle(next(iter(reasons), None), trainer, len(tasks), size)
+        first = compat.rank(trainer) * len(tasks)
         seed = derive_seed(compat.seed(trainer), *self._place_of_batch(compat.step(trainer), training))
-        tasks = [read_prompt(prompt) for prompt in prompts]
         plan: list[PlannedGroup] = []
         for (group, name, task, system), members in itertools.groupby(
             range(len(tasks)), key=lambda i: ((first + i) // size, *tasks[i])

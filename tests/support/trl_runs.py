@@ -60,6 +60,7 @@ def make_trainer(
     tokenizer: Any = None,
     model: Any = None,
     max_positions: int = 512,
+    dataset: Any = None,
     **settings: Any,
 ) -> GRPOTrainer:
     tokenizer = tokenizer or make_tokenizer()
@@ -91,7 +92,7 @@ def make_trainer(
         model=model,
         processing_class=tokenizer,
         args=config,
-        train_dataset=rollouts.train_dataset,
+        train_dataset=rollouts.train_dataset if dataset is None else dataset,
         eval_dataset=rollouts.eval_dataset,
         rollout_func=rollouts.rollout_func,
         reward_funcs=reward_funcs or rollouts.reward_funcs,

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from openreward.environments import Environment, Split, TextBlock, ToolOutput, tool
 
-from ors_gym import ToolCall
+from ors_gym import TaskRef, ToolCall
 from ors_gym_trl import ORSRollouts
+from ors_gym_trl.rows import Replacements
+from tests.support.chat_templates import QWEN, byte_tokenizer
 from tests.support.ors_servers import RunningServer, serve
 from tests.support.trl_runs import make_trainer, one_thread, play
 from tests.support.trl_says import Says
@@ -63,6 +65,14 @@ def of(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
     assert not server.live_sessions
 
 
+def start(rollouts: ORSRollouts, folder: Path, **options: Any) -> Any:
+    """A trainer of one group of four a batch, with a model that says one token."""
+    room = {"tokenizer": byte_tokenizer(QWEN), "max_positions": 8192, "max_completion_length": 4096}
+    trainer = make_trainer(rollouts, folder, per_device_train_batch_size=4, **room, **options)
+    trainer.generation_config.eos_token_id = list(range(len(trainer.processing_class)))
+    return trainer
+
+
 def test_a_group_without_signal_is_replaced_by_one_that_has_it_and_the_share_is_logged(of: Callable, play: Callable):
     rollouts = of(equal_groups="replace", max_replacements=4)
 
@@ -109,7 +119,58 @@ def test_an_evaluation_is_of_the_tasks_it_names(of: Callable, tmp_path: Path):
     assert not any(batch.replaced_groups or batch.training for batch in batches)
 
 
-@pytest.mark.parametrize("wrong", [{"equal_groups": "drop"}, {"max_replacements": 0}])
+def test_reward_functions_get_the_fields_of_the_task_that_was_played(of: Callable, tmp_path: Path):
+    rollouts = of(equal_groups="replace", max_replacements=4)
+    got: list[tuple[Any, ...]] = []
+
+    def watch(n: list[int], hint: list[str], ors_trajectory: list[Any], **columns: Any) -> list[float]:
+        got.extend((one.task.index, number, said) for one, number, said in zip(ors_trajectory, n, hint, strict=True))
+        assert "ors_fields" not in columns
+        return [0.0] * len(n)
+
+    of_the_user = rollouts.train_dataset.map(lambda row: {"hint": f"hint {row['n']}"}).select([0, 1, 4])
+
+    start(rollouts, tmp_path, dataset=of_the_user, reward_funcs=[*rollouts.reward_funcs, watch], max_steps=1).train()
+
+    assert got == [(4, 4, "hint 4")] * 4  # whatever the rows were, and never a task that is not in the user's data set
+
+
+def test_history_puts_what_taught_first_then_what_was_not_played_and_counts_from_the_next_batch():
+    tasks = [TaskRef("coin", "train", index) for index in range(6)]
+    replacements = Replacements(tasks, "history")
+
+    def order() -> list[int | None]:
+        drawn = [task.index for task in replacements.instead_of(tasks[0], seed=7)]
+        assert drawn == [task.index for task in replacements.instead_of(tasks[0], seed=7)]
+        return drawn
+
+    shuffled = [task.index for task in Replacements(tasks, "shuffled").instead_of(tasks[0], seed=7)]
+    assert order() == shuffled
+    for task, taught in ((1, False), (2, True), (4, True), (4, False)):
+        replacements.saw(tasks[task], taught)
+    assert order() == shuffled
+    replacements.begin_batch()
+
+    drawn = order()
+    assert (set(drawn[:2]), set(drawn[2:4]), drawn[4:]) == ({2, 4}, {3, 5}, [1])
+    replacements.saw(tasks[2], False)
+    replacements.begin_batch()
+    assert order()[0] == 4  # the latest group counts
+
+
+def test_with_a_history_a_task_that_taught_is_the_first_to_replace_another(of: Callable, tmp_path: Path):
+    rollouts = of(equal_groups="replace", max_replacements=4, replacement_order="history")
+    batches: list[Any] = []
+    rollouts.listeners.append(batches.append)
+
+    start(rollouts, tmp_path, max_steps=4, num_iterations=1).train()
+
+    replaced = [len(batch.replaced_groups) for batch in batches]
+    assert [group.task.index for batch in batches for group in batch.groups] == [4] * 4
+    assert max(replaced[1:]) == 1  # only the row's own group
+
+
+@pytest.mark.parametrize("wrong", [{"equal_groups": "drop"}, {"max_replacements": 0}, {"replacement_order": "history"}])
 def test_settings_that_mean_nothing_are_refused(of: Callable, wrong: dict[str, Any]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         of(**wrong)
