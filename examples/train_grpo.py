@@ -173,16 +173,15 @@ def make_tiny_model(
 def make_config(arguments: argparse.Namespace, output: Path, ranks: int = 1, **further: Any) -> Any:
     """GRPO's settings: small steps at a high rate for the tiny model, TRL's own otherwise.
 
-    A batch is the same whatever the number of ``ranks``, each of which plays and learns from its part.
+    A batch is the same whatever the number of ``ranks``, each of which plays and learns from its part. Where they do
+    not divide it, it is larger by less than a prompt each.
     """
     import torch
     from trl import GRPOConfig
 
     tiny = arguments.model is None
     on_cpu = tiny or not torch.cuda.is_available()
-    prompts_per_rank, left_over = divmod(arguments.prompts_per_step, ranks)
-    if left_over:
-        raise ValueError(f"{arguments.prompts_per_step} prompts cannot be shared evenly by {ranks} ranks")
+    prompts_per_rank = -(-arguments.prompts_per_step // ranks)
     settings: dict[str, Any] = {"save_strategy": "no" if tiny else "steps"}
     if tiny:
         settings |= {

@@ -151,7 +151,7 @@ def main() -> None:
     """Start a server if none is given, and train."""
     arguments = parse_arguments()
     arguments.storage = storage = str(arguments.storage.resolve())
-    ranks = arguments.ranks if arguments.min_ranks is None else (arguments.min_ranks, arguments.ranks)
+    ranks: Any = arguments.ranks if arguments.min_ranks is None else (arguments.min_ranks, arguments.ranks)
     if Path(storage, arguments.name).exists():
         print(f"Going on from the last checkpoint in {Path(storage, arguments.name)}; another --name begins anew.")
     with contextlib.ExitStack() as cleanup:
