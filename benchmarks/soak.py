@@ -1,10 +1,12 @@
 """A server under many calls, a fifth of whose clients leave without a word: memory, descriptors, sessions left.
 
-    python benchmarks/soak.py [--calls 200000] [--abandoned 0.2] [--clients 32]
+    python benchmarks/soak.py [--calls 200000] [--abandoned 0.2] [--clients 32] [--session-seconds 10]
+    python benchmarks/soak.py --rate 80 --warm-up 960 --session-seconds 900
 
 Each client opens a session and makes 50 calls. One that leaves breaks its connection off in the middle of a call and
-never deletes its session, which the server closes after 10 idle seconds. A server whose memory at the end is that of
-the beginning keeps nothing of what has passed.
+never deletes its session, which the server closes after ``--session-seconds`` without a request. All other limits are
+the defaults. A server whose memory at the end is that of the beginning keeps nothing of what has passed. What it keeps
+for a time, it keeps from the beginning: the second form lets that time pass first, with every limit as by default.
 """
 
 from __future__ import annotations
@@ -28,9 +30,6 @@ from ors_gym_server import Environment, Limits, serve, tool
 
 CALLS_PER_SESSION = 50
 CALL = b'{"name": "count", "input": {}}'
-IDLE_SECONDS = 10.0
-KEPT_SECONDS = 5.0
-"""Results of ended calls are kept for so long: what a server holds of them grows for this time, then no more."""
 
 
 class Post(Environment):
@@ -75,11 +74,14 @@ def resident(pid: int) -> tuple[float, int]:
 
 
 class Soak:
-    """The clients."""
+    """The clients. ``rate`` is calls per second at most."""
 
-    def __init__(self, url: str, pid: int, calls: int, abandoned: float) -> None:
+    def __init__(self, url: str, pid: int, calls: int, abandoned: float, rate: float) -> None:
         self.url, self.pid, self.calls, self.abandoned = url, pid, calls, abandoned
+        self.pause = 1 / rate
         self.made = self.left = 0
+        self.next = 0.0
+        """When the next call is due."""
         self.marks = [0.01, 0.1, 0.25, 0.5, 0.75, 1.0]
         self.began = time.monotonic()
         self.random = random.Random(0)
@@ -94,6 +96,7 @@ class Soak:
             task = b'{"env_name": "post", "split": "train", "index": 0}'
             await self.ask(transport, "/create", headers, task)
             for _ in range(self.random.randrange(CALLS_PER_SESSION) if leaves else CALLS_PER_SESSION):
+                await self.turn()
                 assert b'"ok":true' in await self.ask(transport, "/call", headers, CALL)
                 self.count()
             if leaves:
@@ -111,6 +114,13 @@ class Soak:
         async with transport.send("POST", self.url + path, headers, body) as answer:
             return await answer.read()
 
+    async def turn(self) -> None:
+        """Wait until another call is due."""
+        now = time.monotonic()
+        self.next = max(now, self.next + self.pause)
+        if self.next > now:
+            await asyncio.sleep(self.next - now)
+
     def count(self) -> None:
         """Count a call, and print how the server is at each mark."""
         self.made += 1
@@ -125,13 +135,21 @@ class Soak:
         print(f"{when:>12} {counts} {sessions}", flush=True)
 
 
-async def soak(url: str, pid: int, calls: int, abandoned: float, clients: int) -> None:
+async def soak(url: str, pid: int, arguments: argparse.Namespace) -> None:
     """Print the table."""
+    clients = arguments.clients
+    print(f"{arguments.abandoned:.0%} of the clients leave; results kept {Limits().max_kept_seconds:g} s, ", end="")
+    print(f"sessions {arguments.session_seconds:g} s")
     print(f"{'at':>12} {'calls':>9} {'left':>9} {'MiB':>8} {'descriptors':>12} {'calls/s':>8} sessions")
-    run = Soak(url, pid, calls, abandoned)
-    run.print("start")
+    run = Soak(url, pid, int(arguments.warm_up * arguments.rate), arguments.abandoned, arguments.rate)
+    run.marks = []
+    if arguments.warm_up:
+        run.print("start")
+        await asyncio.gather(*(run.client() for _ in range(clients)))
+    run = Soak(url, pid, arguments.calls, arguments.abandoned, arguments.rate)
+    run.print("begin")
     await asyncio.gather(*(run.client() for _ in range(clients)))
-    await asyncio.sleep(IDLE_SECONDS + 10)
+    await asyncio.sleep(arguments.session_seconds + 10)
     async with ORSClient(url) as client, client.session("post", split="train", index=0) as session:
         alive = int((await session.call_tool("count", {})).text) - 1
     run.print("idle after", str(alive))
@@ -143,17 +161,21 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200_000)
     parser.add_argument("--abandoned", type=float, default=0.2)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e9, help="calls per second at most (default: no limit)")
+    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds of the same before the table begins")
+    parser.add_argument("--session-seconds", type=float, default=10.0, help="the server's session_timeout_seconds")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        limits = Limits(session_timeout_seconds=IDLE_SECONDS, max_kept_seconds=KEPT_SECONDS)
+        limits = Limits(session_timeout_seconds=arguments.session_seconds)
         serve([Post], limits=limits, port=0, started=lambda url: print(url, flush=True))
         return
-    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as server:
+    serving = [sys.executable, __file__, "--serve", "--session-seconds", str(arguments.session_seconds)]
+    with subprocess.Popen(serving, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
-            asyncio.run(soak(url, server.pid, arguments.calls, arguments.abandoned, arguments.clients))
+            asyncio.run(soak(url, server.pid, arguments))
         finally:
             server.kill()
 

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gc
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,6 +185,25 @@ def test_results_are_dropped_by_bytes_heard_ones_first_and_by_time():
     assert results.num_bytes == 0
     results.expire(1000.0)
     assert results.num_bytes == 0
+
+
+def test_the_results_of_ended_sessions_take_no_memory_until_their_time_is_over():
+    results = Results(max_bytes=2**30, max_seconds=60.0, max_remembered=10)
+    living: dict[str, Any] = {}
+    lives = results.add_table(living)
+    results.keep(lives, "kept", b"its result", 0.0, heard=True)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            table = results.add_table({})
+            results.keep(table, f"call {number}", b"", float(number), heard=number % 2 == 0)
+            results.remove_table(table)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert living == {"kept": b"its result"}
+    results.expire(60.5)
+    assert living == {"kept": None}
 
 
 def test_a_call_goes_on_when_its_client_goes_and_its_result_waits(run: Callable):

@@ -131,6 +131,8 @@ class Results:
 
     OVERHEAD = 400
     """Overhead of a kept result in bytes."""
+    MIN_STALE = 1024
+    """Entries of removed tables that wait for their time, as long as others outnumber them."""
 
     def __init__(self, max_bytes: int, max_seconds: float, max_remembered: int) -> None:
         self._max_bytes = max_bytes
@@ -143,6 +145,8 @@ class Results:
         self._next_table = 0
         self._heard: deque[_Kept] = deque()
         self._unheard: deque[_Kept] = deque()
+        self._num_stale = 0
+        """Entries of removed tables that are still in the queues."""
 
     def add_table(self, calls: CallTable) -> int:
         """Add a table and return its number."""
@@ -157,6 +161,11 @@ class Results:
         for events in self._tables.pop(table, {}).values():
             if isinstance(events, bytes):
                 self.num_bytes -= len(events) + self.OVERHEAD
+                self._num_stale += 1
+        if self._num_stale > max(self.MIN_STALE, (len(self._heard) + len(self._unheard)) // 2):
+            self._heard = deque(kept for kept in self._heard if kept[1] in self._tables)
+            self._unheard = deque(kept for kept in self._unheard if kept[1] in self._tables)
+            self._num_stale = 0
 
     def keep(self, table: int, task_id: str, events: bytes, now: float, *, heard: bool) -> None:
         """Keep a result for a client that may resume its call."""
@@ -179,7 +188,9 @@ class Results:
     def _drop(self, kept: deque[_Kept]) -> None:
         _, table, task_id, size = kept.popleft()
         calls = self._tables.get(table)
-        if calls is not None and calls.get(task_id) is not None:
+        if calls is None:
+            self._num_stale -= 1
+        elif calls.get(task_id) is not None:
             calls[task_id] = None
             self.num_bytes -= size
             dropped = self._dropped[table]
