@@ -35,9 +35,12 @@ from ors_gym.types import (
     text_of,
 )
 
-__all__ = ["AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Step", "only_environment"]
+__all__ = ["CHOICES", "AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode", "Step", "only_environment"]
 
 ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
+
+CHOICES = {"observation_mode": ("text", "messages", "multimodal"), "spaces": ("text", "native")}
+"""What an option may be, the default first."""
 
 TIME_IS_OVER = TextBlock("The episode's time is over.")
 
@@ -99,17 +102,10 @@ class EnvRecipe:
     async def look_up(cls, client: ORSClient, env_name: str | None, **options: Unpack[EnvOptions]) -> Self:
         """Ask the server what there is, and check the options against it.
 
-        Raises ValueError, with what there is, for an option, split or missing name; NotFoundError for an unknown name.
+        Raises ValueError, with what there is, for a split or a missing name; NotFoundError for an unknown name.
         """
         if options.get("spaces", "text") != "text":
             raise ValueError("spaces='native' is an option of gym.make and gym.make_vec")
-        mode = options.get("observation_mode", "text")
-        if mode not in _OBSERVATION_SPACES:
-            raise ValueError(f"no observation_mode is called {mode!r}; there are {', '.join(_OBSERVATION_SPACES)}")
-        max_turns, max_seconds = options.get("max_turns"), options.get("max_episode_seconds")
-        if (max_turns is not None and max_turns < 1) or (max_seconds is not None and max_seconds <= 0):
-            raise ValueError("max_turns must be at least 1 and max_episode_seconds positive, or None for no limit")
-        reads = dialect(options.get("action_parser", "hermes"))
         if env_name is None:
             env_name = await only_environment(client)
         splits, tools = await asyncio.gather(client.list_splits(env_name), client.list_tools(env_name))
@@ -120,7 +116,8 @@ class EnvRecipe:
             raise ValueError(f"{env_name!r} has no split {split!r}; it has {have}")
         return cls(
             client, env_name, split, await client.num_tasks(env_name, split), tools,
-            mode, reads, max_turns, max_seconds,
+            options.get("observation_mode", "text"), dialect(options.get("action_parser", "hermes")),
+            options.get("max_turns"), options.get("max_episode_seconds"),
             options.get("penalty", 0.0), session_options_of(options),
         )  # fmt: skip
 

@@ -12,8 +12,8 @@ from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.client.client import ORSClient
 from ors_gym.client.portal import Portal, shared_portal
 from ors_gym.client.timeouts import Timeouts
-from ors_gym.dialects import Action
-from ors_gym.envs.async_env import AsyncORSEnv, EnvOptions, EnvRecipe
+from ors_gym.dialects import Action, dialect
+from ors_gym.envs.async_env import CHOICES, AsyncORSEnv, EnvOptions, EnvRecipe
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.errors import PortalError
@@ -140,7 +140,7 @@ def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient
     if unknown:  # no TypeError: to one, gym.make adds all arguments, and with them the secrets
         known = ", ".join(sorted(EnvOptions.__annotations__))
         raise ValueError(f"there is no option {', '.join(sorted(unknown))}; beside url and env_name there are {known}")
-    _check_types(given)
+    _check_options(given)
     portal = shared_portal()
     named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
     if isinstance(named.get("timeouts"), Mapping):  # from a spec that was JSON
@@ -155,16 +155,22 @@ class Closes(Protocol):
         """Close the session."""
 
 
-def _check_types(given: Mapping[str, Any]) -> None:
-    """Refuse options of a wrong type; what each may hold, the recipe checks."""
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError for an option that no server could make right."""
     check_type("split", given.get("split"), str)
-    check_type("observation_mode", given.get("observation_mode", "text"), str, none=False)
-    check_number("max_turns", given.get("max_turns"), whole=True)
-    check_number("max_episode_seconds", given.get("max_episode_seconds"))
+    for name, choices in CHOICES.items():
+        check_type(name, chosen := given.get(name, choices[0]), str, none=False)
+        if chosen not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {chosen!r}")
+    check_number("max_turns", max_turns := given.get("max_turns"), whole=True)
+    check_number("max_episode_seconds", max_seconds := given.get("max_episode_seconds"))
+    if (max_turns is not None and max_turns < 1) or (max_seconds is not None and not max_seconds > 0):
+        raise ValueError("max_turns must be at least 1 and max_episode_seconds positive, or None for no limit")
     check_number("penalty", given.get("penalty", 0.0), none=False)
     parser = given.get("action_parser", "hermes")
     if not hasattr(parser, "parse"):
         check_type("action_parser", parser, str, none=False, what="the name of a format, or a parser")
+    dialect(parser)
     check_type("api_key", reveal(given.get("api_key")), str)
     session_options_of(given)
     check_type("client_options", reveal(given.get("client_options")), Mapping, what="a mapping")

@@ -17,14 +17,12 @@ class _Maker:
     """Calls the class that ``spaces`` asks for."""
 
     def __init__(self, text: type[Any], native: type[Any]) -> None:
-        self._classes = {"text": text, "native": native}
+        self._text, self._native = text, native
         self.metadata = getattr(text, "metadata", {})  # gym.make looks here whether a render mode needs a wrapper
 
     @types_in_words
     def __call__(self, *args: Any, spaces: str = "text", **kwargs: Any) -> Any:
-        if spaces not in self._classes:
-            raise ValueError(f"spaces must be 'text' or 'native', not {spaces!r}")
-        return self._classes[spaces](*args, **kwargs)
+        return self._native(*args, **kwargs) if spaces == "native" else self._text(*args, spaces=spaces, **kwargs)
 
 
 make_env = _Maker(ORSEnv, NativeEnv)

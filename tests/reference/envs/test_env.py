@@ -158,7 +158,7 @@ class TestObservations:
         assert "holds no tool call" in observation[-1].text
 
     def test_an_unknown_mode_is_refused_with_the_modes_there_are(self, make):
-        with pytest.raises(ValueError, match="'pixels'; there are text, messages, multimodal"):
+        with pytest.raises(ValueError, match="one of 'text', 'messages', 'multimodal', not 'pixels'"):
             make(observation_mode="pixels")
 
 

@@ -261,7 +261,7 @@ class TestMistakes:
     def test_in_options_are_told_in_words(self, server, make):
         with pytest.raises(ValueError, match="max_turns, observation_mode cannot be used with spaces='native'"):
             make("fragile", max_turns=3, observation_mode="text")
-        with pytest.raises(ValueError, match="spaces must be 'text' or 'native', not 'raw'"):
+        with pytest.raises(ValueError, match="spaces must be one of 'text', 'native', not 'raw'"):
             make("fragile", spaces="raw")
         with pytest.raises(ValueError, match="env_name is needed: the server has 'cartpole'"):
             make(None)

@@ -43,8 +43,6 @@ def doors():
         yield door, "nothing at all", make, dict(base)
         yield door, "unknown option", make, base | {"url": URL, "nonsense": 1}
         for name in ("url", *(() if door == "register_envs" else ("env_name",)), *EnvOptions.__annotations__):
-            if name in ("observation_mode", "action_parser", "spaces") and door == "register_envs":
-                continue
             for wrong in WRONG:
                 if not isinstance(wrong, FITS.get(name, ())):
                     yield door, name, make, base | {"url": URL, name: wrong}
