@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     kept = parser.add_argument_group("what is kept")
     kept.add_argument("--storage", type=Path, default=Path("runs/ray"), help="a folder (default: %(default)s)")
     kept.add_argument("--name", default="grpo", help="of the run, there (default: %(default)s)")
-    kept.add_argument("--save-steps", type=int, default=50, help="updates between checkpoints (default: %(default)s)")
+    kept.add_argument("--save-steps", type=int, default=60, help="updates between checkpoints (default: %(default)s)")
     kept.add_argument("--max-failures", type=int, default=3, help="restarts of the ranks (default: %(default)s)")
     kept.add_argument("--trajectories", action="store_true", help="write every episode, to a file of each rank")
     return with_defaults(parser.parse_args())
@@ -78,12 +78,14 @@ def train_rank(settings: dict[str, Any]) -> None:
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             rewards = [log["reward"] for log in state.log_history if "reward" in log][-10:]
             if rank == 0 and state.global_step % 20 == 1:
-                print(f"step {state.global_step}: mean reward of the last batches {fmean(rewards):.2f}", flush=True)
+                # Not print, each line of which Ray Train shows twice.
+                sys.stdout.write(f"step {state.global_step}: mean reward of the last batches {fmean(rewards):.2f}\n")
             if tiny and len(rewards) == 10 and fmean(rewards) >= SOLVED:
                 control.should_training_stop = control.should_save = True
 
     arguments = argparse.Namespace(**settings)
     context = ray.train.get_context()
+    checkpoint = ray.train.get_checkpoint()
     rank, ranks = context.get_world_rank(), context.get_world_size()
     tiny = arguments.model is None
     model, tokenizer = make_tiny_model(arguments.tools, arguments.seed) if tiny else (arguments.model, None)
@@ -107,7 +109,8 @@ def train_rank(settings: dict[str, Any]) -> None:
         folder = Path(arguments.storage)
         callbacks: list[Any] = [RayTrainReportCallback(), Progress()]  # type: ignore[no-untyped-call]
         if arguments.trajectories:
-            callbacks.append(TrajectoryCallback(rollouts, folder / f"{arguments.name}.jsonl"))
+            run = {"rank": rank, "resumed_from": str(checkpoint.path) if checkpoint else None}
+            callbacks.append(TrajectoryCallback(rollouts, folder / f"{arguments.name}.jsonl", run=run))
         config = make_config(
             arguments,
             folder / f"{arguments.name}-rank{rank}",
@@ -127,7 +130,6 @@ def train_rank(settings: dict[str, Any]) -> None:
             callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as saved:
             trainer.train(resume_from_checkpoint=f"{saved}/checkpoint" if saved else None)
 

@@ -215,8 +215,8 @@ class ReportCallback(BatchListener):
 class TrajectoryCallback(BatchListener):
     """Writes every episode that is trained or evaluated on during a training, groups that were replaced included.
 
-    ``ors_gym.reporting.read_trajectories`` and ``to_dataset`` read the file back. With several processes each writes
-    its own file: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
+    ``ors_gym.reporting.read_trajectories`` and ``to_dataset`` read the file back; each group's ``note`` has its
+    ``step``. With several processes each writes its own file: ``run.jsonl`` becomes ``run.1.jsonl`` in process 1.
 
     Args:
         rollouts: Whose batches to write.
@@ -240,11 +240,12 @@ class TrajectoryCallback(BatchListener):
 
     def _hear(self, batch: RolloutBatch) -> None:
         path = self.path_of_process(self._path)
+        note = {"step": batch.step}
         about = {"servers": self._rollouts.server_versions, **self._run}
         # Opened for each batch: a training that is interrupted tells no callback that it is over.
         with TrajectoryWriter(path, run=about, secrets=self._secrets) as writer:
             for group in batch.replaced_groups:
-                writer.write_group(group)
+                writer.write_group(group, note)
             returns = iter(batch.returns)
             for group in batch.groups:
-                writer.write_group(group, returns=[next(returns) for _ in group.members])
+                writer.write_group(group, note, returns=[next(returns) for _ in group.members])

@@ -9,7 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -266,6 +266,10 @@ class ORSRollouts:
         threading.Thread(target=portal.close, name="ors-gym closing", daemon=True).start()
         words = f"unclosed {self!r}: call close(), or use it as a context manager"
         warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
+
+    def __reduce__(self) -> Any:
+        """A copy in another process has the same sources and opens its own clients; it has no listeners."""
+        return partial(ORSRollouts, max_failed_batches=self._max_failed_batches), tuple(self._sources)
 
     def __repr__(self) -> str:
         return f"<ORSRollouts of {', '.join(source.name for source in self._sources)}>"

@@ -309,6 +309,18 @@ def test_a_pool_that_is_to_be_sent_elsewhere_says_that_it_stays(pool: RolloutPoo
         cloudpickle.dumps(pool)
 
 
+def test_a_policy_that_cannot_be_copied_to_the_actors_is_refused_in_words(counter_server: RunningServer):
+    class Locked:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        async def act(self, turn: Turn) -> Reply:
+            return Reply(text="enough")
+
+    with pytest.raises(ValueError, match=r"this Locked cannot be pickled: .*lock.*leave it with the pool"):
+        RolloutPool(counter_server.url, policy=Locked(), policy_placement="actors")
+
+
 def test_a_task_index_needs_an_environment(start_pool: Callable, run: Callable):
     pool = start_pool(env_name=None, policy=ScriptedPolicy([ADD]))
 
@@ -461,6 +473,46 @@ def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
     run(conversation())
 
     wait_until(lambda: not counter_server.live_sessions)
+
+
+def test_an_interrupted_wait_for_a_group_loses_no_group_and_leaves_no_session(
+    pool: RolloutPool, counter_server: RunningServer, run: Callable
+):
+    class HeldUp:
+        """The second of two tasks waits."""
+
+        def __init__(self) -> None:
+            self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def act(self, turn: Turn) -> Reply:
+            if turn.task.index == 3:
+                self.asked.set()
+                await self.go_on.wait()
+            return Reply(tool_calls=(ADD,))
+
+    async def conversation() -> None:
+        policy = HeldUp()
+        groups = pool.run_groups([2, 3], 2, policy=policy)
+        first = await anext(groups)
+        await policy.asked.wait()
+        for interrupt in (asyncio.create_task(anext(groups)), asyncio.create_task(asyncio.wait_for(anext(groups), 0))):
+            await asyncio.sleep(0)
+            interrupt.cancel()
+            with pytest.raises((asyncio.CancelledError, TimeoutError)):
+                await interrupt
+        policy.go_on.set()
+        rest = [group async for group in groups]
+        assert [group.task.index for group in (first, *rest)] == [2, 3]
+        assert all(not member.failed for group in (first, *rest) for member in group.members)
+
+        endless = pool.run_groups([3], 2, policy=(waiting := HeldUp()))
+        taken = asyncio.create_task(anext(endless))
+        await waiting.asked.wait()
+        await endless.aclose()
+        taken.cancel()
+        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
+
+    run(conversation())
 
 
 def test_a_policy_that_is_cancelled_by_itself_is_no_hang(

@@ -29,7 +29,7 @@ IMPATIENT = {
 
 
 @contextlib.contextmanager
-def start_cluster() -> Iterator[Cluster]:
+def start_cluster(num_cpus: int = 2) -> Iterator[Cluster]:
     """A head on which no actor fits, and one node for two actors that ask for a ``place``."""
     directory = tempfile.mkdtemp(prefix="ors-ray-", dir="/tmp")  # a short path: sockets live in it
     with _temporary_files_in(directory):
@@ -37,7 +37,7 @@ def start_cluster() -> Iterator[Cluster]:
         head = {"num_cpus": 0, "dashboard_port": None, "_system_config": IMPATIENT, **SMALL}
         cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        add_node(cluster)
+        add_node(cluster, num_cpus=num_cpus)
         yield cluster
     finally:
         cluster.shutdown()
@@ -58,9 +58,9 @@ def _temporary_files_in(directory: str) -> Iterator[None]:
             os.environ["RAY_TMPDIR"] = before
 
 
-def add_node(cluster: Cluster, places: int = 2) -> Any:
-    """Another node, on which so many actors fit that ask for a ``place``."""
-    return _started(lambda: cluster.add_node(num_cpus=2, resources={"place": places}, **SMALL))
+def add_node(cluster: Cluster, places: int = 2, num_cpus: int = 2) -> Any:
+    """Another node, with room for this number of actors that ask for a ``place``."""
+    return _started(lambda: cluster.add_node(num_cpus=num_cpus, resources={"place": places}, **SMALL))
 
 
 def _started(start: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -79,6 +80,15 @@ def test_forgotten_rollouts_end_their_threads_and_warn(server: RunningServer):
         if thread.name == "ors-gym closing":
             thread.join(10)
     assert portals() == before
+
+
+def test_rollouts_that_were_used_travel_to_another_process_as_a_copy_that_opens_its_own_clients(server: RunningServer):
+    with ORSRollouts(server.url, env_name="buttons", max_tasks=2, max_failed_batches=7) as rollouts:
+        used = rollouts.train_dataset
+        with cloudpickle.loads(cloudpickle.dumps(rollouts)) as copy:
+            assert copy._max_failed_batches == 7
+            assert copy.train_dataset.to_list() == used.to_list()
+            assert copy.portal is not rollouts.portal
 
 
 def test_rollouts_that_did_nothing_have_nothing_to_close():

@@ -72,6 +72,7 @@ def test_every_episode_is_written_and_can_be_read_back(make_rollouts: Callable, 
     written = list(read_trajectories(path))
     assert [t.episode_id for t in written] == [t.episode_id for batch in batches for t in batch.trajectories]
     assert {record.run["model"] for record in read_records(path)} == {"tiny"}
+    assert {record.note["step"] for record in read_records(path)} == {batch.step for batch in batches}
     assert {"trl", "transformers", "torch"} <= set(next(read_records(path)).versions)
     assert "find the button" not in path.read_text()
     rollouts.portal.run(host.client.aclose())

@@ -16,9 +16,13 @@ from ors_gym.policies.asking import ask
 from ors_gym.policies.policy import Policy, Reply, Turn
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore, Message, ToolList
+from ors_gym_ray.rollouts.cluster import LeftClusterError, connection
 from ors_gym_ray.rollouts.events import Broken, Deleted, Ended, Event, Home, Job, Opening, TurnRequested
 
 __all__ = ["ActorConnection"]
+
+LEFT_SECONDS = 1.0
+"""Interval at which a wait for an actor checks that this process is still connected to Ray."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +45,11 @@ class ActorConnection:
         self.home: Home | None = None
         """Where the actor lives; None before it came to life."""
         self.death: RayError | None = None
+        self.left = False
+        """Whether this process left the cluster of the actor (``ray.shutdown()``); the actor dies of it."""
         self.places_taken = 0
         self._janitor = janitor
+        self._connection = connection()
         self._episodes: dict[str, _Playing] = {}
         self._sessions: set[str] = set()
         self._heard = 0
@@ -75,7 +82,7 @@ class ActorConnection:
     async def score_group(self, task: TaskRef, candidates: Iterable[GroupCandidate]) -> tuple[GroupScore, ...]:
         """Have the environment score a group."""
         try:
-            scores: Iterable[GroupScore] | ORSError = await self.actor.score_group.remote(task, list(candidates))
+            scores: Iterable[GroupScore] | ORSError = await self._answer_of("score_group", task, list(candidates))
         except RayTaskError:
             raise
         except RayError as error:
@@ -87,18 +94,43 @@ class ActorConnection:
     async def listen(self, on_life: Callable[[], None]) -> None:
         """Take in what the actor says until it dies, which settles its episodes and abandons its sessions."""
         try:
-            self.home = await self.actor.ready.remote()
+            self.home = await self._answer_of("ready")
             on_life()
             while True:
-                self.hear(await self.actor.poll.remote(self._heard))
+                self.hear(await self._answer_of("poll", self._heard))
         except RayError as death:  # or unreachable, which cannot be told from dead and is made so
-            self.death = death
-        ray.kill(self.actor)
+            self.death = LeftClusterError() if self._has_left() else death
+        self.kill()
         self._janitor.abandon(self._sessions)
         self._sessions.clear()
         for playing in list(self._episodes.values()):
             if not playing.outcome.done():
                 self._lose(playing)
+
+    async def _answer_of(self, method: str, *arguments: Any) -> Any:
+        """What the actor answers.
+
+        Raises:
+            RayError: it died, or this process left its cluster.
+        """
+        if not self._has_left():
+            answer = asyncio.wrap_future(getattr(self.actor, method).remote(*arguments).future())
+            try:
+                while not self._has_left():
+                    if (await asyncio.wait([answer], timeout=LEFT_SECONDS))[0]:
+                        return answer.result()
+            finally:
+                answer.cancel()
+        raise LeftClusterError()
+
+    def _has_left(self) -> bool:
+        self.left = self.left or connection() != self._connection
+        return self.left
+
+    def kill(self) -> None:
+        """Kill the actor, if it lives."""
+        if not self._has_left():
+            ray.kill(self.actor)
 
     def retire(self) -> Any:
         """Ask the actor to close its sessions, and say nothing more to it; the reference to what was not heard yet."""
@@ -116,7 +148,7 @@ class ActorConnection:
 
     @property
     def _mute(self) -> bool:
-        return self._retired or self.death is not None
+        return self._retired or self.death is not None or self._has_left()
 
     @property
     def cannot_live(self) -> bool:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
 
 from ors_gym.client.address import Address, with_key
@@ -31,7 +32,7 @@ from ors_gym.trajectory import TaskRef, Trajectory
 from ors_gym.types import GroupCandidate, GroupScore
 from ors_gym_ray.rollouts.actor import RolloutActor
 from ors_gym_ray.rollouts.actor_connection import ActorConnection
-from ors_gym_ray.rollouts.cluster import join_ray, spread_by_default
+from ors_gym_ray.rollouts.cluster import connection, join_ray, spread_by_default
 from ors_gym_ray.rollouts.events import Job
 from ors_gym_ray.rollouts.places import Places
 
@@ -128,6 +129,8 @@ class RolloutPool:
             raise ValueError("the actors are called after the pool and numbered: give name=… to the RolloutPool")
         if isinstance((client_options or {}).get("verify"), ssl.SSLContext):
             raise ValueError("an SSLContext crosses no process: give verify the path of the certificates to trust")
+        if policy_placement == "actors":
+            _check_travels(policy)
         client_options = with_key(url, api_key, client_options)  # other machines do not have this one's variables
         self.url = url
         self.env_name = env_name = env_name or Address.of(url).env_name or None
@@ -158,6 +161,7 @@ class RolloutPool:
         except BaseException:
             self._janitor.close()
             raise
+        self._connection = connection()
         self._workers = [self._new_worker() for _ in range(num_actors)]
         self._places = Places(self._workers, episodes_per_actor, start_seconds, self._actor_options)
 
@@ -241,8 +245,6 @@ class RolloutPool:
             raise ValueError("a task index needs RolloutPool(env_name=…)")
         return TaskRef(self.env_name, split, task)
 
-    # ---------------------------------------------------------------- places
-
     # ---------------------------------------------------------------- actors
 
     def _bind(self) -> None:
@@ -294,7 +296,9 @@ class RolloutPool:
         self._workers.remove(worker)
         if self._closed:
             return
-        if worker.cannot_live and not self.num_living_actors:
+        if worker.left:
+            self._places.error = RuntimeError(str(worker.death))
+        elif worker.cannot_live and not self.num_living_actors:
             self._places.error = worker.death
         elif self._restarts_left > 0:
             self._restarts_left -= 1
@@ -327,23 +331,24 @@ class RolloutPool:
         self._places.error = RuntimeError("the RolloutPool is closed")
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end)
-        closing = {worker.retire(): worker for worker in self._workers if worker.alive}
+        here = connection() == self._connection  # else the actors died when this process left their cluster
+        closing = {worker.retire(): worker for worker in self._workers if here and worker.alive}
         if closing:
             closed, _ = ray.wait(list(closing), num_returns=len(closing), timeout=CLOSE_SECONDS)
             for reference in closed:
                 with suppress(RayError):  # it died: the janitor deletes its sessions
                     closing[reference].hear_deletions(ray.get(reference))
         for worker in self._workers:
-            ray.kill(worker.actor)
+            worker.kill()
         self._janitor.close()
-        if self._started_ray:
+        if self._started_ray and here:
             ray.shutdown()
 
     def __del__(self) -> None:
         if "_workers" not in self.__dict__ or self._closed or sys.is_finalizing():
             return
         # From its own thread: closing waits for the actors, and objects are collected on any thread.
-        close = self.close if ray.is_initialized() else self._janitor.close
+        close = self.close if connection() == self._connection else self._janitor.close
         threading.Thread(target=close, name="ors-gym closing", daemon=True).start()
         words = f"unclosed RolloutPool of {self.num_actors} actors: call close(), or use it as a context manager"
         warnings.warn(words, ResourceWarning, stacklevel=2, source=self)
@@ -369,3 +374,14 @@ class RolloutPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_travels(policy: Policy | None) -> None:
+    """Refuse a policy that cannot be copied to actors, in words."""
+    try:
+        cloudpickle.dumps(policy)  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever its pickling raises
+        raise ValueError(
+            f"policy_placement='actors' copies the policy to every actor, and this {type(policy).__name__} cannot be "
+            f"pickled: {error}. Let it open what it needs at its first turn, or leave it with the pool ('driver')"
+        ) from None
