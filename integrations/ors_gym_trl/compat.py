@@ -15,20 +15,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import torch
 from accelerate import DistributedType  # type: ignore[import-untyped]
-from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from trl import GRPOTrainer, get_training_chat_template
 from trl.models import unwrap_model_for_generation
 
 log = logging.getLogger(__name__)
 
 Trainer: TypeAlias = GRPOTrainer
-
-T = TypeVar("T")
 
 
 def settings(trainer: Trainer) -> Any:
@@ -85,6 +82,11 @@ def step(trainer: Trainer) -> int:
 def run_state(trainer: Trainer) -> object:
     """What callbacks are given of a training, from its beginning to its end."""
     return trainer.state
+
+
+def train_dataset(trainer: Trainer) -> Any:
+    """The dataset that is trained on."""
+    return trainer.train_dataset
 
 
 def processing_class(trainer: Trainer) -> Any:
@@ -312,11 +314,6 @@ def groups_straddle(reason: str | None, trainer: Trainer, num_prompts: int, num_
             f"{trainer.accelerator.num_processes} processes: make their number a multiple of {num_generations}"
         )
     return True
-
-
-def gathered_objects(values: Sequence[T]) -> list[T]:
-    """What all processes hand in, in the order of the processes. A call that all of them make."""
-    return cast("list[T]", gather_object(list(values)))
 
 
 def batches_per_run(args: Any, max_steps: int) -> int:

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from datasets import Dataset
 from transformers import ProcessorMixin
 
@@ -228,7 +229,7 @@ class ORSRollouts:
         own = range(first, first + num_rows)
         if self._hands_over:
             others = [(place, episode) for place, episode in episodes.items() if place not in own]
-            episodes |= compat.gathered_objects(others)
+            episodes |= gather_object(others)
         return [episodes[place] for place in own]
 
     def ors_return(self, ors_return: list[float | None] | None = None, **columns: Any) -> list[float | None]:
@@ -305,7 +306,7 @@ class ORSRollouts:
         self._dialects = {name: opened.dialect(self._tokenizers[name]) for name, opened in self.sources.items()}
         self._dataset_rows = None
         if any(source.plays_other_tasks for source in self._sources):
-            self._dataset_rows = DatasetRows(trainer.train_dataset)
+            self._dataset_rows = DatasetRows(compat.train_dataset(trainer))
             for name, opened in self.sources.items():
                 opened.begin_training(self._dataset_rows.tasks(name))
         compat.replace_reward_functions(trainer, self._beside_returns)
