@@ -8,6 +8,7 @@
 # make hostile       try every door with what models, servers, clients and endpoints may send
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
+# make test-cgroups  … of sandboxes, as root, below control groups that systemd delegates
 # make check         set up, then lint, check the format, the import layers, the types and the site of docs/
 # make docs          make a site of docs/, in docs/_build/html
 # make docs-links    … and try every link that leads out of it
@@ -33,11 +34,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SITE := $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly hostile test-network test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly hostile test-network test-cgroups test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -21
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -22
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -56,6 +57,9 @@ hostile: $(VENV)/.dev system
 
 test-network: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/network $(ARGS)
+
+test-cgroups: $(VENV)/.dev system
+	systemd-run --quiet --scope -p Delegate=yes $(BIN)/python -m pytest tests/cgroups tests/sandbox $(ARGS)
 
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt EXTRAS=all,test

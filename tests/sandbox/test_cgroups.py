@@ -1,10 +1,11 @@
-"""Control groups of this machine, where it delegates them; their files, which few machines give away, are also written
-to a directory that stands in for one."""
+"""Control groups of this machine. Their limits, which few machines delegate, are written to a directory that stands in
+for one; ``tests/cgroups`` has the kernel's."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ LIMITS = SandboxLimits(memory_bytes=64 * 2**20, processes=7)
 
 def test_what_joined_a_group_is_killed_with_it():
     for place in places():
-        if os.access(place, os.W_OK) and (place / "cgroup.kill").exists():
-            directory = place / f"ors-gym-{os.getpid()}-test"
-            break
+        directory = place / f"ors-gym-{os.getpid()}-test"
+        with suppress(OSError):
+            directory.mkdir()
+            if (directory / "cgroup.kill").exists():  # of Linux 5.14 and later
+                break
+            directory.rmdir()
     else:
-        pytest.skip("no control group of version 2 can be made on this machine")
-    directory.mkdir()
+        pytest.skip("no control group of version 2 can be made on this machine: it takes root or delegation")
     group = ControlGroup(directory)
     try:
         joins = ["/bin/sh", "-c", f'echo $$ > "{group.joining}"; echo joined; exec sleep 60']
@@ -33,19 +36,6 @@ def test_what_joined_a_group_is_killed_with_it():
             assert not group.gone  # not while a process is in it
             group.kill()
             assert process.wait(60) == -9
-    finally:
-        group.remove()
-    assert group.gone
-
-
-def test_the_limits_of_a_group_are_the_kernels():
-    group = ControlGroup.create(LIMITS)
-    if group.directory is None:
-        pytest.skip("no control group with limits can be made on this machine")
-    try:
-        read = {name: (group.directory / name).read_text().strip() for name in ("memory.max", "pids.max")}
-        assert (read["pids.max"] == "7") == group.pids
-        assert (read["memory.max"] == str(LIMITS.memory_bytes)) == group.memory
     finally:
         group.remove()
     assert group.gone
