@@ -40,6 +40,7 @@ class Schema:
 
     def __init__(self, document: JSONObject | None) -> None:
         self.document: JSONObject = {"type": "object"} if document is None else document
+        self._uses_examples = True
 
     def is_valid(self, value: Any) -> bool:
         """Whether the schema allows ``value``. Formats are annotations, as the standard has it: not checked.
@@ -52,8 +53,12 @@ class Schema:
             raise ValueError(f"the schema's pattern {error.pattern!r} is not understood: {error}") from None
 
     def sample(self, rng: random.Random) -> Any:
-        """Draw a value that the schema allows; raises ValueError where none was found."""
-        for _ in range(_ATTEMPTS):
+        """Draw a value that the schema allows; raises ValueError where none was found.
+
+        A text is one of its examples, if it has any: few texts mean something, and nothing else says which.
+        """
+        for attempt in range(_ATTEMPTS):
+            self._uses_examples = attempt < _ATTEMPTS // 2  # they may be wrong
             try:
                 value = self._draw(self.document, rng, 0)
             except NoDrawError:
@@ -88,6 +93,9 @@ class Schema:
             return rng.choice(_drawable(node["enum"]))
         if "default" in node and rng.random() < 0.2:
             return node["default"]
+        examples: Any = node.get("examples")
+        if self._uses_examples and node.get("type") == "string" and isinstance(examples, list) and examples:
+            return rng.choice(cast("list[Any]", examples))
         return self._draw_first([{**node, "type": kind} for kind in _types(node)], rng, depth, self._draw_typed)
 
     def _draw_first(

@@ -14,13 +14,14 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ors_gym.client.client import ORSClient
 from ors_gym.client.session import Session
 from ors_gym.errors import ORSError, ToolFailedError
 from ors_gym.spaces.spaces import ToolCallSpace
 from ors_gym.types import ToolOutput, shown_blocks
+from ors_gym.types.shapes import JSONObject
 
 __all__ = ["Finding", "Playout", "TaskReport", "difference", "outcome_shown", "probe_tasks"]
 
@@ -36,6 +37,11 @@ _MEANINGS = {
     "repeatable": "a task is the same episode each time",
     "independent": "sessions at once leave each other alone",
 }
+
+_SAYS_WHICH = {"enum", "const", "examples", "pattern", "format"}
+"""Keywords of a schema that say which texts mean something."""
+
+"""Keywords of a schema that say which texts mean something."""
 
 ISOLATE = "give each session a process to itself: ors-gym serve … --isolated 8, or serve(…, isolated=8)"
 
@@ -118,7 +124,9 @@ async def probe_tasks(
         secrets: What the environment needs to start.
         seconds: What is not judged by then is left out.
     """
-    probe = _Probe(client, elsewhere, reseeds, env_name, split, secrets, num_tasks, num_moves, seconds / 20)
+    probe = _Probe(
+        client, elsewhere, reseeds, env_name, split, secrets, num_tasks, num_moves, seconds / 20, seconds / 4
+    )
     try:
         async with asyncio.timeout(seconds):
             await probe.run(at_once=at_once)
@@ -134,6 +142,11 @@ async def probe_tasks(
     return TaskReport(env_name, split, tuple(probe.findings))
 
 
+def _takes_any_text(schema: JSONObject | None) -> bool:
+    parts: Any = (schema or {}).get("properties", {})
+    return any(part.get("type") == "string" and part.keys().isdisjoint(_SAYS_WHICH) for part in parts.values())
+
+
 @dataclass
 class _Probe:
     client: ORSClient
@@ -145,9 +158,12 @@ class _Probe:
     num_tasks: int
     num_moves: int
     walk_seconds: float
+    enough_seconds: float
     walks: int = 3
     first_walk: int = 0
     attempts: int = 2 * NUM_MOVES
+    plays_random_texts: bool = False
+    """Whether the calls are texts of which nothing says what they may be: hardly any does something."""
     findings: list[Finding] = field(default_factory=list[Finding])
     playouts: list[Playout] = field(default_factory=list[Playout])
     """Of the first tasks, one each."""
@@ -184,6 +200,8 @@ class _Probe:
         if at_once and self.judged.isdisjoint({"independent"}):
             await self._judge_at_once(self.playouts[:2])
         for index in range(len(self.playouts), num_tasks):
+            if time.monotonic() > began + self.enough_seconds and len(set(self.playouts)) > 1:
+                break  # that they differ is known, and each takes long to begin
             self.playouts.append(await self._play(self.client, index))
 
     def _judge(self, name: str, holds: bool, message: str, remedy: str, *, is_fault: bool = True) -> None:
@@ -208,7 +226,9 @@ class _Probe:
             f"{different} of the first {count} tasks differ"
             if holds
             else f"the first {count} tasks of {self.split} are one and the same: what is trained on is what is tested",
-            "name what varies (a map, a level, an opponent, a file) in the tasks, or offer one task",
+            "the moves played were random texts: give examples of actions that the game takes (--example TEXT)"
+            if self.plays_random_texts
+            else "name what varies (a map, a level, an opponent, a file) in the tasks, or offer one task",
             is_fault=False,
         )
 
@@ -270,6 +290,7 @@ class _Probe:
         shown = ["\n".join([*tools.names, shown_blocks(await session.get_prompt())])]
         if not len(tools):
             return shown
+        self.plays_random_texts = all(_takes_any_text(tool.input_schema) for tool in tools)
         space, draw, moves = ToolCallSpace(tools), random.Random(seed), 0
         for _ in range(self.attempts):
             if moves == self.num_moves or time.monotonic() > deadline:

@@ -34,3 +34,13 @@ class AdventureEnv(gymnasium.Env):
         said = self.game.do_command(action.split() or ["look"])
         before, (self.score, _) = self.score, self.game.compute_score()
         return said.strip(), self.score - before, self.game.is_finished, False, {"turns": self.game.turns}
+
+
+class OutOfDateEnv(gymnasium.Env):
+    """Does not fit what is installed."""
+
+    def __init__(self):
+        self._joint()
+
+    def _joint(self):
+        raise AssertionError("the joint moved")

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from ors_gym_server.adapters.action_tools import names_fit
 
-__all__ = ["own_action_names"]
+__all__ = ["names_in", "own_action_names"]
 
 _METHODS = ("get_action_meanings", "get_action_names")
 _ATTRIBUTES = (
@@ -55,7 +55,7 @@ def own_action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
         names = _names(told, env.action_space)
         if names:
             return names
-    return _documented(bare, env.action_space)
+    return names_in(inspect.getdoc(type(bare)) or "", env.action_space)
 
 
 def _told_by(env: Any) -> Iterator[Any]:
@@ -108,10 +108,10 @@ def _name(member: Any, among: Sequence[str] = ()) -> str:
     return name
 
 
-def _documented(env: Any, space: spaces.Discrete[Any]) -> list[str]:
+def names_in(documentation: str, space: spaces.Discrete[Any]) -> list[str]:
     """``- 0: left`` and ``| 1 | right |``: the first list in the documentation that numbers all the values."""
     numbers = [str(number) for number in range(int(space.start), int(space.start + space.n))]
-    found = _NUMBERED.findall(inspect.getdoc(type(env)) or "")
+    found = _NUMBERED.findall(documentation)
     for first in range(len(found) - len(numbers) + 1):
         part = found[first : first + len(numbers)]
         names = [text.split("|")[0].strip(" .`*\\").lower() for _, text in part]

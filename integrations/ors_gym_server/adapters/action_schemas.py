@@ -16,6 +16,8 @@ from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from ors_gym.spaces import TextSpace
+
 __all__ = ["UnsupportedSpaceError", "components", "decode", "describe", "list_schema", "object_schema", "schema_of"]
 
 _LONGEST_LIST = 64
@@ -51,6 +53,9 @@ def schema_of(space: spaces.Space[Any]) -> dict[str, Any]:
         case spaces.Text():
             lengths = {"type": "string", "minLength": space.min_length, "maxLength": space.max_length}
             return lengths | {"pattern": f"^[{_escaped(space.characters)}]*$"}
+        case TextSpace():
+            most = {} if space.max_length is None else {"maxLength": space.max_length}
+            return {"type": "string"} | ({"minLength": space.min_length} if space.min_length else {}) | most
         case spaces.Dict():
             return object_schema({str(key): schema_of(value) for key, value in space.spaces.items()})
         case spaces.Tuple():
@@ -117,6 +122,11 @@ def describe(space: spaces.Space[Any]) -> str:
             few = len(space.characters) <= _LONGEST_LIST
             characters = f"of the characters {space.characters!r}" if few else f"of {len(space.characters)} characters"
             return f"text of {space.min_length} to {space.max_length} {characters}"
+        case TextSpace():
+            least = f"at least {space.min_length}" if space.min_length else ""
+            most = "" if space.max_length is None else f"at most {space.max_length}"
+            bounds = " and ".join(bound for bound in (least, most) if bound)
+            return f"any text of {bounds} characters" if bounds else "any text"
         case spaces.Dict():
             parts = (f"{key}: {describe(part)}" for key, part in space.spaces.items())
             return f"an object of {'; '.join(parts)}"

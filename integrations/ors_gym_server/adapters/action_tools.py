@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from gymnasium import spaces
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from ors_gym.spaces import TextSpace
 from ors_gym.types import ToolSpec
 from ors_gym_server.adapters.action_schemas import components, decode, describe, object_schema, schema_of
 
@@ -61,6 +62,7 @@ class ActionTools:
         description: What comes first in each tool's description.
         tool_per_action: Named values of a Discrete space become tools without arguments, instead of one tool whose
             argument is one of the names.
+        examples: Of texts, where an action is one: agents read them, and random policies play them.
 
     Raises:
         ValueError: The names do not fit the space.
@@ -75,9 +77,15 @@ class ActionTools:
         tool_name: str = "step",
         description: str = "Take one step in the environment.",
         tool_per_action: bool = False,
+        examples: Sequence[str] = (),
     ) -> None:
         if names is not None:
             _check_names(space, names)
+        if examples and not isinstance(space, spaces.Text | TextSpace):
+            raise ValueError(f"examples are of actions that are texts, not of {space}")
+        unfit = next((each for each in examples if not space.contains(each)), None)
+        if unfit is not None:
+            raise ValueError(f"the example {unfit!r} is no action: {describe(space)}")
         self.space, self.names = space, None if names is None else tuple(names)
         self._tools: dict[str, _ActionTool] = {}
         match space:
@@ -94,6 +102,9 @@ class ActionTools:
                 if tool_per_action:
                     raise ValueError(f"one tool per action needs a Discrete action space with names, not {space}")
                 form = _form(space, names)
+                if examples:
+                    properties = {name: {**part, "examples": list(examples)} for name, part in form.properties.items()}
+                    form = replace(form, properties=properties)
                 self._add(tool_name, description, form)
 
     def _add(self, name: str, description: str, form: _Form) -> None:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
+from ors_gym.spaces import TextSpace
 from ors_gym.spaces.native import NATIVE_TASK, NativeOptions
 from ors_gym.types import Block, Split, Task, TextBlock, ToolList, ToolOutput, shown_blocks
 from ors_gym_server.adapters.action_tools import ActionTools, InvalidActionError
@@ -149,6 +150,7 @@ def as_ors_environment(
     name: str | None = None,
     splits: Mapping[str, Tasks] | None = None,
     action_names: Sequence[str] | None = None,
+    action_examples: Sequence[str] = (),
     tool_per_action: bool = False,
     observation_names: Sequence[str] | None = None,
     formatter: Formatter | None = None,
@@ -170,11 +172,13 @@ def as_ors_environment(
     Args:
         env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or what makes an environment.
         name: Of the class, and so of the environment (default: the id without namespace and version).
-        splits: The seeds of each split, as a range or a sequence; in place of a seed there may be a mapping of ``seed``
-            and ``options`` for ``reset``. No task may be in two splits. The default has 1,000 for ``train``, 100 for
-            ``validation`` and 100 for ``test``.
+        splits: The seeds of each split, as a range or a sequence; in place of a seed there may be a mapping of
+            ``seed``, of ``options`` for ``reset`` (such as the file of a game), or of both. No task may be in two
+            splits. The default has 1,000 for ``train``, 100 for ``validation`` and 100 for ``test``.
         action_names: What the actions are called; see :class:`~ors_gym_server.adapters.action_tools.ActionTools`. By
             default the names that are known of the environment (:mod:`ors_gym_server.adapters.known_environments`).
+        action_examples: Of actions that are texts, such as ``["[up]", "[down]"]``: agents read them. Random policies
+            and the trial before serving play them, since they know no others.
         tool_per_action: Each named action is its own tool, instead of a value of the tool ``step``.
         observation_names: What the components of the observation are called.
         formatter: ``formatter(observation, info)`` writes it as text, instead of
@@ -203,12 +207,13 @@ def as_ors_environment(
     probe = EnvFactory(source, arguments).make()
     try:
         names = action_names_of(probe) if action_names is None else tuple(action_names)
-        env_name = _env_name(source, probe)
+        env_name = _env_name(source, probe, name)
         tools = ActionTools(
             probe.action_space,
             names,
             description=f"Take one step in {env_name}.",
             tool_per_action=tool_per_action,
+            examples=action_examples,
         )
         if show not in ("auto", "drawing", "observation"):
             raise ValueError(f'show must be "auto", "drawing" or "observation", not {show!r}')
@@ -221,7 +226,8 @@ def as_ors_environment(
             is_named = bool(observation_names or known.observation)
             is_shown = is_named or bool(formatter or known.formatter) or (known.is_drawn and mode == "ansi")
             told = rules_of(probe, actions=tools.names is None, observations=not is_shown and show != "drawing")
-            is_told = not has_no_rules(told)
+            speaks = isinstance(probe.observation_space, TextSpace | gymnasium.spaces.Text)
+            is_told = speaks or not has_no_rules(told)  # a game of text says its own rules
             instructions = f"You play {env_name}.\n\n{told}".strip()
         recipe = EnvFactory(
             source,
@@ -260,10 +266,11 @@ def _spec_of(env_id: str) -> EnvSpec:
     return gymnasium.spec(rest if colon else env_id)
 
 
-def _env_name(source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str:
+def _env_name(source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv, name: str | None) -> str:
+    """The id; without one, the name given."""
     if isinstance(source, EnvSpec):
         return source.id
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__.removesuffix("Env")
+    return env.spec.id if env.spec is not None else name or type(env.unwrapped).__name__.removesuffix("Env")
 
 
 def _class_name(env_name: str) -> str:

@@ -67,6 +67,8 @@ class Screen:
         self._shows_observation = not self._shows_drawing or (recipe.show != "drawing" and not drawing_is_all)
         self._may_do_anything = recipe.any_action or known.any_action
         self._mask: list[bool] | None = None
+        self._text = ""
+        """The last observation, where observations are texts: some environments repeat all that was said before."""
 
     def blocks(self, observation: Any, info: Mapping[str, Any]) -> tuple[Block, ...]:
         """The observation, what the environment draws now, and the actions that are possible where it says so."""
@@ -74,8 +76,9 @@ class Screen:
         if self._shows_observation:
             blocks += self._observation(observation, info)
         shown = {key: info[key] for key in self._recipe.info_keys if key in info}
-        for value in shown.values():
-            blocks += observation_blocks(value, digits=self._recipe.digits)
+        for key, value in shown.items():
+            named = value if isinstance(value, str | np.ndarray) else {key: value}
+            blocks += observation_blocks(named, digits=self._recipe.digits)
         if self._shows_drawing and self._recipe.render_mode == "rgb_array":
             blocks.append(image_block(_as_picture(self._env.render())))
         elif self._shows_drawing:
@@ -98,6 +101,10 @@ class Screen:
         observation = without_mask(observation)
         if self._formatter is not None:
             return [TextBlock(self._formatter(observation, info))]
+        if isinstance(observation, str):
+            before, self._text = self._text, observation
+            is_history = bool(before) and observation.startswith(f"{before.rstrip()}\n") and observation != before
+            return [TextBlock(plain_text(observation[len(before.rstrip()) :] if is_history else observation))]
         return observation_blocks(observation, self._names, digits=self._recipe.digits)
 
     def _possible(self) -> list[Block]:

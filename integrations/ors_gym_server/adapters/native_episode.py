@@ -169,4 +169,4 @@ class _TasksOfSplit(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._draws, _ = seeding.np_random(seed)
         task = self._tasks.at(self._split, int(self._draws.integers(self._count)))
         given = {**(task.get("options") or {}), **(options or {})}
-        return self.env.reset(seed=task["seed"], options=given or None)
+        return self.env.reset(seed=task.get("seed"), options=given or None)

@@ -12,7 +12,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ _SHORTEST_TEXT = 16
 """Characters: fewer bytes than this are as likely numbers."""
 _MOST_NUMBERS = 5000
 """An array of more numbers than this takes a conversation's whole length, and tells a model nothing."""
+_MOST_ALIKE = 8
+"""Rows one after another that are alike and written out; padding is often dozens of rows of zeros."""
 _SMALLEST_PICTURE = 32
 """Pixels of the shorter side; what is smaller is a grid of numbers, as MiniGrid's view of 7 by 7 cells."""
 
@@ -106,7 +108,7 @@ class _Writer:
             case bool() | np.bool_():
                 return "true" if bool(value) else "false"
             case float() | np.floating():
-                return f"{float(value):.{self._digits}g}"
+                return f"{float(value) + 0.0:.{self._digits}g}"  # -0.0 is written as 0
             case np.ndarray():
                 return self._array(value, names)
             case Mapping():
@@ -144,9 +146,18 @@ class _Writer:
             named = [f"row {number}: {self.write(list(row), names)}" for number, row in enumerate(array) if row.any()]
             return "\n".join(named) or "all zero"
         if array.ndim > 1:
-            rows = ",\n".join(self._numbers(row, None) for row in array)
+            rows = ",\n".join(_without_repetition([self._numbers(row, None) for row in array]))
             return f"[{rows}]".replace("\n", "\n ")
         return self.write(list(array) if array.ndim else array[()], names)
+
+
+def _without_repetition(rows: Sequence[str]) -> Iterator[str]:
+    """Rows that are alike once, and how many more there are."""
+    for row, group in itertools.groupby(rows):
+        count = len(list(group))
+        yield from [row] * min(count, _MOST_ALIKE)
+        if count > _MOST_ALIKE:
+            yield f"… {count - _MOST_ALIKE} more rows like the last"
 
 
 def characters(array: NDArray[Any]) -> str:

@@ -20,6 +20,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ors_gym.spaces import TextSpace
+
 __all__ = ["OldGymEnv", "as_space"]
 
 
@@ -28,7 +30,7 @@ class OldGymEnv(gymnasium.Env[Any, Any]):
 
     Args:
         make: What makes the environment: a class or a function.
-        observation_space: For environments that have none, such as games of text.
+        observation_space: For environments that have none; by default any text, as in games of text.
         action_space: Likewise.
         **arguments: For ``make``.
 
@@ -46,8 +48,8 @@ class OldGymEnv(gymnasium.Env[Any, Any]):
     ) -> None:
         self._make, self._arguments = make, arguments
         self._old = make(**arguments)
-        self.observation_space = observation_space or as_space(self._old.observation_space)
-        self.action_space = action_space or as_space(self._old.action_space)
+        self.observation_space = observation_space or _space_of(self._old, "observation_space")
+        self.action_space = action_space or _space_of(self._old, "action_space")
         told: Mapping[str, Any] = getattr(self._old, "metadata", None) or {}
         modes = told.get("render_modes", told.get("render.modes", []))
         self.metadata = {**told, "render_modes": list(modes)}
@@ -126,6 +128,11 @@ def as_space(space: Any) -> spaces.Space[Any]:
     if hasattr(space, "n"):
         return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
     raise TypeError(f"the space {type(space).__module__}.{type(space).__qualname__} is of no kind that Gymnasium has")
+
+
+def _space_of(env: Any, name: str) -> spaces.Space[Any]:
+    space = getattr(env, name, None)
+    return TextSpace() if space is None else as_space(space)
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:

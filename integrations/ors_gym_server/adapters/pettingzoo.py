@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +22,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from ors_gym_server.adapters.action_names import names_in
+from ors_gym_server.adapters.action_tools import names_fit
 from ors_gym_server.adapters.gymnasium import GymnasiumEnvironment, as_ors_environment
+from ors_gym_server.adapters.rules import players_text
 
 __all__ = ["OneAgent", "OtherPolicy", "Turn", "from_pettingzoo", "random_action"]
 
@@ -87,7 +90,7 @@ def from_pettingzoo(
         title = probe.spec.name
         documentation = documentation_of(probe.game)
         if "action_names" not in own and isinstance(probe.action_space, gymnasium.spaces.Discrete):
-            own["action_names"] = action_names_of(documentation, int(probe.action_space.n))
+            own["action_names"] = _action_names(title, documentation, probe.action_space)
         if "formatter" not in own and is_board(probe.observation_space):
             own["formatter"] = board if not title.startswith(COLUMN_BY_COLUMN) else _turned_board
         who = (
@@ -210,31 +213,40 @@ def documentation_of(game: Any) -> str:
 
 _TOLD = ("action space", "rewards", "scoring")
 _LONGEST = 3000
+_DRAWING = re.compile(r"^ *```\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+"""Boards, between fences that name no language."""
 
 
 def rules_in(documentation: str) -> str:
     """The introduction and the sections on actions and rewards, without pictures, links and tables of versions."""
     text = re.sub(r"^```\{.*?^```\s*$", "", documentation, flags=re.DOTALL | re.MULTILINE)
     introduction, *sections = re.split(r"^(?=#{2,4} )", text, flags=re.MULTILINE)
-    lines = [
-        line for line in introduction.splitlines() if not re.match(r"\s*(#|\||<|This environment is part of)", line)
-    ]
-    kept = ["\n".join(lines)]
+    kept = ["\n".join(line for line in introduction.splitlines() if not re.match(r"\s*(#|\||<)", line))]
     for section in sections:
         heading, _, body = section.partition("\n")
         if heading.strip("# ").lower() in _TOLD and body.strip():
             kept.append(f"{heading.strip('# ')}:\n{body.strip()}")
-    joined = "\n\n".join(part.strip() for part in kept if part.strip())
-    plain = re.sub(r"<[^>]+>|\*\*|`", "", re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", joined))
-    return re.sub(r"\n{3,}", "\n\n", plain)[:_LONGEST].strip()
+    drawings = re.findall(_DRAWING, "\n".join(kept))
+    numbers = iter(range(len(drawings)))
+    told = [players_text(re.sub(_DRAWING, lambda _: f"\n(drawing {next(numbers)})\n", part)) for part in kept]
+    plain = "\n\n".join(part for part in told if part).replace("`", "")
+    for number, drawing in enumerate(drawings):
+        plain = plain.replace(f"(drawing {number})", drawing.strip("\n"))
+    return plain[:_LONGEST].strip()
 
 
-def action_names_of(documentation: str, count: int) -> list[str] | None:
-    """The names in a table of actions such as ``| 0 | Call |``, if it names each of them differently."""
-    _, _, section = documentation.partition("### Action Space")
-    rows = re.findall(
-        r"^\|\s*(\d+)\s*\|\s*([^|\n]+?)\s*\|\s*$", re.split(r"^###", section, flags=re.M)[0], re.MULTILINE
-    )
-    names = {int(number): re.sub(r"\W+", "_", name.lower()).strip("_") for number, name in rows}
-    ordered = [names.get(number, "") for number in range(count)]
-    return ordered if all(ordered) and len(set(ordered)) == count else None
+_NAMES = {
+    "cooperative_pong": ("nothing", "up", "down"),
+    "pursuit": ("left", "right", "up", "down", "stay"),
+    "rps": ("rock", "paper", "scissors"),
+}
+"""Of actions that the documentation tells in prose, or not in order."""
+
+
+def _action_names(title: str, documentation: str, space: gymnasium.spaces.Discrete[Any]) -> Sequence[str] | None:
+    """The names of the actions, where they are known or the documentation lists all of them in order."""
+    known = _NAMES.get(title, ())
+    if names_fit(space, known):
+        return known
+    section = re.search(r"^#+ Actions?(?: Space)?$(.*?)(?=^#|\Z)", documentation, re.MULTILINE | re.DOTALL)
+    return names_in(section[1], space) or None if section else None

@@ -11,7 +11,7 @@ import gymnasium
 
 from ors_gym_server.adapters.known_environments import known_of
 
-__all__ = ["has_no_rules", "rules_of"]
+__all__ = ["has_no_rules", "players_text", "rules_of"]
 
 _TOLD = ("description", "rewards", "reward", "episode end", "episode termination", "termination", "truncation", "rules")
 _LONGEST_SECTION = 3000
@@ -29,11 +29,12 @@ _UNDERLINE = re.compile(r"^\s*([-=~^])\1{2,}\s*$")
 _CODE = (
     r"\b(arguments?|parameters?|keyword|kwargs?|constructor|subclass(es)?|wrappers?|docstring|API|numpy|Python|gym(nasium)?|"
     r"ndarray|dtype|default reward|reward threshold|info|registered|implementation|implemented)\b"
-    r"|render_mode|time_limit|action_mask|__\w+__|\bself\.|\bnp\.|\bint\(\)|step\(\)|reset\(\)|\w=(True|False)|\bsection\b"
+    r"|render_mode|time_limit|action_mask|__\w+__|\bself\.|\bnp\.|\bint\(\)|step\(\)|reset\(\)|\w\s?=\s?(True|False)|\bsection\b"
 )
 _CREDITS = (
     r"https?://|arxiv|@\w+\{|et al\b|adapted from|inspiration|inspired by|pixel art|Farama|by Sutton|^\s*From \""
     r"|\b(described|introduced|proposed) (in|by)|, run:$|\bTo (run|play|see)\b.*:$"
+    r"|^\s*Keys \*|This environment is part of the|^Please read\b"
 )
 _FOR_DEVELOPERS = re.compile(f"{_CODE}|{_CREDITS}", re.IGNORECASE)
 _ASIDE = re.compile(rf"\s*\((?:[^()]*(?:{_CODE})[^()]*|see [^()]*)\)", re.IGNORECASE)
@@ -146,7 +147,8 @@ def _sentences_for_players(line: str) -> str:
     line = _ASIDE.sub("", line)
     if not _FOR_DEVELOPERS.search(line):
         return line
-    start = line[: len(line) - len(line.lstrip(" -*"))]
+    marked = re.match(r"[\s*-]*(?:`\w+`:\s+)?", line)  # of a list, also of one that explains words
+    start = marked[0] if marked else ""
     sentences = re.split(r"(?<=[.!?])\s+", line[len(start) :])
     kept = [sentence for sentence in sentences if not _FOR_DEVELOPERS.search(sentence)]
     return start + " ".join(kept) if kept else ""

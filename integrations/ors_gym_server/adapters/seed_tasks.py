@@ -13,7 +13,7 @@ from ors_gym.types import Split, Task
 __all__ = ["SeedTasks", "Tasks"]
 
 Tasks: TypeAlias = Sequence[int] | Sequence[Mapping[str, Any]]
-"""Seeds, or mappings with a ``seed`` and what else the episode is reset with. A long range costs nothing."""
+"""Seeds, or mappings of a ``seed``, ``options`` for ``reset``, or both. A long range costs nothing."""
 
 LONGEST_LIST = 100_000
 """More tasks than this are not listed at once."""
@@ -88,7 +88,11 @@ def _check_seeds(split: str, tasks: Tasks) -> None:
     if isinstance(tasks, range):
         tasks = (tasks[0], tasks[-1]) if tasks else ()
     for task in tasks:
-        seed = task.get("seed") if isinstance(task, Mapping) else task
+        if isinstance(task, Mapping) and "seed" not in task:
+            if not task.get("options"):
+                raise ValueError(f"a task of split {split!r} has neither a seed nor options")
+            continue
+        seed = task["seed"] if isinstance(task, Mapping) else task
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"a task of split {split!r} has the seed {seed!r}; seeds are integers of 0 or more")
 

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,13 @@ def add_environment_options(parser: argparse.ArgumentParser) -> None:
     gym = parser.add_argument_group("Gymnasium environments")
     gym.add_argument("--render", choices=["auto", "ansi", "rgb_array", "none"], help="drawings for the agent to see")
     gym.add_argument("--actions", metavar="NAME,NAME,…", help="what the actions are called")
+    gym.add_argument(
+        "--example",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="an action, where they are texts; may be repeated",
+    )
     gym.add_argument("--observations", metavar="NAME,NAME,…", help="what the parts of the observation are called")
     gym.add_argument(
         "--formatter", metavar="MODULE:FUNCTION", help="writes an observation, given with its info, as text"
@@ -78,6 +86,7 @@ def _gymnasium(source: Any, arguments: argparse.Namespace, target: str | None = 
     target = target or (f"gym:{source}" if isinstance(source, str) else f"{source.__module__}:{source.__name__}")
     options: dict[str, Any] = {
         "action_names": _names(arguments.actions),
+        "action_examples": arguments.example,
         "observation_names": _names(arguments.observations),
         "tool_per_action": arguments.tool_per_action,
         "info_keys": arguments.show_info,
@@ -102,6 +111,13 @@ def _gymnasium(source: Any, arguments: argparse.Namespace, target: str | None = 
         ) from None
     except (ValueError, TypeError, gymnasium.error.Error) as error:
         raise InputError(f"{target}: {error}") from None
+    except Exception as error:  # of the environment's own code
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+        raise InputError(
+            f"{target} cannot be made: {reason}, in {place.filename}, line {place.lineno} ({place.name}); if that is a "
+            "package's file, the package may not fit the versions of others that are installed"
+        ) from None
 
 
 def _names(given: str | None) -> list[str] | None:

@@ -163,6 +163,10 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
             ["tests.support.environments:Counter", "--name", "x"],
             "--name cannot be used with tests.support.environments:Counter",
         ),
+        (
+            ["tests.support.port_environments:OutOfDateEnv"],
+            "OutOfDateEnv cannot be made: AssertionError: the joint moved, in ",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(capsys, monkeypatch, arguments, said):

@@ -280,7 +280,7 @@ def test_a_task_may_have_options_for_reset_and_a_split_any_name():
         ({"train": [1, 2], "test": [{"seed": 2}]}, "in common"),
         ({"train": [-1]}, "seeds are integers of 0 or more"),
         ({"train": range(-5, 3)}, "seeds are integers of 0 or more"),
-        ({"train": [{"options": {}}]}, "the seed None"),
+        ({"train": [{"options": {}}]}, "neither a seed nor options"),
         ({}, "at least one split"),
     ],
 )

@@ -10,7 +10,8 @@ from pettingzoo.classic import connect_four_v3, rps_v2, tictactoe_v3
 import ors_gym  # noqa: F401  (it registers ors_gym/ORS-v0)
 from ors_gym.types import text_of
 from ors_gym_server import create_app
-from ors_gym_server.adapters.pettingzoo import OneAgent, action_names_of, from_pettingzoo, random_action
+from ors_gym_server.adapters.action_names import names_in
+from ors_gym_server.adapters.pettingzoo import OneAgent, from_pettingzoo, random_action
 from tests.support.exactness import are_identical
 from tests.support.ors_servers import serve_app
 
@@ -69,7 +70,7 @@ def test_a_model_reads_rules_and_a_board():
     episode.setup()
     prompt = text_of(episode.get_prompt())
     assert "You play tictactoe as player_1." in prompt
-    assert "The cells are indexed as follows" in prompt
+    assert "The cells are indexed as follows:\n\n0 | 3 | 6\n" in prompt
     assert not any(developers in prompt for developers in ("```", "<a href", "action_mask", "Version History"))
     assert "X is you, O the other:\n. . .\n. . .\n. . ." in prompt
     told = text_of(episode.call_tool("step", {"action": 3}).blocks)  # the cell right of 0, as the rules number them
@@ -78,11 +79,9 @@ def test_a_model_reads_rules_and_a_board():
 
 
 def test_actions_are_called_as_the_documentation_calls_them():
-    table = (
-        "### Action Space\n\n| ID | Action |\n|:--:|---|\n| 0 | Call |\n| 1 | Raise it |\n\n### Rewards\n| 2 | Fold |"
-    )
-    assert action_names_of(table, 2) == ["call", "raise_it"]
-    assert action_names_of(table, 3) is None
+    table = "\n\n| ID | Action |\n|:--:|---|\n| 0 | Call |\n| 1 | Raise it |\n\n"
+    assert names_in(table, gym.spaces.Discrete(2)) == ["call", "raise it"]
+    assert names_in(table, gym.spaces.Discrete(3)) == []
 
 
 def test_a_learner_gets_the_agents_own_spaces_over_the_wire():

@@ -310,6 +310,11 @@ def test_draws_have_variety():
     assert 5 in (value.get("a") for value in draws({"properties": {"a": {"type": "integer", "default": 5}}}, 100))
 
 
+def test_a_text_is_one_of_its_examples_unless_they_are_wrong():
+    assert set(draws({"type": "string", "examples": ["up", "down"]})) == {"up", "down"}
+    assert set(map(len, draws({"type": "string", "examples": ["up"], "minLength": 4, "maxLength": 4}, 3))) == {4}
+
+
 def test_a_schema_that_nothing_satisfies_is_refused_in_words():
     with pytest.raises(ValueError, match="no value found"):
         draws({"type": "integer", "minimum": 2, "maximum": 1})
