@@ -95,7 +95,7 @@ class Schema:
             return node["default"]
         examples: Any = node.get("examples")
         if self._uses_examples and node.get("type") == "string" and isinstance(examples, list) and examples:
-            return rng.choice(cast("list[Any]", examples))
+            return rng.choice(examples)
         return self._draw_first([{**node, "type": kind} for kind in _types(node)], rng, depth, self._draw_typed)
 
     def _draw_first(

@@ -122,12 +122,15 @@ async def probe_tasks(
         num_moves: How many calls an episode is played for.
         at_once: Whether sessions are opened side by side; not where the server holds one at a time.
         secrets: What the environment needs to start.
-        seconds: What is not judged by then is left out.
+        seconds: What is not judged by then is left out. Beginning the first episode, which imports what the environment
+            needs, has as long once more.
     """
     probe = _Probe(
         client, elsewhere, reseeds, env_name, split, secrets, num_tasks, num_moves, seconds / 20, seconds / 4
     )
     try:
+        async with asyncio.timeout(seconds):
+            await probe.warm_up()
         async with asyncio.timeout(seconds):
             await probe.run(at_once=at_once)
     except TimeoutError:
@@ -167,6 +170,15 @@ class _Probe:
     findings: list[Finding] = field(default_factory=list[Finding])
     playouts: list[Playout] = field(default_factory=list[Playout])
     """Of the first tasks, one each."""
+
+    async def warm_up(self) -> None:
+        """Begin an episode in each process: the first one takes longer than others, and says nothing of them."""
+        clients = [self.client] if self.elsewhere is None else [self.client, self.elsewhere]
+        await asyncio.gather(*(self._begin(client) for client in clients))
+
+    async def _begin(self, client: ORSClient) -> None:
+        async with client.session(self.env_name, split=self.split, index=0, secrets=self.secrets) as session:
+            await session.get_prompt()
 
     async def run(self, *, at_once: bool) -> None:
         began = time.monotonic()
@@ -285,12 +297,12 @@ class _Probe:
 
     async def _walk(self, session: Session, seed: int) -> list[str]:
         """Play drawn moves. Those that are refused leave the episode where it was, and are not counted."""
-        deadline = time.monotonic() + self.walk_seconds
         tools = await session.list_tools()
         shown = ["\n".join([*tools.names, shown_blocks(await session.get_prompt())])]
         if not len(tools):
             return shown
         self.plays_random_texts = all(_takes_any_text(tool.input_schema) for tool in tools)
+        deadline = time.monotonic() + self.walk_seconds
         space, draw, moves = ToolCallSpace(tools), random.Random(seed), 0
         for _ in range(self.attempts):
             if moves == self.num_moves or time.monotonic() > deadline:
