@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ors_gym.json_text import read_json
 from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_place, count_in, count_or
 from ors_gym.policies.api import API, Request, in_turns, said_blocks, split_system
+from ors_gym.policies.pieces import check_count
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock, ToolSpec
 from ors_gym.types.shapes import JSONObject, mapping
 
@@ -162,6 +163,7 @@ class AnthropicMessage(Answer):
                 self._count(fields.get("usage"))
             case _:
                 pass  # ping and other events
+        check_count(self._blocks)
 
     def _begin(self, message: JSONObject) -> None:
         for place, block in enumerate(as_array(message.get("content"), "a message's content")):

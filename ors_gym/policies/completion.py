@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 from ors_gym.policies.answer import Answer, Finish, Piece, as_array, as_place, count_in, count_or
-from ors_gym.policies.pieces import Growing, joined_parts
+from ors_gym.policies.pieces import Growing, check_count, joined_parts
 from ors_gym.types.shapes import JSONObject, mapping
 
 __all__ = ["Completion"]
@@ -102,6 +102,7 @@ class Completion(Answer):
         self._has_parts = self._has_parts or isinstance(content, list)
         self._is_null = self._is_null and content is None
         self._parts += as_array(content, "a content") if isinstance(content, list) else text
+        check_count(self._parts)
         for name, value in message.items():
             if name not in OWN_FIELDS and value is not None and value != []:
                 self._fields.setdefault(name, Growing()).add(value)
@@ -124,6 +125,7 @@ class Completion(Answer):
     def _new_call(self, delta: JSONObject) -> _CallInTheMaking:
         call = self._places[as_place(delta.get("index"), "a tool call")] = _CallInTheMaking()
         self._calls.append(call)
+        check_count(self._calls)
         return call
 
     def pieces(self) -> Iterator[Piece]:

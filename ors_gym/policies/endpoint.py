@@ -103,6 +103,7 @@ class ChatPolicy:
             ``max_completion_tokens``. Any name of the limit may be given in ``options`` instead.
         retry_seconds: How long a busy endpoint, or one that is not there, is asked again for one message.
         silence_seconds: How long an answer may go without a sign of life, the wait for its beginning included.
+        answer_seconds: How long one answer may take, signs of life included.
         headers: Sent with every request; kept as secret as the key.
         http_client: An httpx client of your own (proxies, certificates), instead of the faster default.
     """
@@ -122,6 +123,7 @@ class ChatPolicy:
         max_tokens_field: str | None = None,
         retry_seconds: float = 120.0,
         silence_seconds: float = 600.0,
+        answer_seconds: float = 7200.0,
         headers: Mapping[str, str] | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
@@ -162,6 +164,7 @@ class ChatPolicy:
         self._stream = stream
         self._retry_seconds = retry_seconds
         self._silence_seconds = silence_seconds
+        self._answer_seconds = answer_seconds
         self._http_client = http_client
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -295,6 +298,7 @@ class ChatPolicy:
         quiet = loop.call_later(QUIET_SECONDS, self._say_quiet)
         try:
             async with (
+                asyncio.timeout(self._answer_seconds) as whole,
                 asyncio.timeout(self._silence_seconds) as silence,
                 self._transport_here().send("POST", self._target, self._headers, body) as response,
             ):
@@ -312,7 +316,9 @@ class ChatPolicy:
         # What happens to the connection after the answer's end does not matter.
         except TimeoutError:
             if not answer.finish_reason:
-                raise self._failure(f"the endpoint was silent for {self._silence_seconds:g} s") from None
+                why = f"the endpoint was silent for {self._silence_seconds:g} s"
+                why = f"the answer took longer than {self._answer_seconds:g} s" if whole.expired() else why
+                raise self._failure(why) from None
         except CertificateError as error:
             raise self._ending(Verdict.RUN, error.message) from None
         except TransportError as error:

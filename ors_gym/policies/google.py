@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from ors_gym.policies.answer import Answer, Finish, Piece, as_array, count_or
 from ors_gym.policies.api import API, Request, in_turns, said_blocks, split_system
 from ors_gym.policies.names import ToolNames
+from ors_gym.policies.pieces import check_count
 from ors_gym.types import (
     ImageBlock,
     Message,
@@ -186,6 +187,7 @@ class GenerateContent(Answer):
             for part in as_array(content.get("parts"), "a content's parts"):
                 self._parts.append(mapping(part, "a part"))
                 self.begun = True
+            check_count(self._parts)
             self.finish_reason = str(candidate.get("finishReason") or self.finish_reason)
         feedback = fields.get("promptFeedback")
         if isinstance(feedback, Mapping) and cast("JSONObject", feedback).get("blockReason"):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, cast
 
+from ors_gym.errors import ProtocolError
 from ors_gym.types.shapes import JSONObject
 
-__all__ = ["Growing", "joined_parts"]
+__all__ = ["Growing", "check_count", "joined_parts"]
+
+MAX_PARTS = 250_000
+"""Maximum number of parts of an answer that are kept apart: more than any model writes tokens in one message."""
 
 GROWING = frozenset({"text", "summary"})
 """Fields of an item that come in pieces; its other fields come once."""
+
+
+def check_count(parts: Sized) -> None:
+    """Raise ProtocolError if an answer has more than ``MAX_PARTS`` of these."""
+    if len(parts) > MAX_PARTS:
+        raise ProtocolError(f"an answer of more than {MAX_PARTS:,} parts")
 
 
 class Growing:
@@ -26,6 +36,8 @@ class Growing:
     >>> value.whole()
     [{'index': 0, 'text': 'hm', 'signature': 's'}]
     """
+
+    __slots__ = ("_fields", "_grows", "_items", "_last", "_texts")
 
     def __init__(self, *, grows: bool = True) -> None:
         self._grows = grows
@@ -48,6 +60,7 @@ class Growing:
             items: list[Any] = piece  # pyright: ignore[reportUnknownVariableType]
             for item in items:
                 self._items.setdefault(_place(item), Growing(grows=False)).add(item)
+            check_count(self._items)
 
     def whole(self) -> Any:
         """The value so far."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 from ors_gym.policies.answer import Answer, Finish, Piece, as_array, count_in, count_or
 from ors_gym.policies.api import OpenAIAPI, Request, split_system
+from ors_gym.policies.pieces import check_count
 from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCallBlock, ToolResultBlock
 from ors_gym.types.shapes import JSONObject, mapping
 
@@ -131,6 +132,7 @@ class Response(Answer):
         elif kind == "response.output_item.done":
             place = count_or(fields.get("output_index"), len(self._done))
             self._done[cast("int", place)] = mapping(fields.get("item"), "an item of a response")
+            check_count(self._done)
             self.begun = True
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
             self._end(mapping(fields.get("response"), "a response"))

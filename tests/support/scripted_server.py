@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["ScriptedORS", "events", "http", "json_answer"]
+__all__ = ["ScriptedORS", "endless", "events", "http", "json_answer"]
 
 Answer: TypeAlias = "bytes | Callable[[asyncio.StreamWriter], Any]"
 
@@ -26,6 +26,18 @@ def json_answer(value: Any, **options: Any) -> bytes:
 def events(*pairs: tuple[str, str]) -> bytes:
     """An event stream."""
     return http("".join(f"event: {name}\ndata: {data}\n\n" for name, data in pairs).encode(), "text/event-stream")
+
+
+def endless(head: bytes, piece: bytes) -> Answer:
+    """An answer that begins with ``head`` and goes on with ``piece`` for ever."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    return answer
 
 
 RESULT = {"ok": True, "output": {"blocks": [{"type": "text", "text": "hi"}], "reward": 1.0, "finished": True}}

@@ -27,7 +27,7 @@ from ors_gym.types.messages import (
     block_to_wire,
     blocks_from_wire,
 )
-from tests.support.scripted_server import ScriptedORS, events, http, json_answer
+from tests.support.scripted_server import ScriptedORS, endless, events, http, json_answer
 
 QUICK = Timeouts(
     request_seconds=5, first_event_seconds=5, silence_seconds=5, resume_seconds=1, starting_seconds=0.2,
@@ -148,16 +148,6 @@ def test_what_is_not_needed_is_read_leniently_and_written(answer, tmp_path):
     with TrajectoryWriter(tmp_path / "a.jsonl") as writer:
         writer.write(episode)
     assert list(read_trajectories(tmp_path / "a.jsonl"))
-
-
-def endless(head: bytes, piece: bytes):
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(head)
-        while True:
-            writer.write(piece)
-            await writer.drain()
-
-    return answer
 
 
 CHUNKED = b"HTTP/1.1 %s\r\nTransfer-Encoding: chunked\r\nContent-Type: %s\r\n\r\n"
