@@ -55,7 +55,8 @@ class EvaluationCallback(BatchListener):
     Args:
         rollouts: Whose batches to score.
         path: The file; None keeps no trajectory.
-        rules: How episodes are scored; by default by the sources' ``reward`` and ``unrewarded_return``.
+        rules: How episodes are scored; by default by the sources' ``reward`` and ``unrewarded_return``. Required if a
+            source's ``reward`` is a function: files are scored again, and cannot hold one.
         secrets: Strings to blank out wherever they occur in the file.
     """
 
@@ -76,7 +77,13 @@ class EvaluationCallback(BatchListener):
         self._batches: list[RolloutBatch] = []
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Listen from the beginning: ``trainer.evaluate()`` needs no training."""
+        """Listen from the beginning: ``trainer.evaluate()`` needs no training.
+
+        Raises:
+            ValueError: a source's ``reward`` is a function, and no rules were given.
+        """
+        for source in self._rollouts.names:
+            self._rules_of(source)
         self.listen(state)
 
     def on_train_end(
@@ -125,8 +132,12 @@ class EvaluationCallback(BatchListener):
         if self._rules is not None:
             return self._rules
         opened = self._rollouts.sources[source].source
-        reward: Any = opened.reward if isinstance(opened.reward, str) else "sum"
-        return Rules(reward=reward, unrewarded=opened.unrewarded_return or 0.0)
+        if not isinstance(opened.reward, str):
+            raise ValueError(
+                f"the reward of {source!r} is a function, by which a file cannot be scored again: "
+                "say how evaluations are scored, with EvaluationCallback(rules=Rules(reward=…))"
+            )
+        return Rules(reward=opened.reward, unrewarded=opened.unrewarded_return or 0.0)
 
     def _outcomes(self, batch: RolloutBatch) -> list[tuple[str, Outcome]]:
         return [

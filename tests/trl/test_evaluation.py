@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ors_gym import FailurePolicy, ToolCall
-from ors_gym.evaluation import score_file
+from ors_gym.evaluation import Rules, score_file
 from ors_gym.reporting.page import RunRecord
 from ors_gym.reporting.records import read_records
 from ors_gym_trl import ReportCallback
@@ -74,3 +74,10 @@ def test_failed_episodes_are_counted_apart_and_scored_by_nothing(
     assert callback.evaluations[0].results["buttons"].success.tasks == 2
     assert metrics["eval_success_rate"] == pytest.approx(callback.evaluations[0].results["buttons"].success.value)
     rollouts.portal.run(host.client.aclose())
+
+
+def test_a_reward_that_is_a_function_needs_rules_for_evaluations(make_rollouts: Callable, tmp_path: Path):
+    rollouts = make_rollouts(eval_split="test", reward=lambda episode: 0.5)
+    with pytest.raises(ValueError, match=r"the reward of 'buttons' is a function.*rules=Rules"):
+        make_trainer(rollouts, tmp_path, callbacks=[EvaluationCallback(rollouts)])
+    make_trainer(rollouts, tmp_path, callbacks=[EvaluationCallback(rollouts, rules=Rules(reward="last"))])
