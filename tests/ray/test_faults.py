@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,19 +21,15 @@ from ors_gym_ray.rollouts import places
 from tests.support.environments import Counter
 from tests.support.ors_servers import RunningServer, Server, serve_app
 from tests.support.processes import wait_until
-from tests.support.ray_clusters import add_node, connected, kill_process
+from tests.support.ray_clusters import add_node, kill_process
+
+pytestmark = pytest.mark.usefixtures("driver")
+
 
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)
 AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)
 IN_A_PLACE = {"resources": {"place": 1}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def driver(ray_cluster: Cluster) -> Iterator[None]:
-    """This process is a driver of the cluster."""
-    with connected(ray_cluster):
-        yield
 
 
 class PausesAtTheSecondTurn:

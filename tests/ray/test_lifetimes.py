@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,14 +20,8 @@ from ors_gym import ScriptedPolicy, TaskRef, ToolCall
 from ors_gym_ray import RolloutPool
 from tests.support.ors_servers import RunningServer
 from tests.support.processes import wait_until
-from tests.support.ray_clusters import connected
 
-
-@pytest.fixture(scope="module", autouse=True)
-def driver(ray_cluster: Cluster) -> Iterator[None]:
-    """This process is a driver of the cluster."""
-    with connected(ray_cluster):
-        yield
+pytestmark = pytest.mark.usefixtures("driver")
 
 
 class HoldsAnEnv:

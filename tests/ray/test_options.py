@@ -37,3 +37,19 @@ def test_a_pool_refuses_wrong_arguments_in_words_without_keys_and_before_it_star
     names = inspect.signature(RolloutPool).parameters.keys() - {"options"}
     assert check_door(RolloutPool, base, (*names, *SESSION_OPTIONS), fits) > 100
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"num_actors": 0}, "at least 1"),
+        ({"start_seconds": 0}, "start_seconds"),
+        ({"actor_options": {"name": "mine"}}, "give name=… to the RolloutPool"),
+        ({"policy_placement": "moon"}, "'driver' or 'actors'"),
+        ({"actor_options": {"num_cpus": -1}}, "num_cpus"),
+        ({"client_options": {"ping_seconds": -1}}, "ping_seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(options: dict, complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        RolloutPool("http://127.0.0.1:9", **options)

@@ -15,7 +15,6 @@ import httpx
 import pytest
 import ray
 from ray import cloudpickle
-from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -34,42 +33,16 @@ from ors_gym import (
 )
 from ors_gym.errors import NotFoundError
 from ors_gym_ray import RolloutPool
-from ors_gym_ray.rollouts.events import Job
 from tests.support.environments import Mirror
 from tests.support.ors_servers import RunningServer
 from tests.support.processes import wait_until
-from tests.support.ray_clusters import connected
+
+pytestmark = pytest.mark.usefixtures("driver")
+
 
 ADD = ToolCall("add", {"amount": 1})
 THREE = TaskRef("counter", "train", 2)
 AT_ONCE = FailurePolicy(retries=3, retry_delay_seconds=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def driver(ray_cluster: Cluster) -> Iterator[None]:
-    """This process is a driver of the cluster."""
-    with connected(ray_cluster):
-        yield
-
-
-@pytest.fixture(scope="module", name="pool")
-def shared_pool(driver: None, counter_server: RunningServer) -> Iterator[RolloutPool]:
-    """A pool for the tests that ask nothing special of it: actors take two seconds to start."""
-    with RolloutPool(counter_server.url, env_name="counter", num_actors=2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def start_pool(counter_server: RunningServer) -> Iterator[Callable[..., RolloutPool]]:
-    pools: list[RolloutPool] = []
-
-    def start(**options: object) -> RolloutPool:
-        pools.append(RolloutPool(counter_server.url, **{"env_name": "counter", "num_actors": 2, **options}))
-        return pools[-1]
-
-    yield start
-    for pool in pools:
-        pool.close()
 
 
 async def collect(pool: RolloutPool, *arguments: object, **options: object) -> list:
@@ -401,133 +374,6 @@ def test_a_pool_in_use_refuses_a_second_event_loop(pool: RolloutPool, run: Calla
     run(conversation())
 
 
-def test_closing_a_pool_ends_what_is_awaited_of_it(start_pool: Callable, counter_server: RunningServer, run: Callable):
-    class ClosesThePool:
-        asked = 0
-
-        async def act(self, turn: Turn) -> Reply:
-            self.asked += 1
-            if self.asked == 3:
-                pool.close()
-            await asyncio.Event().wait()
-            raise AssertionError("nobody answers")
-
-    pool = start_pool(policy=ClosesThePool())
-
-    with pytest.raises(RuntimeError, match="closed"):
-        run(run_group(pool, THREE, 3))
-
-    wait_until(lambda: not counter_server.live_sessions)
-
-
-def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_more(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
-    cancelled = []
-
-    class OneAnswers:
-        asked = 0
-
-        async def act(self, turn: Turn) -> Reply:
-            self.asked += 1
-            if self.asked == 3:
-                return Reply(text="enough")
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.append(turn.episode_id)
-                raise
-            raise AssertionError("nobody answers")
-
-    async def conversation() -> None:
-        policy = OneAnswers()
-        playing = [asyncio.create_task(pool.run_episode(THREE, policy=policy)) for _ in range(3)]
-        ended, waiting = await asyncio.wait(playing, return_when=asyncio.FIRST_COMPLETED)
-        assert ended.pop().result().stop_reason is StopReason.POLICY_STOPPED
-        for episode in waiting:
-            episode.cancel()
-        await asyncio.wait(waiting)
-        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
-
-    run(conversation())
-
-    assert len(cancelled) == 2
-
-
-def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
-    async def conversation() -> None:
-        await pool.ready()
-        actor = pool._workers[0].actor
-        jobs = [Job(f"cancelled {number}", THREE, 0, None, ask_driver=True) for number in range(20)]
-        calls = [call for job in jobs for call in (actor.submit.remote([job]), actor.cancel.remote([job.episode_id]))]
-        # A large task takes longer to an actor than its cancellation: then this is all that arrives in its order.
-        await asyncio.gather(*calls, actor.submit.remote([Job("overtaken", THREE, 0, None, ask_driver=True)]))
-
-        def is_idle() -> bool:
-            return not ray.get(actor.__ray_call__.remote(lambda actor: len(actor._episodes)))
-
-        await asyncio.to_thread(wait_until, is_idle)
-
-    run(conversation())
-
-    wait_until(lambda: not counter_server.live_sessions)
-
-
-def test_an_interrupted_wait_for_a_group_loses_no_group_and_leaves_no_session(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
-    class HeldUp:
-        """The second of two tasks waits."""
-
-        def __init__(self) -> None:
-            self.asked, self.go_on = asyncio.Event(), asyncio.Event()
-
-        async def act(self, turn: Turn) -> Reply:
-            if turn.task.index == 3:
-                self.asked.set()
-                await self.go_on.wait()
-            return Reply(tool_calls=(ADD,))
-
-    async def conversation() -> None:
-        policy = HeldUp()
-        groups = pool.run_groups([2, 3], 2, policy=policy)
-        first = await anext(groups)
-        await policy.asked.wait()
-        for interrupt in (asyncio.create_task(anext(groups)), asyncio.create_task(asyncio.wait_for(anext(groups), 0))):
-            await asyncio.sleep(0)
-            interrupt.cancel()
-            with pytest.raises((asyncio.CancelledError, TimeoutError)):
-                await interrupt
-        policy.go_on.set()
-        rest = [group async for group in groups]
-        assert [group.task.index for group in (first, *rest)] == [2, 3]
-        assert all(not member.failed for group in (first, *rest) for member in group.members)
-
-        endless = pool.run_groups([3], 2, policy=(waiting := HeldUp()))
-        taken = asyncio.create_task(anext(endless))
-        await waiting.asked.wait()
-        await endless.aclose()
-        taken.cancel()
-        await asyncio.to_thread(wait_until, lambda: not counter_server.live_sessions)
-
-    run(conversation())
-
-
-def test_a_policy_that_is_cancelled_by_itself_is_no_hang(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
-    class GivesUp:
-        async def act(self, turn: Turn) -> Reply:
-            raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        run(pool.run_episode(THREE, policy=GivesUp()))
-
-    wait_until(lambda: not counter_server.live_sessions)
-
-
 def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: Callable, run: Callable):
     class Breaks:
         async def act(self, turn: Turn) -> Reply:
@@ -549,19 +395,3 @@ def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: 
 def test_a_pool_for_another_cluster_than_this_process_is_connected_to_is_refused(counter_server: RunningServer):
     with pytest.raises(ValueError, match="is connected to the Ray cluster at"):
         RolloutPool(counter_server.url, address="127.0.0.1:1")
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"num_actors": 0}, "at least 1"),
-        ({"start_seconds": 0}, "start_seconds"),
-        ({"actor_options": {"name": "mine"}}, "give name=… to the RolloutPool"),
-        ({"policy_placement": "moon"}, "'driver' or 'actors'"),
-        ({"actor_options": {"num_cpus": -1}}, "num_cpus"),
-        ({"client_options": {"ping_seconds": -1}}, "ping_seconds"),
-    ],
-)
-def test_what_cannot_be_is_refused_at_once(counter_server: RunningServer, options: dict, complaint: str):
-    with pytest.raises(ValueError, match=complaint):
-        RolloutPool(counter_server.url, **options)

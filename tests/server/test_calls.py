@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import gc
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ors_gym import ORSClient, Timeouts
@@ -25,20 +24,10 @@ from ors_gym_server.authoring.tools import CallOrder
 from ors_gym_server.runtime.calls import CUT, Results, error_events, result_events
 from ors_gym_server.runtime.scheduling import CallScheduler
 from tests.support.faulty_proxy import Fault, FaultyProxy, ProxiedRequest
-from tests.support.ors_servers import serve_app
+from tests.support.forge import forge
 from tests.support.server_environments import Forge, Workshop
 
-
-@pytest.fixture(autouse=True)
-def forget():
-    Forge.forget()
-
-
-@contextlib.contextmanager
-def forge(**options: Any) -> Iterator[tuple[ORSApp, str]]:
-    app = create_app([Forge], **options)
-    with serve_app(app) as running:
-        yield app, running.url
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 # -------------------------------------------------------------------- the stream
@@ -379,43 +368,6 @@ def test_calls_leave_no_garbage_for_the_collector(run: Callable):
         assert run(conversation()) < 25  # of 250 calls
     finally:
         gc.enable()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
-)
-FIELDS = st.sampled_from(
-    ["name", "input", "task_id", "split", "index", "start", "stop", "task_spec", "candidates", "x"]
-)
-BODIES = st.binary(max_size=40) | st.dictionaries(FIELDS, JSON | st.just({}) | st.just("train"), max_size=5).map(
-    lambda value: json.dumps(value).encode()
-)
-PATHS = st.sampled_from(
-    ["/call", "/forge/call", "/create", "/score_group", "/task", "/tasks", "/task_range", "/ping", "//"]
-)
-
-
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-@given(PATHS, BODIES, st.binary(max_size=9), st.binary(max_size=30))
-def test_whatever_is_sent_is_answered_and_never_with_500(path: str, body: bytes, sid: bytes, secrets: bytes):
-    app = create_app([Forge])
-    statuses: list[int] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    async def conversation() -> None:
-        headers = [(b"x-session-id", sid), (b"x-secrets", secrets)]
-        await app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
-        await app.aclose()
-
-    asyncio.run(conversation())
-    assert len(statuses) == 1
-    assert statuses[0] < 500
 
 
 def test_secrets_that_are_no_secrets_are_refused_without_repeating_them(run: Callable):

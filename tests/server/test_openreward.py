@@ -14,10 +14,7 @@ from ors_gym_server import as_openreward, create_app
 from tests.support.ors_servers import serve, serve_app
 from tests.support.server_environments import Forge
 
-
-@pytest.fixture(autouse=True)
-def forget():
-    Forge.forget()
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 async def episode(url: str) -> list:

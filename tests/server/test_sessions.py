@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
 import pytest
 
 from ors_gym import ORSClient
@@ -15,42 +13,11 @@ from ors_gym.errors import AuthenticationError, SessionLostError, StatusError
 from ors_gym_server import Limits, create_app
 from ors_gym_server.asgi.app import ORSApp
 from tests.support.environments import Ledger
+from tests.support.forge import BROKEN, SLOW, bare, forge, opened, started
 from tests.support.ors_servers import serve_app
 from tests.support.server_environments import Forge, Grudge
 
-PLAIN, SLOW, BROKEN = 0, 1, 2
-
-
-@pytest.fixture(autouse=True)
-def forget():
-    Forge.forget()
-    Ledger.open_gate = None
-
-
-@contextlib.contextmanager
-def forge(**options: Any) -> Iterator[tuple[ORSApp, str]]:
-    app = create_app([Forge, Ledger], **options)
-    with serve_app(app) as running:
-        yield app, running.url
-    assert len(app.sessions) == 0
-
-
-async def opened(http: httpx.AsyncClient, index: int = PLAIN, **headers: str) -> dict[str, str]:
-    answer = await http.post("/create_session", headers=headers)
-    headers = {"X-Session-ID": answer.text.split("data: ")[1].split()[0], **headers}
-    answer = await http.post("/create", json={"split": "train", "index": index}, headers=headers)
-    assert answer.json() == {"sid": headers["X-Session-ID"], "client_task_ids": True}
-    return headers
-
-
-@contextlib.asynccontextmanager
-async def bare(url: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=30, **options) as http:
-        yield http
-
-
-async def started(name: str) -> None:
-    assert await asyncio.to_thread(Forge.started[name].wait, 20)
+pytestmark = pytest.mark.usefixtures("forget")
 
 
 # -------------------------------------------------------------------- who may
@@ -414,58 +381,3 @@ def test_a_teardown_that_takes_too_long_is_left_behind(run: Callable, caplog: An
 
 
 # -------------------------------------------------------------------- threads
-
-
-def test_the_synchronous_methods_of_a_session_share_one_thread(run: Callable):
-    async def conversation(url: str) -> None:
-        async with ORSClient(url) as client, client.session("forge", split="train", index=0) as session:
-            Forge.released["a"].set()
-            assert (await session.call_tool("grip", {"text": "a"})).text == "True"
-
-    with forge() as (_, url):
-        run(conversation(url))
-
-
-def test_any_number_of_stuck_sessions_leave_the_others_alone(run: Callable):
-    async def conversation(url: str) -> None:
-        async with bare(url, limits=httpx.Limits(max_connections=200)) as http:
-            sessions = [await opened(http) for _ in range(60)]
-            body = {"name": "grip", "input": {"text": "a"}}
-            calls = [asyncio.create_task(http.post("/call", json=body, headers=headers)) for headers in sessions]
-            while Forge.executions["a"] < 60:
-                await asyncio.sleep(0.01)
-            sessions.append(await opened(http))
-            assert (await http.get("/prompt", headers=sessions[-1])).status_code == 200  # synchronous, too
-            Forge.released["a"].set()
-            for call in calls:
-                assert "True" in (await call).text
-            for headers in sessions:
-                await http.post("/delete", headers=headers)
-
-    with forge() as (_, url):
-        run(conversation(url))
-
-
-def test_concurrent_synchronous_tools_of_one_session_run_at_once(run: Callable):
-    async def conversation(url: str) -> None:
-        async with ORSClient(url) as client, client.session("forge", split="train", index=0) as session:
-            halves = await asyncio.gather(*(session.call_tool("meet", {"text": text}) for text in "ab"))
-            assert [half.text for half in halves] == ["a", "b"]
-
-    with forge() as (_, url):
-        run(conversation(url))
-
-
-def test_an_asynchronous_tool_that_blocks_the_event_loop_is_reported(run: Callable, caplog: Any):
-    async def conversation(url: str) -> None:
-        async with bare(url) as http:
-            headers = {"X-Session-ID": "a"}
-            await http.post("/create", json={"env_name": "ledger", "task_spec": {}}, headers=headers)
-            body = {"name": "block", "input": {"key": "a", "seconds": 0.8}}
-            await http.post("/call", json=body, headers=headers)
-            while "held up for" not in caplog.text:
-                await asyncio.sleep(0.01)
-            await http.post("/delete", headers=headers)
-
-    with forge(limits=Limits(session_timeout_seconds=0.4)) as (_, url):
-        run(conversation(url))
