@@ -9,7 +9,7 @@
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
 # make test-cgroups  … of sandboxes, as root, below control groups that systemd delegates
-# make check         set up, then lint, check the format, the import layers, the types and the site of docs/
+# make check         set up, then lint, check the format, the import layers, the types, the workflows and docs/
 # make docs          make a site of docs/, in docs/_build/html
 # make docs-links    … and try every link that leads out of it
 # make wheel-test    build the wheel, and try it with each extra alone in a fresh environment
@@ -18,13 +18,13 @@
 # make lock          compile constraints/ again; ARGS=--upgrade moves them to the newest versions
 #
 # PYTHON=python3.12  another interpreter   VENV=…  another environment   ARGS="…"  more arguments for the command
-# JOBS=3             processes that the tests run in; many tests wait
+# JOBS=4             processes that the tests run in; many tests wait
 # TORCH="torch==…"   the torch to install where the choice below is not yours
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 TORCH ?=
 EXTRAS ?= all,dev
 CONSTRAINTS ?= constraints/locked.txt
@@ -83,6 +83,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/zizmor --offline --quiet --strict-collection .github/workflows
 	$(SITE)
 
 docs: $(VENV)/.dev

@@ -1,12 +1,19 @@
-"""What each process of a distributed training does in ``tests/trl/test_processes.py``; started by ``torchrun``.
+"""The two processes of a distributed training in ``tests/trl/test_processes.py``.
 
-python -m torch.distributed.run --nproc-per-node 2 -m tests.support.trl_processes ORS_URL VLLM_URL FOLDER
+python -m tests.support.trl_processes ORS_URL VLLM_URL FOLDER
+
+They are forked once all is imported, which takes longer than most trainings, and find in their environment what
+``torchrun`` tells its processes.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +23,12 @@ from accelerate import PartialState
 from ors_gym import FailurePolicy, RolloutLimits, StopReason, TaskRef, ToolCall, Trajectory
 from ors_gym.trajectory import Failure
 from ors_gym_trl import ORSRollouts, RolloutBatch
+from tests.support.ors_servers import free_port
 from tests.support.tiny_vllm import in_server_mode
 from tests.support.trl_runs import make_trainer, token_sum, weights
 from tests.support.trl_says import Says
 
+WORLD_SIZE = 2
 ORS_URL, VLLM_URL, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
 
@@ -76,9 +85,10 @@ def train(
         }
 
 
-def main() -> None:
+def run_rank(rank: int) -> None:
+    """All trainings of one process."""
     torch.set_num_threads(1)
-    rank = PartialState(cpu=True).process_index
+    assert PartialState(cpu=True).process_index == rank
     whole, parts = {"per_device_train_batch_size": 8}, {"per_device_train_batch_size": 2}
     results = {
         "whole groups": train(rank, **whole),
@@ -91,6 +101,35 @@ def main() -> None:
     }
     (FOLDER / f"rank{rank}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    """Fork a process for each rank, and end all when one of them fails."""
+    gc.freeze()  # what is imported; each training collects garbage
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    os.environ |= {**told, "WORLD_SIZE": str(WORLD_SIZE), "LOCAL_WORLD_SIZE": str(WORLD_SIZE)}
+    running = set[int]()
+    for rank in range(WORLD_SIZE):
+        process = os.fork()
+        if process == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            try:
+                run_rank(rank)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            sys.stderr.flush()
+            os._exit(0)
+        running.add(process)
+    failed = False
+    while running:
+        process, status = os.wait()
+        running.discard(process)
+        if status and not failed:
+            failed = True
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

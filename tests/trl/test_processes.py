@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ors_servers import free_port, serve, serve_app
+from tests.support.ors_servers import serve, serve_app
 from tests.support.paths import ROOT
 from tests.support.tiny import Buttons, make_model, make_tokenizer
 from tests.support.tiny_vllm import CompletionsServer
@@ -22,9 +22,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     completions = CompletionsServer(make_model(make_tokenizer(), seed=0))
     with serve(Buttons) as server, serve_app(completions.app) as vllm:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        command += ["--master-port", str(free_port()), "-m", "tests.support.trl_processes"]
-        command += [server.url, vllm.url, str(folder)]
+        command = [sys.executable, "-m", "tests.support.trl_processes", server.url, vllm.url, str(folder)]
         paths = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"}
         done = subprocess.run(command, env=paths, cwd=ROOT, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr[-4000:]
