@@ -98,7 +98,7 @@ def act(messages, tools, choice, config):
 assert log.results.scores[0].metrics["mean"].value == 1.0, log
 """
 DATASET = """
-from ors_gym.reporting.records import to_dataset
+from ors_gym.reporting import to_dataset
 assert len(to_dataset([])) == 0
 """
 ONE_STEP = "--steps 1 --prompts-per-step 2 --group-size 2 --baseline-episodes 2 --output run"

@@ -55,7 +55,7 @@ def test_every_module_says_what_it_is(module: str):
         ("import ors_gym_trl.rollouts", "trl", "trl"),
         ("import ors_gym_inspect", "inspect_ai", "inspect"),
         ("import ors_gym.evaluation", "scipy", "eval"),
-        ("from ors_gym.reporting.records import to_dataset; to_dataset([])", "datasets", "datasets"),
+        ("from ors_gym.reporting import to_dataset; to_dataset([])", "datasets", "datasets"),
     ],
 )
 def test_a_package_of_an_extra_that_is_missing_is_named_with_the_extra(statement: str, missing: str, extra: str):

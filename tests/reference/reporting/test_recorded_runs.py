@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ors_gym import EpisodeRunner, ORSClient, ScriptedPolicy, ToolCall, run_groups, trajectory_return
+from ors_gym.reporting.dataset import to_dataset
 from ors_gym.reporting.records import (
     TrajectoryWriter,
     read_groups,
-    to_dataset,
 )
 from ors_gym.trajectory import Failure, StopReason, TaskRef, Trajectory, TrajectoryGroup
 from tests.support.ors_servers import RunningServer
