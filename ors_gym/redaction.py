@@ -48,6 +48,10 @@ class Redactor:
         text = text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
         return self._pattern.sub(MASK, text) if self._pattern else text
 
+    def name(self, text: str) -> str:
+        """A key or a tool's name without secrets; a short identifier is kept even if it equals a secret."""
+        return text if len(text) < SHORT_CHARACTERS and text.isidentifier() else self(text)
+
 
 def _forms(secret: str) -> set[str]:
     """The encodings of a secret that are searched for."""

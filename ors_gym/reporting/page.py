@@ -81,6 +81,7 @@ def write_report(
 
 URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+", re.IGNORECASE)
+NO_SECRETS = Redactor([])
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
@@ -95,6 +96,10 @@ class PageContent:
     def masked(self, text: str) -> str:
         """``text`` without secrets, control characters and direction marks, as valid Unicode."""
         return visible(self._mask(URL_USER.sub(MASK, text)))
+
+    def name(self, text: str) -> str:
+        """A key or a tool's name, likewise; a short one is kept even if it equals a secret."""
+        return visible(self._mask.name(text))
 
     def text(self, text: str) -> JSON:
         """A text, limited in size."""
@@ -132,7 +137,7 @@ class PageContent:
 
     def arguments(self, arguments: Mapping[str, Any]) -> list[JSON]:
         """Name and value of each argument: multi-line text unchanged, everything else as JSON."""
-        return [[self.masked(str(name)), self.text(_plain(value))] for name, value in arguments.items()]
+        return [[self.name(str(name)), self.text(_plain(value))] for name, value in arguments.items()]
 
     def setting(self, name: str, value: object) -> str:
         """The value of a setting, masked if its name is secret."""
@@ -152,7 +157,7 @@ def _plain(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
-        return json.dumps(plain_json(value, str), ensure_ascii=False)
+        return json.dumps(plain_json(value, NO_SECRETS), ensure_ascii=False)
 
 
 def _finite(value: float | None) -> float | None:
@@ -225,7 +230,7 @@ def _step(step: StepRecord, content: PageContent) -> JSON:
     for column in fields(step):
         value: Mapping[str, int] | float | None = getattr(step, column.name)
         if isinstance(value, Mapping):
-            row[column.name] = {content.masked(name): count for name, count in value.items()}
+            row[column.name] = {content.name(name): count for name, count in value.items()}
         else:
             row[column.name] = _finite(value)
     return row
@@ -283,7 +288,7 @@ def _call(transition: Transition, turn: int, content: PageContent) -> JSON:
     return {
         "kind": "call",
         "turn": turn,
-        "name": content.masked(action.name),
+        "name": content.name(action.name),
         "arguments": content.arguments(action.input),
         "ok": output.ok,
         "reason": output.reason and content.masked(output.reason),
@@ -296,4 +301,4 @@ def _call(transition: Transition, turn: int, content: PageContent) -> JSON:
 
 def _unanswered(call: ToolCall, turn: int, content: PageContent) -> JSON:
     arguments = content.arguments(call.input)
-    return {"kind": "unanswered", "turn": turn, "name": content.masked(call.name), "arguments": arguments}
+    return {"kind": "unanswered", "turn": turn, "name": content.name(call.name), "arguments": arguments}

@@ -107,7 +107,7 @@ class _Steps:
         return max(0.0, (self.total - self.step) * self.seconds_per_step - since_update)
 
     def facts(self) -> dict[str, str]:
-        """The numbers as text, by name."""
+        """The numbers as text, by name; names may come from servers and models."""
         facts = dict(self.estimates)
         if not facts:
             none = "none in the last batch" if self._rewards else "none given yet"
@@ -116,7 +116,7 @@ class _Steps:
         facts["episodes"] = f"{self.episodes:,}{speed}"
         kinds = (f"{kind} {count:,}" for kind, count in sorted(self.failures.items(), key=lambda item: -item[1]))
         facts["failures"] = ", ".join(kinds) or "none"
-        return facts
+        return {visible(name): visible(fact) for name, fact in facts.items()}
 
 
 class RunProgress:
@@ -126,7 +126,7 @@ class RunProgress:
     """
 
     def __init__(self, title: str, *, console: Console | None = None, live: bool | None = None) -> None:
-        self.title = title
+        self.title = visible(title)
         self.console = console or Console(highlight=False)
         if live is None:  # console.is_terminal is true in a pipe with FORCE_COLOR
             live = self.console.file.isatty() and not self.console.is_dumb_terminal
@@ -157,6 +157,7 @@ class RunProgress:
     @contextmanager
     def phase(self, name: str) -> Generator[Phase, None, None]:
         """Show ``name`` while the block runs, then its duration."""
+        name = visible(name)
         outer, self._phase = self._phase, Phase(name)
         phase = self._phase
         if self._live is None:
@@ -176,7 +177,7 @@ class RunProgress:
 
     def steps(self, total: int | None = None, *, name: str = "Training", unit: str = "step") -> None:
         """Start the main part of the run: ``total`` steps, if known, displayed as ``name`` and counted in ``unit``."""
-        self._steps = _Steps(total, name, unit)
+        self._steps = _Steps(total, visible(name), visible(unit))
         self._next_plain_line = 0.0
 
     def update(

@@ -6,13 +6,13 @@ See :mod:`ors_gym.reporting.records` for the whole format.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from ors_gym.json_text import LIMITS
-from ors_gym.redaction import SHORT_CHARACTERS
+from ors_gym.redaction import Redactor
 from ors_gym.trajectory import Exchange, Failure, Reply, StopReason, TaskRef, Trajectory, Transition
-from ors_gym.types import Message, MessageBlock, ToolCall, ToolOutput, ToolResultBlock
+from ors_gym.types import Message, MessageBlock, ToolCall, ToolCallBlock, ToolOutput, ToolResultBlock
 from ors_gym.types.messages import (
     block_to_wire,
     blocks_from_wire,
@@ -24,7 +24,6 @@ from ors_gym.types.shapes import (
 
 __all__ = ["RecordEncoder", "plain_json", "read_failure", "read_task", "read_trajectory"]
 
-Redact: TypeAlias = Callable[[str], str]
 
 MAX_DEPTH = LIMITS.max_depth
 """Maximum nesting of arrays and objects in one value; deeper content is left out."""
@@ -33,7 +32,7 @@ MAX_BITS = 3 * LIMITS.max_digits
 """Maximum bits of an integer; a longer one has more digits than Python formats, and becomes text."""
 
 
-def plain_json(value: Any, redact: Redact, depth: int = MAX_DEPTH) -> Any:
+def plain_json(value: Any, redact: Redactor, depth: int = MAX_DEPTH) -> Any:
     """``value`` as portable JSON, without secrets."""
     if isinstance(value, str):
         return redact(value)
@@ -47,15 +46,10 @@ def plain_json(value: Any, redact: Redact, depth: int = MAX_DEPTH) -> Any:
         return f"(nested deeper than {MAX_DEPTH})"
     if isinstance(value, Mapping):
         fields: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {_plain_key(str(key), redact): plain_json(each, redact, depth - 1) for key, each in fields.items()}
+        return {redact.name(str(key)): plain_json(each, redact, depth - 1) for key, each in fields.items()}
     if isinstance(value, list | tuple):
         return [plain_json(each, redact, depth - 1) for each in cast("list[Any]", value)]
     return redact(str(value))
-
-
-def _plain_key(key: str, redact: Redact) -> str:
-    """A key without secrets; a short identifier, such as an argument's name, is kept even if it equals a secret."""
-    return key if len(key) < SHORT_CHARACTERS and key.isidentifier() else redact(key)
 
 
 class RecordEncoder:
@@ -65,7 +59,7 @@ class RecordEncoder:
     an ordinary word, and the record must stay readable.
     """
 
-    def __init__(self, redact: Redact) -> None:
+    def __init__(self, redact: Redactor) -> None:
         self._redact = redact
 
     def plain(self, value: Any) -> Any:
@@ -118,7 +112,7 @@ class RecordEncoder:
     def _call(self, call_id: str | None, call: ToolCall, answer: Transition | None) -> JSONObject:
         return {
             "id": self.plain(call_id),
-            "name": self.plain(call.name),
+            "name": self._redact.name(call.name),
             "input": self.plain(call.input),
             "seconds": answer and self.plain(answer.seconds),
             "output": answer and self._output(answer.output),
@@ -141,6 +135,8 @@ class RecordEncoder:
 
     def _block(self, block: MessageBlock) -> JSONObject:
         written = {key: self.plain(value) for key, value in block_to_wire(block).items()} | {"type": block.type}
+        if isinstance(block, ToolCallBlock):
+            written["name"] = self._redact.name(block.name)
         if isinstance(block, ToolResultBlock):
             written["blocks"] = [self._block(inner) for inner in block.blocks]
         return written

@@ -215,3 +215,19 @@ def test_a_sparkline_rises_with_its_values():
 )
 def test_durations_read_quickly(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("display", [plain, live])
+def test_names_of_servers_and_models_do_not_drive_the_terminal(display):
+    evil = "a\x1b]52;c;eA==\x07\u202eb"
+    file, progress = display()
+    progress = RunProgress(evil, console=progress.console, live=display is live)
+    with progress:
+        with progress.phase(evil):
+            pass
+        progress.steps(1, name=evil, unit=evil)
+        progress.update(1, estimates={evil: evil}, failures={evil: 1})
+        progress.finish(evil)
+    shown = file.getvalue()
+    assert "a\ufffd]52;c;eA==\ufffd\ufffdb" in shown
+    assert not {"\x1b]", "\x07", "\u202e"} & {shown[at : at + size] for at in range(len(shown)) for size in (1, 2)}

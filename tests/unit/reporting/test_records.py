@@ -158,7 +158,7 @@ def test_what_the_run_says_an_episode_is_worth_is_in_its_record(path: Path):
 
 @pytest.mark.parametrize("secret", ["user", "text", "type", "role", "call", "train", "counter", "finished", "name"])
 def test_a_secret_that_is_an_ordinary_word_leaves_the_record_readable(path: Path, secret: str):
-    exchange = called(ToolCall("look", {"user": f"the {secret}"}), ToolOutput((TextBlock(secret),), 1.0))
+    exchange = called(ToolCall(secret, {"user": f"the {secret}"}), ToolOutput((TextBlock(secret),), 1.0))
     written = group(members=(episode(text=f"I am {secret}.", exchanges=exchange),))
     with TrajectoryWriter(path, secrets=[secret]) as writer:
         writer.write_group(written)
@@ -167,6 +167,7 @@ def test_a_secret_that_is_an_ordinary_word_leaves_the_record_readable(path: Path
     (member,) = read.members
     assert (member.task, member.stop_reason) == (TASK, StopReason.FINISHED)
     assert member.prompt[0].text == f"I am {MASK}."
+    assert member.transitions[0].action.name == (MASK if secret == "finished" else secret)
     assert member.transitions[0].action.input == {"user": f"the {MASK}"}
     assert member.transitions[0].output.text == MASK
 
