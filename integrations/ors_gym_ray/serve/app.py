@@ -79,7 +79,8 @@ def serve_app(
 
     Serve's own proxies in Python take some 30 ms for a request and 200 requests a second (measured on two cores). With
     ``RAY_SERVE_ENABLE_HA_PROXY=1`` in the environment of every node they are replaced by HAProxy, which comes with
-    ``ray[serve]``: 1 ms and 800 requests a second.
+    ``ray[serve]``: 1 ms and 800 requests a second. The proxies in Python also read ``X-Session-ID``, and answer 500 to
+    one that is not UTF-8 before the request gets here; ``RAY_SERVE_SESSION_ID_HEADER_KEY`` names another header.
 
     Replicas listen on a free port of their node's address, so that the ingress can reach them. Everything else in the
     cluster's network can reach them too: give the server an API key unless you are alone there.
