@@ -3,8 +3,8 @@
     PYTHONPATH=.:integrations python benchmarks/ray_train_faults.py [--rows 1 2 3]
 
 Each row is ``examples/train_grpo_ray.py`` with two ranks, on two nodes, and four actors on a cluster of three nodes of
-one CPU each: 12 updates, 3 batches of 16 groups of 8, a checkpoint after each batch. After the first checkpoint, when
-32 or more episodes are running, one thing is killed.
+one CPU each: 20 updates, 5 batches of 16 groups of 8, a checkpoint after each batch. After the first checkpoint that
+Ray Train knows of (it looks every 2 s), when 32 or more episodes are running, one thing is killed.
 
 ``complete``: all 8 members ended. ``doubled``: groups or episodes that are in the training twice. ``again``: groups
 that were trained on after the last checkpoint and played again from there. ``left``: sessions in the end. ``went on``:
@@ -38,8 +38,9 @@ from tests.support.processes import wait_until
 from tests.support.ray_clusters import add_node, connected, start_cluster
 from tests.support.tiny import Buttons
 
-GROUPS, GROUP_SIZE, BATCHES, UPDATES_PER_BATCH = 16, 8, 3, 4
+GROUPS, GROUP_SIZE, BATCHES, UPDATES_PER_BATCH = 16, 8, 5, 4
 PATIENCE = 420.0
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 class Training:
@@ -75,7 +76,7 @@ class Training:
     def is_in_a_later_batch(self) -> bool:
         """Whether a checkpoint exists and episodes are under way."""
         assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-        return bool(list(self.folder.glob("grpo/checkpoint_*"))) and len(self.server.live_sessions) >= 32
+        return (self.folder / "grpo" / SNAPSHOT).exists() and len(self.server.live_sessions) >= 32
 
     def ranks(self) -> list[dict[str, Any]]:
         """The ranks, as Ray's table of actors has them."""
@@ -93,18 +94,23 @@ class Training:
         for actor in there:  # they would outlive their node for a second
             kill(actor)
 
-    def groups(self) -> list[dict[str, Any]]:
-        """What the ranks wrote: a record for each group, of the last attempt at its step or of an earlier one."""
+    def groups(self, struck: set[int]) -> list[dict[str, Any]]:
+        """What the ranks wrote: a record for each group, with whether it stands in the training that came to its end.
+
+        Args:
+            struck: The processes of the ranks before the strike. What they wrote was replaced where others went on from
+                an earlier step.
+        """
         records = [json.loads(line) for path in self.written() for line in path.read_text().splitlines()]
         records.sort(key=lambda record: record["written"])
         groups: dict[str, dict[str, Any]] = {}
         for record in records:
             group = groups.setdefault(record["group"]["id"], {"members": [], "dropped": record["group"]["dropped"]})
-            group |= {"step": record["note"]["step"], "attempt": record["run"]["resumed_from"]}
+            group |= {"step": record["note"]["step"], "old": record["run"]["process"] in struck}
             group["failures"] = [failure["kind"] for failure in record["group"]["failures"]]
             group["members"].append((record["episode_id"], record["stop_reason"]))
-        last = {group["step"]: group["attempt"] for group in groups.values()}
-        return [group | {"final": last[group["step"]] == group["attempt"]} for group in groups.values()]
+        again = min((group["step"] for group in groups.values() if not group["old"]), default=sys.maxsize)
+        return [group | {"final": not group["old"] or group["step"] < again} for group in groups.values()]
 
 
 def living() -> list[dict[str, Any]]:
@@ -149,7 +155,7 @@ def row(name: str, cluster: Cluster, server: RunningServer, strike: Callable[[Tr
     training = Training(cluster, server, *options)
     try:
         wait_until(training.is_in_a_later_batch, PATIENCE)
-        before = training.written()
+        before, processes = training.written(), {rank["Pid"] for rank in training.ranks()}
         struck = time.monotonic()
         strike(training)
 
@@ -163,7 +169,7 @@ def row(name: str, cluster: Cluster, server: RunningServer, strike: Callable[[Tr
         code = training.process.wait(PATIENCE)
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not server.live_sessions, 60)
-        groups = training.groups()
+        groups = training.groups(processes)
         final = [group for group in groups if group["final"]]
         complete = sum(
             not group["dropped"]

@@ -109,7 +109,7 @@ def train_rank(settings: dict[str, Any]) -> None:
         folder = Path(arguments.storage)
         callbacks: list[Any] = [RayTrainReportCallback(), Progress()]  # type: ignore[no-untyped-call]
         if arguments.trajectories:
-            run = {"rank": rank, "resumed_from": str(checkpoint.path) if checkpoint else None}
+            run = {"rank": rank, "process": os.getpid(), "resumed_from": str(checkpoint.path) if checkpoint else None}
             callbacks.append(TrajectoryCallback(rollouts, folder / f"{arguments.name}.jsonl", run=run))
         config = make_config(
             arguments,
