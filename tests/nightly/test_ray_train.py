@@ -1,7 +1,8 @@
-"""GRPO inside Ray Train: two trainer ranks, rollout actors on the same cluster, and a rank that is killed."""
+"""GRPO inside Ray Train: trainer ranks and rollout actors on the same cluster, and a rank that is killed."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -49,3 +50,19 @@ def test_a_run_goes_on_from_its_checkpoint_when_a_rank_is_killed_and_leaves_no_s
         assert "Mean reward" in log.read_text()
         assert set(ranks_of(marker)).isdisjoint(ranks)
         wait_until(lambda: not server.live_sessions)
+
+
+def test_one_rank_and_two_learn_the_same_from_a_batch(tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"}
+    script = [sys.executable, str(ROOT / "examples" / "train_grpo_ray.py"), "--steps", "2"]
+    logs: list[dict[str, float]] = []
+    with serve(Buttons) as server:
+        for ranks in ("1", "2"):
+            options = ["--url", server.url, "--ranks", ranks, "--storage", str(tmp_path / ranks)]
+            subprocess.run([*script, *options], env=environment, cwd=ROOT, check=True, capture_output=True)
+            [state] = tmp_path.glob(f"{ranks}/grpo/checkpoint_*/checkpoint/trainer_state.json")
+            first, second, *_ = json.loads(state.read_text())["log_history"]
+            logs.append({name: first[name] for name in ("reward", "num_tokens", "learning_rate", "loss", "grad_norm")})
+            logs[-1] |= {"after": second["loss"]}
+        assert not server.live_sessions
+    assert logs[0] == pytest.approx(logs[1], rel=1e-2)
