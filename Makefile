@@ -5,6 +5,8 @@
 # make test-vllm     … with those that install beside vLLM
 # make test-inspect  … with Inspect, which no other test needs, in an environment of its own
 # make test-nightly  … those tests that take minutes
+# make faults        break calls and groups many times, and count what ran twice, was lost or was left behind
+# make bench         how many times faster than what it stands beside: one table; ARGS=--long takes all sizes
 # make hostile       try every door with what models, servers, clients and endpoints may send
 # make coverage      the tests of make test, and which lines they leave out
 # make test-network  … through nginx, haproxy, caddy, varnish and squid, those that are installed
@@ -34,11 +36,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SITE := $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 INSTALL := $(PIP) install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test coverage test-nightly hostile test-network test-cgroups test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
+.PHONY: demo test coverage test-nightly faults bench hostile test-network test-cgroups test-lowest test-latest test-vllm test-inspect inspect check docs docs-links release wheel-test readme-test lock format system clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -22
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -24
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_grpo.py $(ARGS)
@@ -51,6 +53,12 @@ coverage: $(VENV)/.dev system
 
 test-nightly: $(VENV)/.dev system
 	$(BIN)/python -m pytest tests/nightly $(ARGS)
+
+faults: $(VENV)/.dev system
+	$(BIN)/python -m tests.faults $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/all.py $(ARGS)
 
 hostile: $(VENV)/.dev system
 	$(BIN)/python -m tests.hostile $(ARGS)

@@ -15,7 +15,7 @@ from ors_gym.errors import ProtocolError
 from ors_gym.policies.names import ToolNames
 from ors_gym.trajectory import Reply
 from ors_gym.types import MessageBlock, ReasoningBlock, TextBlock, ToolCall, ToolCallBlock, ToolSpec
-from ors_gym.types.shapes import JSONObject
+from ors_gym.types.shapes import JSONObject, sequence
 
 __all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_place", "count_in", "count_or"]
 
@@ -235,9 +235,4 @@ def as_array(value: Any, what: str) -> Sequence[Any]:
     Raises:
         ProtocolError: it is something else.
     """
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ProtocolError(f"expected a JSON array for {what}, got {type(value).__name__}")
-    items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-    return items
+    return [] if value is None else sequence(value, what)

@@ -84,7 +84,7 @@ def shown(value: Any) -> str:
 def sequence(wire: Any, record: str) -> Sequence[Any]:
     """The JSON array ``wire``; ``record`` names what is being read."""
     if not isinstance(wire, Sequence) or isinstance(wire, str | bytes):
-        raise ProtocolError(f"expected a JSON array for the {record}, got {type(wire).__name__}")
+        raise ProtocolError(f"expected a JSON array for {record}, got {type(wire).__name__}")
     items: Sequence[Any] = wire  # pyright: ignore[reportUnknownVariableType]
     return items
 

@@ -1,11 +1,10 @@
 """Thousands of calls through every fault at once: how often each ran, how each ended, what was left behind.
 
-``python -m tests.faults.call_campaign [--calls 4000] [--seed 0] [--named | --ours]`` prints the table.
+``python -m tests.faults calls`` prints the tables, of three servers.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import contextlib
@@ -195,16 +194,3 @@ class Campaign:
             lines.append(f"{name:<28}{counts}  {errors}")
         lines.append(f"{self.sessions} sessions, {self.leaked} left on the server; {self.restarts} restarts")
         return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--named", action="store_true", help="the reference server, with ids that clients choose")
-    parser.add_argument("--ours", action="store_true", help="ors_gym_server instead of the reference server")
-    options = parser.parse_args()
-    campaign = Campaign(options.calls, options.seed, options.named, options.ours).run()
-    print(campaign.table())
-    for row in campaign.rows.values():
-        print(*row.wrong, sep="\n", end="\n" if row.wrong else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.rollout_campaign import HEAD, WORLDS, Campaign, row
+from tests.faults.groups import HEAD, row
+from tests.faults.rollout_campaign import WORLDS, play
 
 GROUPS = 12
 
@@ -12,22 +13,22 @@ GROUPS = 12
 @pytest.mark.parametrize("name", WORLDS)
 def test_every_group_comes_back_once_as_the_policy_says_and_no_session_is_left(name: str):
     world = WORLDS[name]
-    campaign = Campaign(world, GROUPS, seed=1).run()
-    print(HEAD, row(name, campaign), sep="\n")
+    tally = play(world, GROUPS, seed=1)
+    print(HEAD, row(name, tally), sep="\n")
 
-    assert campaign.doubled == 0
-    assert campaign.wrong == []
-    assert campaign.sessions_left == 0
-    assert campaign.kept + campaign.dropped == GROUPS + campaign.refills
+    assert tally.doubled == 0
+    assert tally.wrong == []
+    assert tally.sessions_left == 0
+    assert tally.kept + tally.dropped == GROUPS + tally.refills
     if world.failures.incomplete == "keep":
         needed = world.failures.min_valid_members
-        assert all(group.dropped == (group.num_valid < needed) for group in campaign.groups)
+        assert all(group.dropped == (group.num_valid < needed) for group in tally.groups)
     else:
-        assert campaign.kept == campaign.complete
+        assert tally.kept == tally.complete
     if world.failures.incomplete == "refill":
-        assert campaign.refills > 0
+        assert tally.refills > 0
     if name in ("nothing breaks", "the server is full"):
-        assert campaign.complete == GROUPS
-        assert not campaign.failures
+        assert tally.complete == GROUPS
+        assert not tally.failures
     elif world.breaks:
-        assert campaign.failures
+        assert tally.failures
