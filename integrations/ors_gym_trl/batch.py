@@ -28,7 +28,8 @@ class RolloutBatch:
     replaced_groups: tuple[TrajectoryGroup, ...] = ()
     """Groups whose place another task's group took, dropped or with equal returns; none of their episodes is among the
     trained ones."""
-
+    staleness: tuple[int, ...] = ()
+    """One per group, with ``carried_groups``: the number of batches ago that it began."""
     run: object = field(default=None, compare=False, repr=False)
     """Tells trainings apart: the trainer's ``state``, which its callbacks are given too."""
 

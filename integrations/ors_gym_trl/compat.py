@@ -1,13 +1,13 @@
 """Everything of TRL that this package uses, in one place.
 
 TRL calls ``rollout_func`` experimental and does not promise its trainer's attributes. No other module of this package
-imports TRL, reads an attribute of its trainer or configuration, or knows its names of a rollout's columns.
+imports TRL, reads an attribute of its trainer or configuration, or knows its names of a rollout's columns, except
+:mod:`ors_gym_trl.hooks`.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import logging
 import os
@@ -320,43 +320,6 @@ def batches_per_run(args: Any, max_steps: int) -> int:
     """How many batches a training of ``max_steps`` steps plays."""
     updates = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     return ceil(max_steps / max(1.0, cast("float", updates)))
-
-
-def watch_task_counts(is_ours: Callable[[Any], bool]) -> None:
-    """Have every ``GRPOTrainer`` refuse a dataset of ours with fewer tasks than a batch has groups.
-
-    TRL would draw no batch from it, play nothing and report success. No callback runs before that, so the method that
-    draws the tasks is wrapped. Other datasets are passed on unchanged.
-    """
-    trainers: Any = GRPOTrainer
-    draw = trainers._get_train_sampler
-    if getattr(draw, "checks_task_counts", False):
-        return
-
-    @functools.wraps(draw)
-    def checked(self: GRPOTrainer, dataset: Any = None) -> Any:
-        given: Any = self.train_dataset if dataset is None else dataset
-        if is_ours(given):
-            _check_task_count(settings(self), len(given), group_size(self, training=True))
-        return draw(self, dataset)
-
-    cast("Any", checked).checks_task_counts = True
-    trainers._get_train_sampler = checked
-
-
-def _check_task_count(args: Any, num_tasks: int, num_generations: int) -> None:
-    groups = args.generation_batch_size // num_generations
-    if num_tasks < groups:
-        raise ValueError(
-            f"a batch has {groups} groups of {num_generations} episodes, each of another task, and there are "
-            f"{num_tasks} tasks: TRL would train on none. Give more tasks, or a smaller generation_batch_size "
-            f"({args.generation_batch_size}: per_device_train_batch_size * steps_per_generation * processes)"
-        )
-    if num_tasks % groups:
-        log.warning(
-            "a batch takes %d tasks, and there are %d: %d of them, others each time, are left out of every epoch",
-            *(groups, num_tasks, num_tasks % groups),
-        )
 
 
 # ------------------------------------------------------------- what goes back

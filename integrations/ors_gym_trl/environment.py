@@ -15,7 +15,7 @@ from ors_gym.client.portal import Portal
 from ors_gym.dialects import Dialect, UnknownDialectError, dialect
 from ors_gym.errors import ORSError
 from ors_gym.http.url import ServerURL
-from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_groups
+from ors_gym.rollouts.groups import EpisodeHost, EpisodeRunner, FailurePolicy, RolloutLimits, run_group
 from ors_gym.rollouts.options import SESSION_OPTIONS, ToolErrors, session_options_of
 from ors_gym.rollouts.returns import Reduction, trajectory_return
 from ors_gym.rollouts.seeds import derive_seed
@@ -305,20 +305,21 @@ class OpenSource:
                 following = itertools.islice(self._spare_tasks, failures.refills)
             else:
                 failures = replace(failures, incomplete="drop")
-        return [
-            group
-            async for group in run_groups(
+        groups: list[TrajectoryGroup] = []
+        for number, other in enumerate(itertools.chain([task], following)):
+            group = await run_group(
                 self.host,
-                itertools.chain([task], following),
+                other,
                 size,
-                num_groups=1,
                 policy=policy,
                 failures=failures,
                 score_group=self.source.score_group,
-                seed=seed,
-                max_failed_groups=None,  # batches are judged, over all processes
+                seed=derive_seed(seed, str(other), number),
             )
-        ]
+            groups.append(replace(group, refilled_for=groups[-1].task) if groups else group)
+            if not group.dropped:
+                break
+        return groups
 
     def _load(self, split: str) -> Sequence[TaskRef]:
         source = self.source

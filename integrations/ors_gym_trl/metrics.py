@@ -21,7 +21,8 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
     ``rollout/zero_variance_groups`` is the share of groups whose returns are all equal: they teach nothing.
     ``rollout/replaced_equal_groups`` is the share, of all groups played, of those of which that was so and that another
     task's group was played for (``equal_groups="replace"``).
-    ``rollout/environment_seconds`` is the mean time an episode spent in tool calls.
+    ``rollout/environment_seconds`` is the mean time an episode spent in tool calls. ``rollout/staleness`` is the mean
+    over groups, ``rollout/max_staleness`` the largest, with ``carried_groups``.
     """
     if not batch.groups:  # other processes play the groups of which this one has rows
         return {}
@@ -45,6 +46,9 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/seconds": batch.seconds,
         "rollout/sampling_seconds": batch.sampling_seconds,
     }
+    if batch.staleness:
+        metrics["rollout/staleness"] = sum(batch.staleness) / len(batch.staleness)
+        metrics["rollout/max_staleness"] = max(batch.staleness)
     failures = Counter(summary.failures) + Counter(replaced.failures)
     return (
         {name: float(value or 0.0) for name, value in metrics.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ors_gym_trl.policy import TokenPolicy
 from ors_gym_trl.sampling.sampler import Sampler
 from ors_gym_trl.tokens.record import TokenRecord
 
-__all__ = ["PlannedGroup", "PlayedBatch", "PlayedEpisode", "play_batch"]
+__all__ = ["PlannedGroup", "PlayedBatch", "PlayedEpisode", "PlayedGroup", "play_batch", "play_groups"]
 
 UNSEEN_IMAGE = "unseen_image"
 """The kind of failure of an episode that ended because the model cannot see its images."""
@@ -28,11 +28,32 @@ class PlannedGroup:
 
     opened: OpenSource
     task: TaskRef
-    first: int
-    """The place of its first episode in the batch of all processes."""
-    size: int
     policy: TokenPolicy
     seed: int
+    size: int = 0
+    first: int | None = None
+    """The place of its first episode in the batch of all processes; None for a group that is given one later."""
+    staleness: int = 0
+    """The number of batches ago that it began."""
+
+    @property
+    def place(self) -> int:
+        """``first`` of a group that has its place."""
+        assert self.first is not None
+        return self.first
+
+    async def play(self, *, training: bool) -> list[TrajectoryGroup]:
+        """Play it; the last group returned counts, and any before it were replaced by it."""
+        return await self.opened.play(self.task, self.size, self.policy, seed=self.seed, training=training)
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedGroup:
+    """A group that was played in a place of the batch."""
+
+    planned: PlannedGroup
+    attempts: Sequence[TrajectoryGroup]
+    """The last one counts; those before it were replaced by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +65,10 @@ class PlayedEpisode:
     value: float | None
     """Its return, None where it must not be scored."""
     score: float | None
+    source: str
+    """The name of its source."""
+    staleness: int
+    """The number of batches ago that its group began."""
 
     @property
     def scored(self) -> bool:
@@ -74,52 +99,66 @@ class PlayedBatch:
         A row is never empty, and ends with a sampled token. An episode that was broken, and every one of a dropped
         group, is its prompt and one masked token.
         """
-        places = (place for planned in self.plan for place in range(planned.first, planned.first + planned.size))
-        members = ((member, group.dropped) for group in self.groups for member in group.members)
+        places = (
+            (planned, place) for planned in self.plan for place in range(planned.place, planned.place + planned.size)
+        )
+        members = ((member, member.failed or group.dropped) for group in self.groups for member in group.members)
         rows = zip(places, members, self.records, self.returns, self.scores, strict=True)
         return {
-            place: PlayedEpisode(member, _row(record, member.failed or dropped, end_of_sequence), value, score)
-            for place, (member, dropped), record, value, score in rows
+            place: PlayedEpisode(
+                member,
+                _row(record, left_out, end_of_sequence),
+                value,
+                score,
+                planned.opened.source.name,
+                planned.staleness,
+            )
+            for (planned, place), (member, left_out), record, value, score in rows
         }
 
 
 def _row(record: TokenRecord | None, left_out: bool, end_of_sequence: int) -> TokenRecord:
     record = record or TokenRecord([end_of_sequence])
     if left_out or not any(record.mask):
-        record = TokenRecord.beginning(record.prompt)
-        record.add_environment([end_of_sequence])
-        return record
+        return record.left_out(end_of_sequence)
     record.drop_trailing_environment()
     return record
 
 
-def play_batch(portal: Portal, plan: Sequence[PlannedGroup], sampler: Sampler, *, training: bool) -> PlayedBatch:
+def play_batch(
+    portal: Portal, sampler: Sampler, play: Callable[[], Coroutine[Any, Any, Sequence[PlayedGroup]]]
+) -> PlayedBatch:
     """Play on the portal's event loop while the calling thread, the trainer's, samples."""
     with sampler.open():
-        playing = portal.run(_start(plan, sampler, training))
+        playing = portal.run(_start(play, sampler))
         try:
             sampler.serve()
             played = playing.result()
         finally:
             # Ctrl-C, or an error of the model: cancel the episodes, which close their sessions.
             portal.run(_cancel(playing))
-    groups = [_without_unseen(planned, attempts[-1]) for planned, attempts in zip(plan, played, strict=True)]
-    each = [(planned, group, member) for planned, group in zip(plan, groups, strict=True) for member in group.members]
+    groups = [_without_unseen(one.planned, one.attempts[-1]) for one in played]
+    each = [(one.planned, group, member) for one, group in zip(played, groups, strict=True) for member in group.members]
     return PlayedBatch(
-        plan=tuple(plan),
+        plan=tuple(one.planned for one in played),
         groups=tuple(groups),
-        replaced_groups=tuple(group for attempts in played for group in attempts[:-1]),
+        replaced_groups=tuple(group for one in played for group in one.attempts[:-1]),
         returns=tuple(planned.opened.source.worth(group, member) for planned, group, member in each),
         scores=tuple(itertools.chain.from_iterable(group.scores or (None,) * len(group.members) for group in groups)),
         records=tuple(planned.policy.records.get(member.episode_id) for planned, _, member in each),
     )
 
 
+async def play_groups(plan: Sequence[PlannedGroup], *, training: bool) -> list[PlayedGroup]:
+    """Play groups at once, each to its end."""
+    played = await run_all(planned.play(training=training) for planned in plan)
+    return [PlayedGroup(planned, attempts) for planned, attempts in zip(plan, played, strict=True)]
+
+
 async def _start(
-    plan: Sequence[PlannedGroup], sampler: Sampler, training: bool
-) -> asyncio.Task[list[list[TrajectoryGroup]]]:
-    work = (one.opened.play(one.task, one.size, one.policy, seed=one.seed, training=training) for one in plan)
-    playing = asyncio.create_task(run_all(work))
+    play: Callable[[], Coroutine[Any, Any, Sequence[PlayedGroup]]], sampler: Sampler
+) -> asyncio.Task[Sequence[PlayedGroup]]:
+    playing = asyncio.create_task(play())
     playing.add_done_callback(lambda _: sampler.stop())
     return playing
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
@@ -19,22 +18,19 @@ from transformers import ProcessorMixin
 
 from ors_gym.client.arguments import check_number, types_in_words
 from ors_gym.client.portal import Portal
-from ors_gym.dialects import Dialect
-from ors_gym.rollouts.seeds import derive_seed
-from ors_gym.trajectory import TaskRef
-from ors_gym_trl import compat
+from ors_gym_trl import compat, hooks
 from ors_gym_trl.batch import RolloutBatch
+from ors_gym_trl.carrying import CarriedGroups
 from ors_gym_trl.checks import BatchJudge, check_sampling
 from ors_gym_trl.compat import Trainer
 from ors_gym_trl.dataset import dataset_of, is_of_tasks, read_prompt
 from ors_gym_trl.environment import OpenSource, Source
 from ors_gym_trl.metrics import episode_table, rollout_metrics
-from ors_gym_trl.play import PlannedGroup, PlayedBatch, PlayedEpisode, play_batch
-from ors_gym_trl.policy import TokenPolicy
+from ors_gym_trl.planning import Planner
+from ors_gym_trl.play import PlayedBatch, PlayedEpisode, play_batch, play_groups
 from ors_gym_trl.rewards import ScoredRows, own_reward
 from ors_gym_trl.rows import DatasetRows
 from ors_gym_trl.sampling.backends import make_sampler
-from ors_gym_trl.sampling.sampler import Sampler
 from ors_gym_trl.tokens.conversation import ChatTokenizer
 from ors_gym_trl.tokens.images import ImageFeed, VisionProcessor
 
@@ -76,12 +72,26 @@ class ORSRollouts:
         sources: One URL, with the fields of :class:`~ors_gym_trl.environment.Source` as ``options``; or sources.
         max_failed_batches: The run ends after this many consecutive batches in which every episode of every process
             failed.
+        carried_groups: Groups in play beyond the places of a batch, in each process. A batch takes the first groups to
+            complete; the others continue in the next batch with the new weights (:mod:`ors_gym_trl.carrying`).
+        max_staleness: The number of batches after which a group is waited for.
         options: ``env_name``, ``split``, ``limits``, …: the fields of the only source.
     """
 
     @types_in_words
-    def __init__(self, *sources: Source | str, max_failed_batches: int = 3, **options: Any) -> None:
+    def __init__(
+        self,
+        *sources: Source | str,
+        max_failed_batches: int = 3,
+        carried_groups: int = 0,
+        max_staleness: int = 4,
+        **options: Any,
+    ) -> None:
         check_number("max_failed_batches", max_failed_batches, none=False, whole=True)
+        check_number("carried_groups", carried_groups, none=False, whole=True)
+        check_number("max_staleness", max_staleness, none=False, whole=True)
+        if carried_groups < 0 or max_staleness < 1:
+            raise ValueError("carried_groups must be at least 0 and max_staleness at least 1")
         if len(sources) == 1 and isinstance(sources[0], str):
             given = [Source(sources[0], **options)]
         else:
@@ -93,19 +103,21 @@ class ORSRollouts:
             raise ValueError(f"several environments need names of their own, got {names}: give name=…")
         self._sources = given
         self._max_failed_batches = max_failed_batches
+        self._carried_groups = carried_groups
+        self._max_staleness = max_staleness
+        self._carried: CarriedGroups | None = None
+        if carried_groups:
+            hooks.watch_trainings()
         self.listeners: list[Callable[[RolloutBatch], None]] = []
         """Called with each :class:`~ors_gym_trl.batch.RolloutBatch`, for reports and logs."""
         self._prepared_for: weakref.ref[Trainer] | None = None
-        self._tokenizers: dict[str, ChatTokenizer] = {}
-        self._dialects: dict[str, Dialect] = {}
+        self._planner: Planner | None = None
         self._vision: VisionProcessor | None = None
         self._feed: ImageFeed | None = None
         self._judge = BatchJudge(max_failed_batches)
         self._scoring = ScoredRows()
         self._dataset_rows: DatasetRows | None = None
         self._num_batches = 0
-        self._batches_of_step = (-1, True, 0)
-        self._hands_over = False
         self._metrics: dict[str, float] = {}
         self._table: dict[str, list[str]] = {}
 
@@ -120,9 +132,9 @@ class ORSRollouts:
         return {name: opened.server_version() for name, opened in self.sources.items()}
 
     @staticmethod
-    def mix(*rollouts: ORSRollouts) -> ORSRollouts:
-        """Combine the sources of several."""
-        return ORSRollouts(*(source for one in rollouts for source in one._sources))
+    def mix(*rollouts: ORSRollouts, **options: Any) -> ORSRollouts:
+        """Combine the sources of several; ``options`` are of the whole: ``carried_groups``, …."""
+        return ORSRollouts(*(source for one in rollouts for source in one._sources), **options)
 
     @cached_property
     def portal(self) -> Portal:
@@ -145,7 +157,7 @@ class ORSRollouts:
 
         Raises the client's errors when a server cannot be reached or has no such environment or split.
         """
-        compat.watch_task_counts(is_of_tasks)
+        hooks.watch_task_counts(is_of_tasks)
         return dataset_of((name, task) for name, opened in self.sources.items() for task in opened.train_tasks)
 
     @cached_property
@@ -179,8 +191,14 @@ class ORSRollouts:
         tasks = [read_prompt(prompt) for prompt in prompts]
         for opened in self.sources.values():
             opened.begin_batch()
-        played = play_batch(self.portal, self._plan(tasks, trainer, sampler, training), sampler, training=training)
-        episodes = self._own_rows(trainer, played, len(prompts))
+        assert self._planner is not None
+        carried = self._carried if training else None
+        plan = self._planner.plan(tasks, trainer, sampler.submit, carried, training=training)
+        play = play_groups if self._carried is None else partial(self._carried.play, sampler=sampler)
+        played = play_batch(self.portal, sampler, partial(play, plan, training=training))
+        episodes = self._own_rows(trainer, self._planner, played, len(prompts))
+        if any(episode.staleness for episode in episodes):
+            hooks.mark_stale(trainer)
         rows = [episode.row for episode in episodes]
         members = [episode.trajectory for episode in episodes]
         returns = [episode.value for episode in episodes]
@@ -190,7 +208,8 @@ class ORSRollouts:
         self._num_batches += 1
         if self._num_batches & (self._num_batches - 1) == 0:
             # The first batch, and later ones less and less often: weights can stop reaching a server at any time.
-            check_sampling(trainer, rows, sampler.settings)
+            fresh = [episode.row for episode in episodes if not episode.staleness]
+            check_sampling(trainer, fresh or [rows[0].left_out(rows[0].ids[-1])], sampler.settings)
         failures = [failure for group in played.groups for failure in group.failures]
         self._judge.look(trainer, members, returns, failures, training=training)
         batch = RolloutBatch(
@@ -203,6 +222,7 @@ class ORSRollouts:
             sampling_seconds=sampler.seconds,
             sampled_tokens=played.sampled_tokens,
             replaced_groups=played.replaced_groups,
+            staleness=tuple(one.staleness for one in played.plan) if carried is not None else (),
             run=compat.run_state(trainer),
         )
         self._metrics = rollout_metrics(batch)
@@ -215,19 +235,21 @@ class ORSRollouts:
             ors_score=[episode.score for episode in episodes],
             ors_scored=list(self._scoring.scored),
             ors_fields=[
-                self._dataset_rows.fields(name, member.task) if self._dataset_rows and member.task != task else None
-                for (name, task, _), member in zip(tasks, members, strict=True)
+                self._dataset_rows.fields(*played_task) if self._dataset_rows and played_task != row_task[:2] else None
+                for row_task, episode in zip(tasks, episodes, strict=True)
+                for played_task in [(episode.source, episode.trajectory.task)]
             ],
             ors_mask=[row.mask for row in rows],
             ors_trajectory=members,
         )
 
-    def _own_rows(self, trainer: Trainer, played: PlayedBatch, num_rows: int) -> list[PlayedEpisode]:
+    @staticmethod
+    def _own_rows(trainer: Trainer, planner: Planner, played: PlayedBatch, num_rows: int) -> list[PlayedEpisode]:
         """The episodes of this process's slice of the batch, of which other processes may have played some."""
-        episodes = played.episodes(next(iter(self._tokenizers.values())).eos_token_id)
+        episodes = played.episodes(planner.end_of_sequence)
         first = compat.rank(trainer) * num_rows
         own = range(first, first + num_rows)
-        if self._hands_over:
+        if planner.hands_over:
             others = [(place, episode) for place, episode in episodes.items() if place not in own]
             episodes |= gather_object(others)
         return [episodes[place] for place in own]
@@ -255,6 +277,8 @@ class ORSRollouts:
         self._scoring.close()
         if self._feed is not None:
             self._feed.close()
+        if self._carried is not None:
+            self._carried.close()
         portal: Portal | None = self.__dict__.get("portal")
         if portal is not None and portal.usable:
             portal.close()
@@ -270,7 +294,12 @@ class ORSRollouts:
 
     def __reduce__(self) -> Any:
         """A copy in another process has the same sources and opens its own clients; it has no listeners."""
-        return partial(ORSRollouts, max_failed_batches=self._max_failed_batches), tuple(self._sources)
+        options = {
+            "max_failed_batches": self._max_failed_batches,
+            "carried_groups": self._carried_groups,
+            "max_staleness": self._max_staleness,
+        }
+        return partial(ORSRollouts, **options), tuple(self._sources)
 
     def __repr__(self) -> str:
         return f"<ORSRollouts of {', '.join(source.name for source in self._sources)}>"
@@ -292,20 +321,24 @@ class ORSRollouts:
         self._scoring.close()
         self._vision = self._feed = None
         self._num_batches = 0
-        self._batches_of_step = (-1, True, 0)
         self._judge = BatchJudge(self._max_failed_batches)
+        if self._carried is not None:
+            self._carried.close()
+        self._carried = None
+        if self._carried_groups:
+            self._carried = CarriedGroups(self.portal, self._carried_groups, self._max_staleness)
         tokenizer: Any = compat.processing_class(trainer)
         if isinstance(tokenizer, ProcessorMixin):
             self._vision = VisionProcessor(tokenizer)
             self._feed = ImageFeed(self._vision, trainer)
             tokenizer = self._vision.processor.tokenizer
-        self._tokenizers = {
+        tokenizers = {
             source.name: ChatTokenizer(tokenizer, source.template_options, compat.stop_tokens(trainer), self._vision)
             for source in self._sources
         }
-        self._dialects = {name: opened.dialect(self._tokenizers[name]) for name, opened in self.sources.items()}
+        self._planner = Planner(self.sources, tokenizers)
         self._dataset_rows = None
-        if any(source.plays_other_tasks for source in self._sources):
+        if self._carried_groups or any(source.plays_other_tasks for source in self._sources):
             self._dataset_rows = DatasetRows(compat.train_dataset(trainer))
             for name, opened in self.sources.items():
                 opened.begin_training(self._dataset_rows.tasks(name))
@@ -318,52 +351,3 @@ class ORSRollouts:
         if ours:
             return function
         return own_reward(function, self._scoring)
-
-    def _plan(
-        self, tasks: Sequence[tuple[str, TaskRef, str | None]], trainer: Trainer, sampler: Sampler, training: bool
-    ) -> list[PlannedGroup]:
-        """The groups, or parts of groups, among the prompts. Their borders are counted over all processes.
-
-        Where something needs groups whole, one that has rows in several processes is played by the first of them.
-        """
-        size = compat.group_size(trainer, training=training)
-        reasons = [reason for source in self._sources if (reason := source.needs_whole_groups)]
-        self._hands_over = compat.groups_straddle(next(iter(reasons), None), trainer, len(tasks), size)
-        first = compat.rank(trainer) * len(tasks)
-        seed = derive_seed(compat.seed(trainer), *self._place_of_batch(compat.step(trainer), training))
-        plan: list[PlannedGroup] = []
-        for (group, name, task, system), members in itertools.groupby(
-            range(len(tasks)), key=lambda i: ((first + i) // size, *tasks[i])
-        ):
-            opened = self.sources.get(name)
-            if opened is None:
-                raise ValueError(
-                    f"a prompt of {name!r} reached rollouts of {', '.join(map(repr, self.sources))}: "
-                    "pass the same ORSRollouts' train_dataset (or eval_dataset) to the trainer"
-                )
-            places = [first + place for place in members]
-            if self._hands_over and group * size < first:
-                continue
-            count = size if self._hands_over else len(places)
-            policy = self._policy(opened.source, trainer, sampler, system)
-            plan.append(PlannedGroup(opened, task, places[0], count, policy, derive_seed(seed, places[0])))
-        return plan
-
-    def _place_of_batch(self, step: int, training: bool) -> tuple[int, str, int]:
-        """The step of a batch and its number within the step, the same in a resumed run."""
-        same = self._batches_of_step[:2] == (step, training)
-        number = self._batches_of_step[2] + 1 if same else 0
-        self._batches_of_step = (step, training, number)
-        return step, "train" if training else "eval", number
-
-    def _policy(self, source: Source, trainer: Trainer, sampler: Sampler, system: str | None) -> TokenPolicy:
-        return TokenPolicy(
-            self._tokenizers[source.name],
-            self._dialects[source.name],
-            sampler.submit,
-            max_completion_tokens=compat.max_completion_tokens(trainer),
-            max_context_tokens=compat.context_tokens(trainer),
-            max_turn_tokens=source.max_turn_tokens,
-            system=source.system if system is None else system,
-            unseen_images=source.unseen_images,
-        )

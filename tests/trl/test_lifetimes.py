@@ -140,9 +140,9 @@ def test_the_same_seed_trains_the_same_weights_with_a_shaped_distribution(
     )
 
 
-def test_one_file_knows_the_names_of_trl():
+def test_two_files_know_the_names_of_trl():
     for path in FOLDER.rglob("*.py"):
-        if path.name == "compat.py":
+        if path.name in ("compat.py", "hooks.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -86,3 +86,9 @@ class TokenRecord:
         del self.completion_ids[end:], self.logprobs[end:], self.mask[end:]
         length = len(self.prompt_ids) + len(self.completion_ids)
         self.pictures = {place: each for place, each in self.pictures.items() if place < length}
+
+    def left_out(self, token: int) -> TokenRecord:
+        """The prompt and one masked token, for an episode that must have no effect on training."""
+        record = TokenRecord.beginning(self.prompt)
+        record.add_environment([token])
+        return record
