@@ -42,7 +42,13 @@ class Broken:
 
 
 def train(
-    rank: int, *, vllm: bool = False, failures: FailurePolicy | None = None, broken: bool = False, **settings: Any
+    rank: int,
+    *,
+    vllm: bool = False,
+    failures: FailurePolicy | None = None,
+    broken: bool = False,
+    carried_groups: int = 0,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Train, with episodes of other lengths in each process, and say what was played here."""
     with ORSRollouts(
@@ -56,6 +62,7 @@ def train(
         limits=None if broken else RolloutLimits(max_turns=1 + 3 * rank),
         host=Broken() if broken else None,
         failures=failures or FailurePolicy(),
+        carried_groups=carried_groups,
     ) as rollouts:
         batches: list[RolloutBatch] = []
         rollouts.listeners.append(batches.append)
@@ -94,6 +101,7 @@ def run_rank(rank: int) -> None:
         "whole groups": train(rank, **whole),
         "parts of groups": train(rank, **parts),
         "groups put together": train(rank, failures=FailurePolicy(incomplete="drop"), **parts),
+        "carried over": train(rank, carried_groups=1, per_device_train_batch_size=6, max_steps=3),
         "accumulation": train(rank, **parts, gradient_accumulation_steps=2, num_iterations=2, max_steps=4),
         "one process fails": train(rank, broken=rank == 0, failures=FailurePolicy(retries=0), max_steps=4, **whole),
         "all processes fail": train(rank, broken=True, failures=FailurePolicy(retries=0), max_steps=4, **whole),

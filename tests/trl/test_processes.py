@@ -68,6 +68,17 @@ def test_a_group_that_is_needed_whole_is_played_in_one_process_and_its_rows_go_t
     assert ranks[0]["groups put together"]["weights"] == ranks[1]["groups put together"]["weights"]
 
 
+def test_each_process_carries_its_groups_over_whole_and_none_is_trained_on_twice(ranks: list[dict[str, Any]]):
+    runs = [rank["carried over"] for rank in ranks]
+    trained = [episode for run in runs for rows in run["rows"] for episode in rows]
+    for batch in (0, 1, 2):
+        assert [len(run["rows"][batch]) for run in runs] == [6, 6]
+        assert [len(run["groups"][batch]) for run in runs] == [2, 1]
+        assert [e for run in runs for e in run["rows"][batch]] == [e for run in runs for e in run["played"][batch]]
+    assert len(set(trained)) == len(trained) == 3 * 12
+    assert runs[0]["weights"] == runs[1]["weights"]
+
+
 def test_failures_end_the_run_only_where_all_processes_agree_and_in_all_of_them(ranks: list[dict[str, Any]]):
     assert [rank["one process fails"]["steps"] for rank in ranks] == [4, 4]
     assert all("every episode of 3 batches in a row failed" in rank["all processes fail"]["refused"] for rank in ranks)
