@@ -93,8 +93,8 @@ class Schema:
             return rng.choice(_drawable(node["enum"]))
         if "default" in node and rng.random() < 0.2:
             return node["default"]
-        examples: Any = node.get("examples")
-        if self._uses_examples and node.get("type") == "string" and isinstance(examples, list) and examples:
+        examples: Sequence[Any] = node["examples"] if isinstance(node.get("examples"), list) else ()
+        if self._uses_examples and node.get("type") == "string" and examples:
             return rng.choice(examples)
         return self._draw_first([{**node, "type": kind} for kind in _types(node)], rng, depth, self._draw_typed)
 
