@@ -238,9 +238,9 @@ class _Probe:
             f"{different} of the first {count} tasks differ"
             if holds
             else f"the first {count} tasks of {self.split} are one and the same: what is trained on is what is tested",
-            "the moves played were random texts: give examples of actions that the game takes (--example TEXT)"
-            if self.plays_random_texts
-            else "name what varies (a map, a level, an opponent, a file) in the tasks, or offer one task",
+            "name what varies (a map, a level, an opponent, a file) in the tasks, or offer one task"
+            + "; only random texts were played: they may differ with examples of actions (--example TEXT)"
+            * self.plays_random_texts,
             is_fault=False,
         )
 

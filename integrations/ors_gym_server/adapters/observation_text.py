@@ -124,6 +124,10 @@ class _Writer:
                 return str(value)
 
     def _nested(self, value: Any) -> str:
+        if isinstance(value, Mapping):
+            parts: Mapping[Any, Any] = value
+            if all(isinstance(part, bool | int | float | np.generic) for part in parts.values()):
+                return ", ".join(f"{key}: {self.write(part)}" for key, part in parts.items())
         text = self.write(value)
         return text if "\n" not in text else "\n" + "\n".join(f"  {line}" for line in text.split("\n"))
 

@@ -28,6 +28,7 @@ what to serve, one or more:
   gym:FrozenLake-v1                     a Gymnasium environment; its tasks are seeds
   gym:minigrid:MiniGrid-Empty-5x5-v0    one that the module `minigrid` registers
   openenv:http://localhost:8000         an OpenEnv server that runs already
+  openenv:my_env.server.env:MyEnv       a class of an OpenEnv environment
   my_module:MyEnvironment               a class: an Environment of ors_gym_server or of the reference SDK,
                                         a gymnasium.Env, an OpenEnv environment
   my_module:make                        a function that makes a gymnasium.Env

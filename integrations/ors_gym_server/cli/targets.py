@@ -77,8 +77,11 @@ def environment_of(target: str, arguments: argparse.Namespace) -> Any:
         raise InputError(f"{target!r} is neither gym:ID, openenv:URL nor module:Class{near}")
     if kind in ("gym", "gymnasium"):
         return _gymnasium(rest, arguments)
-    if kind == "openenv":
+    if kind == "openenv" and ("://" in rest or ":" not in rest):
         return _openenv(rest, arguments)
+    if kind == "openenv":
+        module, _, name = rest.partition(":")
+        return _openenv(_loaded(module, name), arguments)
     return _of_class(kind, rest, arguments)
 
 
@@ -155,10 +158,7 @@ def _openenv(source: Any, arguments: argparse.Namespace) -> Any:
 
 
 def _of_class(module: str, name: str, arguments: argparse.Namespace) -> Any:
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{module}:{name}: {error}") from None
+    found = _loaded(module, name)
     if not isinstance(found, type):
         return _made_by(found, f"{module}:{name}", arguments)
     if issubclass(found, gymnasium.Env):
@@ -169,6 +169,13 @@ def _of_class(module: str, name: str, arguments: argparse.Namespace) -> Any:
     if given:
         raise InputError(f"{', '.join(given)} cannot be used with {module}:{name}, which says all of that itself")
     return found
+
+
+def _loaded(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{module}:{name}: {error}") from None
 
 
 def _made_by(factory: Any, target: str, arguments: argparse.Namespace) -> Any:

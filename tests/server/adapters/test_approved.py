@@ -1,30 +1,26 @@
 """What a model reads of each environment, as it was read and approved: tools, prompt, and the first observations.
 
 The texts are in ``approved/``. Where one changes on purpose, read the new text as a model would, and then write it with
-``ORS_APPROVE=1 pytest tests/server/adapters/test_approved.py``.
+``ORS_APPROVE=1 pytest tests/server/adapters/test_approved.py``. Those of other packages are in ``tests/nightly``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import inspect
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from pettingzoo.classic import connect_four_v3, tictactoe_v3
 
-from ors_gym.spaces import ToolCallSpace
-from ors_gym.types import TextBlock
-from ors_gym_server import as_ors_environment
+from ors_gym_server import as_ors_environment, from_pettingzoo
 from tests.support.port_environments import AdventureEnv
 from tests.support.ported import TAXI
+from tests.support.reading import approved, read_by_a_model
 
 APPROVED = Path(__file__).parent / "approved"
-NUM_STEPS = 2
-"""With what is seen first, three observations."""
 
 
 class Dungeon(gymnasium.Env):
@@ -83,35 +79,11 @@ ENVIRONMENTS = {
     "half-cheetah": ("HalfCheetah-v5", {}),
     "adventure": (AdventureEnv, {"action_names": ["command"]}),
     "dungeon": (Dungeon, {}),
+    "tictactoe": (tictactoe_v3.env, {}),
+    "connect-four": (connect_four_v3.env, {}),
 }
 """Those that the tests have."""
 COMPILED = {"lunar-lander": "Box2D", "bipedal-walker": "Box2D", "car-racing": "Box2D", "half-cheetah": "mujoco"}
-
-
-def read_by_a_model(source, options) -> str:
-    """All that a model gets, in order; pictures by their format."""
-    environment = as_ors_environment(source, splits={"train": range(10)}, **options)
-    tools = environment.list_tools()
-    parts = [
-        f"{tool.name}: {tool.description}\n{json.dumps(tool.input_schema, indent=1, ensure_ascii=False)}"
-        for tool in tools
-    ]
-    episode = environment(environment.get_task("train", 3))
-    episode.setup()
-    try:
-        shown = [episode.get_prompt()]
-        space = ToolCallSpace(tools, seed=5)
-        for _ in range(NUM_STEPS):
-            call = space.sample()
-            output = episode.call_tool(call.name, call.input)
-            parts_of_call = json.dumps(dict(call.input), ensure_ascii=False)
-            result = f"reward {output.reward:.6g}" if output.ok else output.error
-            shown.append([TextBlock(f"> {parts_of_call}\n{result}"), *output.blocks])
-    finally:
-        episode.teardown()
-    for blocks in shown:
-        parts.append("\n".join(each.text if isinstance(each, TextBlock) else f"({each.mime_type})" for each in blocks))
-    return re.sub(r"(?m)[ \t]+$", "", "\n----------\n".join(parts)) + "\n"
 
 
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")
@@ -124,8 +96,7 @@ def test_a_model_reads_what_was_approved(name, tmp_path, monkeypatch):
         pytest.importorskip(COMPILED[name])
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.chdir(tmp_path)
-    text = read_by_a_model(*ENVIRONMENTS[name])
-    file = APPROVED / f"{name}.txt"
-    if os.environ.get("ORS_APPROVE"):
-        file.write_text(text, encoding="utf-8")
-    assert text == file.read_text(encoding="utf-8")
+    source, options = ENVIRONMENTS[name]
+    port = from_pettingzoo if inspect.isfunction(source) else as_ors_environment
+    text = read_by_a_model(port(source, splits={"train": range(10)}, **options))
+    assert text == approved(APPROVED / f"{name}.txt", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from ors_gym.cli.main import main
 from ors_gym.testing import probe_tasks
 from ors_gym.types import ToolSpec, text_of
 from ors_gym_server import create_app, tool
+from ors_gym_server.cli.serve import add_options
+from ors_gym_server.cli.targets import environment_of
 from ors_gym_server.run.serve import default_port
 from tests.support.ors_servers import serve_app
 from tests.support.task_environments import OneTask
@@ -131,6 +134,15 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
         run(conversation())
 
 
+def test_a_class_of_an_openenv_environment_is_found_by_its_module():
+    pytest.importorskip("openenv")
+    target = "openenv:tests.support.openenv_environments:WalkEnvironment"
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    made = environment_of(target, parser.parse_args([target, "--split", "train=0:3"]))
+    assert (made.name().lower(), made.num_tasks("train")) == ("walk", 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -151,6 +163,7 @@ def test_an_openenv_server_is_served_by_its_url(serve_by_command, run):
         (["openenv:http://127.0.0.1:1"], "no OpenEnv server answers at http://127.0.0.1:1"),
         (["openenv:http://127.0.0.1:1", "--set", "x=1"], "has made its own"),
         (["tests.support.environments:Nothing"], "has no attribute 'Nothing'"),
+        (["openenv:tests.support.environments:Nothing"], "has no attribute 'Nothing'"),
         (["tests.support.environments:PIXEL"], "is no class, and no function that makes an environment"),
         (
             ["gym:CartPole-v1", "--formatter", "json:nothing"],

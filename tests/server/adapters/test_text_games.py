@@ -118,5 +118,5 @@ def test_the_probe_asks_for_examples_where_its_moves_were_random_texts(run):
     with serve_app(create_app(environments)) as running:
         silent, told = run(probed(running.url, "silent")), run(probed(running.url, "told"))
     assert silent.holds is False
-    assert "random texts: give examples of actions" in silent.remedy
+    assert "only random texts were played" in silent.remedy
     assert str(told) == "4 of the first 4 tasks differ"
