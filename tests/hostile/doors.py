@@ -27,6 +27,8 @@ from tests.hostile import requests
 from tests.hostile.attempts import Outcome, made
 from tests.hostile.inputs import EVENTS, Inputs
 from tests.hostile.readers import core_readers, readers_of_bodies, tried
+from tests.hostile.terminal import attempts_of_commands
+from tests.support.bad_answers import ENDLESS, ODD_RESULTS, UNREADABLE
 from tests.support.programs import running_server
 from tests.support.scripted_server import RESULT, ScriptedORS, events, http
 
@@ -92,7 +94,7 @@ async def ray_serve(inputs: Inputs, count: int) -> Outcome:
 
 
 async def client(inputs: Inputs, count: int) -> Outcome:
-    """A server whose answers are damaged: the client plays, or says what is wrong."""
+    """A server whose answers are damaged, odd or endless: the client plays, or says what is wrong."""
     sound: dict[str, Any] = {
         "list_environments": ["bad"],
         "splits": [{"name": "train", "type": "train"}],
@@ -129,11 +131,20 @@ async def client(inputs: Inputs, count: int) -> Outcome:
                 await talking.num_tasks("bad", "train")
                 await talking.get_task("bad", "train", 0)
                 async with talking.session("bad", split="train", index=0) as session:
-                    await session.get_prompt()
-                    await session.call_tool("act", {})
+                    prompt = await session.get_prompt()
+                    output = await session.call_tool("act", {})
+                    act = ToolCall("act")
+                    exchange = Exchange(Reply(tool_calls=(act,)), (Transition(act, output),))
+                    task, messages = TaskRef("bad", "train", 0), (Message("user", prompt),)
+                    with tempfile.TemporaryDirectory() as folder, TrajectoryWriter(Path(folder, "a.jsonl")) as writer:
+                        writer.write(Trajectory("e", task, StopReason.FINISHED, messages, (exchange,)))
         return ""
 
-    return await made((f"{given!r:.400}", partial(attempt, given)) for given in (answers() for _ in range(count)))
+    known: list[dict[str, Any]] = [{name: answer} for name, answer in UNREADABLE]
+    known += [{"call": answer} for answer in ODD_RESULTS]
+    known += [{name: answer} for name, answer, _ in ENDLESS.values()]
+    given = [*known, *(answers() for _ in range(count))]
+    return await made((f"{each!r:.400}", partial(attempt, each)) for each in given)
 
 
 async def endpoint(inputs: Inputs, count: int) -> Outcome:
@@ -232,6 +243,11 @@ async def page(inputs: Inputs, count: int) -> Outcome:
         return await made((f"{text!r:.300}", partial(attempt, text)) for text in texts)
 
 
+async def terminal(inputs: Inputs, count: int) -> Outcome:
+    """What servers say, on a terminal."""
+    return await made(attempts_of_commands(inputs, count // 3))
+
+
 async def sandbox(inputs: Inputs, count: int) -> Outcome:
     """Programs in each sandbox of this machine: what its report says it holds, it holds."""
     from tests.sandbox.test_attempts import METHODS, outcomes
@@ -253,6 +269,7 @@ def _doors() -> Iterator[tuple[str, Door]]:
     yield "endpoint", endpoint
     yield "records", records
     yield "page", page
+    yield "terminal", terminal
     yield "sandbox", sandbox
 
 
