@@ -21,8 +21,8 @@ from ors_gym.client.arguments import check_number, check_type, types_in_words
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
 from ors_gym.envs.env import client_of, release_when_collected
-from ors_gym.envs.members import MemberAttributes
 from ors_gym.envs.native_session import NativeSession, check_native_options
+from ors_gym.envs.sub_env_attributes import SubEnvAttributes
 from ors_gym.redaction import Secret
 from ors_gym.spaces.native import NativeOptions
 
@@ -31,7 +31,7 @@ __all__ = ["NativeVectorEnv"]
 T = TypeVar("T")
 
 
-class NativeVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[Any, Any, NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
+class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``num_envs`` environments of one kind, with their own spaces: what ``SyncVectorEnv`` of them gives.
 
     ::

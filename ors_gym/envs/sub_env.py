@@ -44,7 +44,7 @@ class SubEnv:
         """Why no episode could be begun."""
         self.tasks_missed = 0
         """How many tasks in a row could not be begun."""
-        self._blueprint = recipe
+        self._recipe = recipe
         self._mode = mode
         self._restarts = restarts
         self._begun = False
@@ -58,7 +58,7 @@ class SubEnv:
             self._failures = 0
         if task is None:
             task = self.episode.task if self._failures else None
-        task = task or self._blueprint.draw_task(self.rng)
+        task = task or self._recipe.draw_task(self.rng)
         self._begun = True
         while True:
             try:
@@ -67,7 +67,7 @@ class SubEnv:
                 self._failures += 1
                 if self._failures <= self._restarts:
                     continue
-                self.down, self._over, self.observation = error, True, _nothing_seen(self._blueprint)
+                self.down, self._over, self.observation = error, True, _nothing_seen(self._recipe)
                 self.tasks_missed += 1
                 return SubEnvResult(self.observation, math.nan, False, True, _failure_info(error))
             self.down, self._over, self.tasks_missed = None, False, 0

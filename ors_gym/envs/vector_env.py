@@ -22,9 +22,9 @@ from ors_gym.dialects import Action
 from ors_gym.envs.async_env import EnvOptions
 from ors_gym.envs.copying import CopiedByArguments, without_secrets
 from ors_gym.envs.env import checked_render_mode, look_up, release_when_collected
-from ors_gym.envs.members import MemberAttributes
 from ors_gym.envs.rendering import RENDER_MODES, render
 from ors_gym.envs.sub_env import SubEnv, SubEnvResult
+from ors_gym.envs.sub_env_attributes import SubEnvAttributes
 from ors_gym.redaction import Secret
 from ors_gym.trajectory import TaskRef
 
@@ -34,7 +34,7 @@ Batch: TypeAlias = tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.bool_]
 """Observations, rewards, terminations, truncations, infos."""
 
 
-class ORSVectorEnv(CopiedByArguments, MemberAttributes, VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
+class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """``num_envs`` episodes of one ORS environment, each on its own session.
 
     ::

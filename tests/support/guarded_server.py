@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from ors_gym_server import Environment, Limits, serve, tool
+from ors_gym_server import Limits, serve, tool
+from tests.support.task_environments import Numbered
 
 KEY = "k3y"
 LIMITS = Limits(header_seconds=1.0, max_header_bytes=8000, body_seconds=1.0, write_seconds=1.0, max_request_bytes=2**24)
 
 
-class Tower(Environment):
+class Tower(Numbered):
     """Says much."""
 
-    @classmethod
-    def list_splits(cls) -> list[str]:
-        """One split."""
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split: str) -> list[dict[str, int]]:
-        """One task."""
-        return [{"n": 0}]
-
-    def get_prompt(self) -> str:
-        """The same for every task."""
-        return "Ask."
+    num_tasks_of_train = 1
 
     @tool
     def recite(self) -> str:

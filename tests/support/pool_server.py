@@ -9,27 +9,14 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from ors_gym_server import Environment, Limits, serve, tool
+from ors_gym_server import Limits, serve, tool
+from tests.support.task_environments import Numbered
 
 POOL: list[ProcessPoolExecutor] = []
 
 
-class Quarry(Environment):
+class Quarry(Numbered):
     """Has work done elsewhere."""
-
-    @classmethod
-    def list_splits(cls) -> list[str]:
-        """One split."""
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split: str) -> list[dict[str, int]]:
-        """Two tasks."""
-        return [{"n": 0}, {"n": 1}]
-
-    def get_prompt(self) -> str:
-        """The same for every task."""
-        return "Dig."
 
     @tool
     def dig(self) -> str:

@@ -8,8 +8,9 @@ import os
 from pydantic import BaseModel
 
 from ors_gym.types import TextBlock, ToolOutput
-from ors_gym_server import Environment, Limits, create_app, tool
+from ors_gym_server import Limits, create_app, tool
 from ors_gym_server.asgi.app import ORSApp
+from tests.support.task_environments import Numbered
 
 __all__ = ["app_factory"]
 
@@ -20,24 +21,12 @@ class Pace(BaseModel):
     seconds: float = 0.05
 
 
-class Bench(Environment):
+class Bench(Numbered):
     """Counts to twelve, and can end its process."""
 
     count = 0
 
-    @classmethod
-    def list_splits(cls) -> list[str]:
-        """One split."""
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split: str) -> list[dict[str, int]]:
-        """Some tasks."""
-        return [{"n": n} for n in range(100)]
-
-    def get_prompt(self) -> str:
-        """The same for every task."""
-        return "Work."
+    num_tasks_of_train = 100
 
     @tool
     async def work(self, params: Pace) -> ToolOutput:

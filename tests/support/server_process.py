@@ -9,25 +9,12 @@ import asyncio
 import sys
 
 from ors_gym.types import TextBlock, ToolOutput
-from ors_gym_server import Environment, serve, tool
+from ors_gym_server import serve, tool
+from tests.support.task_environments import Numbered
 
 
-class Kiln(Environment):
+class Kiln(Numbered):
     """Burns until it is told that it is enough, or for ever."""
-
-    @classmethod
-    def list_splits(cls) -> list[str]:
-        """One split."""
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split: str) -> list[dict[str, int]]:
-        """Two tasks."""
-        return [{"n": 0}, {"n": 1}]
-
-    def get_prompt(self) -> str:
-        """The same for every task."""
-        return "Burn."
 
     async def teardown(self) -> None:
         """Say so."""

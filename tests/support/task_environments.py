@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import os
 import random
+from typing import ClassVar
 
 from ors_gym.types import TextBlock, ToolOutput
 from ors_gym_server import Environment, tool
+
+
+class Numbered(Environment):
+    """Tasks that have a number each."""
+
+    num_tasks_of_train: ClassVar[int] = 2
+
+    @classmethod
+    def list_splits(cls):
+        return ["train"]
+
+    @classmethod
+    def list_tasks(cls, split):
+        return [{"n": n} for n in range(cls.num_tasks_of_train)]
+
+    def get_prompt(self):
+        return "Work."
 
 
 class OneTask(Environment):

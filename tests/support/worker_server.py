@@ -6,25 +6,14 @@ import asyncio
 import os
 import sys
 
-from ors_gym_server import Environment, serve, tool
+from ors_gym_server import serve, tool
+from tests.support.task_environments import Numbered
 
 
-class Mill(Environment):
+class Mill(Numbered):
     """Knows in which process it is, and can end it."""
 
-    @classmethod
-    def list_splits(cls) -> list[str]:
-        """One split."""
-        return ["train"]
-
-    @classmethod
-    def list_tasks(cls, split: str) -> list[dict[str, int]]:
-        """Some tasks."""
-        return [{"n": n} for n in range(8)]
-
-    def get_prompt(self) -> str:
-        """The same for every task."""
-        return "Grind."
+    num_tasks_of_train = 8
 
     async def teardown(self) -> None:
         """Say so."""

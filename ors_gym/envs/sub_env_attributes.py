@@ -6,10 +6,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MemberAttributes"]
+__all__ = ["SubEnvAttributes"]
 
 
-class MemberAttributes:
+class SubEnvAttributes:
     """What Gymnasium's vector environments offer of their members, for what this process knows of them.
 
     The environments themselves are on the server, and none of their attributes can be reached: an AttributeError says
