@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from packaging.requirements import Requirement
 
 from tests.support.paths import ROOT
 
@@ -59,8 +61,37 @@ LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+OPTIONAL = ("gymnasium>=1.2", "gymnasium>=1.4", "box2d", "mujoco", "mypy", "ruff", "import-linter")
+"""What tests may need beyond the extra `test`: packages of the extra `dev`, and what the lowest versions lack."""
+
+
+def is_installed(requirement: str) -> bool:
+    """Whether the package is here in that version."""
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def pytest_report_header() -> str:
+    """Name the packages whose tests are deselected."""
+    missing = [name for name in OPTIONAL if not is_installed(name)]
+    return f"deselected, for what they need is not installed: tests of {', '.join(missing)}" if missing else ""
+
+
+def needs_what_is_missing(item: pytest.Item) -> bool:
+    """Whether a test is marked with a package that is not installed."""
+    needed = [name for mark in item.iter_markers("needs") for name in mark.args]
+    assert set(needed) <= set(OPTIONAL), item.nodeid
+    return not all(map(is_installed, needed))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test with its folder's name, and put the folders that take longest first."""
+    if missing := [item for item in items if needs_what_is_missing(item)]:
+        config.hook.pytest_deselected(items=missing)
+        items[:] = [item for item in items if item not in missing]
 
     def folder_of(item: pytest.Item) -> str:
         return item.path.relative_to(TESTS).parts[0]

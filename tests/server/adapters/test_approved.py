@@ -83,17 +83,19 @@ ENVIRONMENTS = {
     "connect-four": (connect_four_v3.env, {}),
 }
 """Those that the tests have."""
-COMPILED = {"lunar-lander": "Box2D", "bipedal-walker": "Box2D", "car-racing": "Box2D", "half-cheetah": "mujoco"}
+COMPILED = {"lunar-lander": "box2d", "bipedal-walker": "box2d", "car-racing": "box2d", "half-cheetah": "mujoco"}
 
 
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")
-@pytest.mark.skipif(
-    tuple(map(int, gymnasium.__version__.split(".")[:2])) < (1, 4), reason="read with the texts of Gymnasium 1.4"
+@pytest.mark.needs("gymnasium>=1.4")  # has these texts
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.needs(COMPILED[name])] if name in COMPILED else [])
+        for name in ENVIRONMENTS
+    ],
 )
-@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_model_reads_what_was_approved(name, tmp_path, monkeypatch):
-    if name in COMPILED:
-        pytest.importorskip(COMPILED[name])
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.chdir(tmp_path)
     source, options = ENVIRONMENTS[name]

@@ -32,7 +32,7 @@ NOT_HERE = ("ors_gym", "phys2d", "tabular")  # our own, and those that need JAX
 OLD_API = ("GymV21Environment", "GymV26Environment")  # bridges to the old package, not environments
 
 
-COMPILED = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
+COMPILED = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}
 """Packages that not every set of versions has, by the module whose environments need them."""
 
 NO_FILES = "MiniGrid-WFC"  # MiniGrid's wheel lacks the patterns that these are drawn from
@@ -44,14 +44,20 @@ def in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def newest_specs() -> list[EnvSpec]:
-    """All registered environments in their newest versions."""
+def newest_specs() -> list[Any]:
+    """All registered environments in their newest versions, each with the package that it needs."""
     newest: dict[tuple[str | None, str], EnvSpec] = {}
     for spec in gymnasium.registry.values():
         key = (spec.namespace, spec.name)
         if spec.namespace not in NOT_HERE and spec.name not in OLD_API and not spec.name.startswith(NO_FILES):
             newest[key] = max(newest.get(key, spec), spec, key=lambda each: each.version or 0)
-    return sorted(newest.values(), key=lambda spec: spec.id)
+    return [with_need(newest[key]) for key in sorted(newest, key=lambda key: newest[key].id)]
+
+
+def with_need(spec: EnvSpec) -> Any:
+    """The spec as a parameter."""
+    package = COMPILED.get(str(spec.entry_point).split(":")[0].rpartition(".")[0])
+    return pytest.param(spec, marks=[pytest.mark.needs(package)] if package else [])
 
 
 def play_beside(ported: type[GymnasiumEnvironment], index: int, max_steps: int) -> int:
@@ -86,8 +92,6 @@ def play_beside(ported: type[GymnasiumEnvironment], index: int, max_steps: int) 
 
 @pytest.mark.parametrize("spec", newest_specs(), ids=lambda spec: spec.id)
 def test_the_same_seed_and_actions_give_the_same_episode_as_the_environment_itself(spec):
-    if package := COMPILED.get(str(spec.entry_point).split(":")[0].rpartition(".")[0]):
-        pytest.importorskip(package)
     ported = as_ors_environment(spec, name="Ported")
     assert ported.get_task("train", 0) == {"id": "train-0", "seed": 0}
     for index in range(2):
@@ -180,8 +184,8 @@ def test_a_formatter_and_instructions_of_ones_own_are_used():
     assert text_of(begun(lake).get_prompt()) == "Walk.\n\nat 0, by chance 1"
 
 
+@pytest.mark.needs("box2d")
 def test_a_picture_that_is_the_observation_is_an_image():
-    pytest.importorskip("Box2D")
     (image,) = step(begun(as_ors_environment("CarRacing-v3")), steer=0, gas=1, brake=0).blocks
     picture = Image.open(io.BytesIO(base64.b64decode(image.data)))
     assert (image.mime_type, picture.size) == ("image/png", (96, 96))
@@ -235,8 +239,8 @@ def test_actions_are_called_as_the_author_calls_them():
     assert step(begun(pole), action="push right").reward == 1.0
 
 
+@pytest.mark.needs("mujoco")
 def test_the_motors_of_a_mujoco_model_are_called_by_their_joints():
-    pytest.importorskip("mujoco")
     (tool,) = as_ors_environment("Hopper-v5").list_tools()
     assert list(tool.parameters["properties"]) == ["thigh_joint", "leg_joint", "foot_joint"]
 

@@ -241,8 +241,8 @@ def test_a_port_travels_to_other_processes_by_cloudpickle():
     assert travelled.stdout.decode().strip() == "CartPole ('l', 'r') 1.0"
 
 
+@pytest.mark.needs("box2d")
 def test_sessions_that_begin_at_once_find_what_they_draw_with():
-    pytest.importorskip("Box2D")
     code = (
         "from concurrent.futures import ThreadPoolExecutor as Pool; from ors_gym_server import as_ors_environment;"
         "made = as_ors_environment('LunarLander-v3', render_mode='rgb_array');"
