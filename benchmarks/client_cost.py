@@ -1,9 +1,9 @@
-"""CPU time per tool call: ors-gym, also over httpx and httpx2, beside plain aiohttp and the reference client.
+"""CPU time per tool call: ors-gym, also over httpx and httpx2, compared with plain aiohttp and the reference client.
 
 ``python benchmarks/client_cost.py [--rounds 3] [--calls 8000] [--sessions 16 64 256 1024]``, concurrently open
 
-Each client runs in its own process against one stub server; the clients take turns within a round, so that a
-noisy machine is noisy for all of them. What counts is the client's CPU time, not the wall clock. Medians over rounds.
+Each client runs in its own process against one stub server; the clients alternate within a round, so that noise affects
+all of them. The client's CPU time is measured, not wall-clock time. Medians over rounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def ors_gym(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
 
 
 async def over_httpx(stack: AsyncExitStack, url: str, sessions: int, library: str) -> list[Call]:
-    """Sessions of ORSClient, whose requests travel through a client of httpx or httpx2."""
+    """Sessions of ORSClient over a client of httpx or httpx2."""
     from ors_gym.client.client import ORSClient
 
     http = importlib.import_module(library)
@@ -52,7 +52,7 @@ async def over_httpx(stack: AsyncExitStack, url: str, sessions: int, library: st
 
 
 async def reference(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
-    """Sessions of the reference client, spared the redirect of its default route."""
+    """Sessions of the reference client, without the redirect of its default route."""
     from openreward.api.environments.client import AsyncEnvironmentsAPI
 
     api = AsyncEnvironmentsAPI(base_url=url, api_key="")
@@ -63,7 +63,7 @@ async def reference(stack: AsyncExitStack, url: str, sessions: int) -> list[Call
 
 
 async def aiohttp(stack: AsyncExitStack, url: str, sessions: int) -> list[Call]:
-    """The same bytes with nothing around aiohttp: no sessions, no recovery, no records."""
+    """The same bytes with plain aiohttp: no sessions, recovery or records."""
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=0)
@@ -108,7 +108,7 @@ async def measure(client: str, url: str, sessions: int, calls: int) -> dict[str,
 
 
 def table(sessions: list[int], rounds: int, calls: int) -> None:
-    """Run every client at every size and print what it cost."""
+    """Run every client at every size and print its cost."""
     server = subprocess.Popen(
         [sys.executable, str(HERE / "stub_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

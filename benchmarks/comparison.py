@@ -1,4 +1,4 @@
-"""Two comparisons of policies, played on real servers: what docs/evaluation.md shows.
+"""Two comparisons of policies on real servers, shown in docs/evaluation.md.
 
     python benchmarks/comparison.py [--out runs/comparison]
 
@@ -32,7 +32,7 @@ STORIES = (("buys", 1), ("finds", 1), ("loses", -1), ("gives away", -1))
 
 
 class Answer(BaseModel):
-    """What is submitted."""
+    """The submitted answer."""
 
     answer: str
 
@@ -70,17 +70,17 @@ def _problem(draw: random.Random) -> Mapping[str, Any]:
         number = draw.randint(2, 9)
         total += sign * number
         sentences.append(f"She {verb} {number}.")
-    return {"question": " ".join([*sentences, "How many has she now?"]), "answer": total, "steps": steps}
+    return {"question": " ".join([*sentences, "How many does she have now?"]), "answer": total, "steps": steps}
 
 
 @dataclass(frozen=True)
 class Solver:
-    """Adds up, and makes a mistake of one in some of the steps."""
+    """Solves the problem, with an error of one in some of the steps."""
 
     mistakes: float
 
     async def act(self, turn: Turn) -> Reply:
-        """Submit what it makes of the problem."""
+        """Submit the result."""
         draw = random.Random(f"{turn.seed} {self.mistakes}")
         numbers = [int(number) for number in re.findall(r"\d+", turn.messages[-1].text)]
         verbs = re.findall("|".join(verb for verb, _ in STORIES), turn.messages[-1].text)
@@ -104,7 +104,7 @@ class Player:
 
 
 async def play(url: str, out: Path) -> None:
-    """Play both, and print what is said of them."""
+    """Play both comparisons and print the verdicts."""
     models: dict[str, Any] = {"careful": Solver(0.04), "hasty": Solver(0.09)}
     await _compare(url, "sums", models, out, Rules(), epochs=4)
     players: dict[str, Any] = {"hits below 17": Player(17), "hits below 20": Player(20)}

@@ -2,8 +2,8 @@
 
     python benchmarks/environment_factory.py
 
-The same tiny model, tasks and server. An episode takes 0.1 s to set up and ends with its second call, which takes 0.2 s
-like the first. The factory is the shortest one that plays ORS episodes.
+The model, tasks and server are the same. An episode takes 0.1 s to set up and ends with its second call; each call
+takes 0.2 s. The factory is the shortest one that plays ORS episodes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def running_server() -> Iterator[str]:
 
 
 def serve_buttons(port: int) -> None:
-    """The environment; the splits are named by what goes wrong in the first of each group's episodes."""
+    """The environment; the splits are named after the fault in the first of each group's episodes."""
     import asyncio
 
     from ors_gym_server import Environment, serve, tool
@@ -137,7 +137,7 @@ class Watch:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Wrap what is watched."""
+        """Wrap the observed methods."""
         kept = Session.open, Session.get_messages, Session.call_tool, Session.close
 
         async def counted(kind: str, work: Any) -> Any:
@@ -178,7 +178,7 @@ class Watch:
 
 
 def step(dataset: Any, slots: dict[str, Any]) -> dict[str, Any]:
-    """Train one step; what was seen."""
+    """Train one step and return the observations."""
     watch = Watch()
     with watch.watching(), trainer_of(dataset, EPISODES, 1, slots, {}) as trainer:
         seen: dict[str, Any] = {}
@@ -216,7 +216,7 @@ def step(dataset: Any, slots: dict[str, Any]) -> dict[str, Any]:
         left = len(watch.open)
     return seen | {
         "set-up s": round(watch.last["set-up"] - watch.first["set-up"], 2),
-        "set up at once": watch.most["set-up"],
+        "concurrent set-ups": watch.most["set-up"],
         "calls at once": watch.most["call"],
         "calls": sum(watch.reasons.values()),
         "calls after finished": watch.finished,
@@ -225,7 +225,7 @@ def step(dataset: Any, slots: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs_of(ids: Any, mask: Any) -> Iterator[tuple[int, ...]]:
-    """The stretches of tokens that the model wrote."""
+    """The spans of tokens that the model generated."""
     run: list[int] = []
     for token, own in zip(ids, mask, strict=True):
         if own:
@@ -244,7 +244,7 @@ def with_factory(url: str, fault: str) -> dict[str, Any]:
     portal = Portal()
 
     class ButtonsEnvironment:
-        """One reusable instance for each place in a batch, as TRL wants them."""
+        """One reusable instance per index of a batch, as TRL requires."""
 
         session: Session | None = None
 

@@ -1,13 +1,13 @@
-"""What an evaluation costs beside the episodes themselves, and how long its page takes to open.
+"""The cost of an evaluation beyond its episodes, and the time to open its page.
 
     python benchmarks/evaluation.py [--pages] [--coverage]
 
-- 512 instant episodes (128 tasks, 4 epochs) whose model is an endpoint that answers at once: processor time of this
-  process for ``evaluate``, with its file, beside ``run_groups`` alone. The server and the endpoint run in a process of
-  their own. Best of five, taken in turn.
-- ``--pages``: 20,000 recorded episodes: their page is written, and opened in Chromium if there is one; the memory that
-  writing 100,000 episodes takes.
-- ``--coverage``: how often the 95 % intervals contain the truth, in 2,000 simulated runs for each cell.
+- 512 instant episodes (128 tasks, 4 epochs) with an endpoint that answers immediately: processor time of this process
+  for ``evaluate``, with its file, and for ``run_groups`` alone. The server and the endpoint run in separate
+  processes. Best of five, alternating.
+- ``--pages``: 20,000 recorded episodes: their page is written, and opened in Chromium if installed; the memory for
+  writing 100,000 episodes.
+- ``--coverage``: how often the 95 % intervals contain the true value, in 2,000 simulated runs per cell.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Instant(Environment):
         return [{"number": number} for number in range(TASKS)]
 
     def get_prompt(self) -> str:
-        """What the agent reads."""
+        """The prompt."""
         return "Press the button."
 
     @tool
@@ -67,7 +67,7 @@ class Instant(Environment):
 
 
 async def endpoint(port: int) -> None:
-    """A model that presses the button, at once."""
+    """A model that presses the button immediately."""
     call = {"id": "c", "type": "function", "function": {"name": "press", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     usage = {"prompt_tokens": 9, "completion_tokens": 5}
@@ -111,7 +111,7 @@ def helpers() -> Iterator[tuple[str, str]]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens at."""
+    """Free ports."""
     import socket
 
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -122,7 +122,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(port: int) -> None:
-    """Until something listens."""
+    """Wait until the port is open."""
     import socket
 
     while True:
@@ -158,7 +158,7 @@ async def evaluated(url: str, model: str, out: Path | None) -> float:
 
 
 def cost() -> None:
-    """Print what an evaluation costs beside run_groups."""
+    """Print the cost of an evaluation relative to run_groups."""
     alone, silent, written = [], [], []
     with helpers() as (url, model), tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
@@ -180,7 +180,7 @@ def cost() -> None:
 
 
 async def recorded(url: str, folder: Path, models: int, epochs: int) -> Path:
-    """A real run's file, each of whose lines was then written as often as it takes."""
+    """The file of a real run, with each line repeated."""
     async with ORSClient(url) as client:
         policy = ScriptedPolicy([ToolCall("press")])
         await evaluate(client, {"m": policy}, limits=LIMITS, split="test", out=folder / "one.jsonl")
@@ -198,7 +198,7 @@ async def recorded(url: str, folder: Path, models: int, epochs: int) -> Path:
 
 
 def pages() -> None:
-    """Print what large runs take."""
+    """Print the cost of large runs."""
     with helpers() as (url, _), tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
@@ -244,7 +244,7 @@ def opened(chromium: str, page: Path, folder: Path) -> float:
 
 
 def coverage(runs: int = 2000) -> None:
-    """Print how often the 95 % intervals contain the truth, the worst of six shapes of difficulty."""
+    """Print how often the 95 % intervals contain the true value, for the worst of six shapes of difficulty."""
     shapes = [(0.1, 1.9), (0.2, 1.8), (1.0, 1.0), (5.0, 5.0), (4.0, 1.0), (9.5, 0.5)]
     print("coverage of the 95 % intervals in %, worst of six shapes of difficulty")
     print("tasks epochs  clustered Wilson  t")
@@ -265,7 +265,7 @@ def coverage(runs: int = 2000) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", action="store_true", help="large runs: their files and pages")
     parser.add_argument("--coverage", action="store_true", help="simulate the intervals")

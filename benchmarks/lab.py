@@ -1,4 +1,4 @@
-"""The reference server with an environment whose set-up and tool take as long as they are told: ``lab.py PORT``."""
+"""The reference server with an environment whose set-up and tool take a given time: ``lab.py PORT``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = 5
 
 
 class Work(BaseModel):
-    """How long to work."""
+    """Seconds to work."""
 
     seconds: float = 0.0
 
@@ -43,7 +43,7 @@ class Lab(Environment):
         return [{"setup_seconds": seconds} for seconds in SETUP_SECONDS]
 
     async def setup(self) -> None:
-        """Take the task's time."""
+        """Take the task's set-up time."""
         await asyncio.sleep(self.task_spec["setup_seconds"])
 
     def get_prompt(self) -> list[TextBlock]:
@@ -52,7 +52,7 @@ class Lab(Environment):
 
     @tool
     async def work(self, params: Work) -> ToolOutput:
-        """Take the time that the call says."""
+        """Take the time given in the call."""
         await asyncio.sleep(params.seconds)
         self.calls += 1
         return ToolOutput(blocks=[TextBlock(text="worked")], reward=1.0, finished=self.calls == CALLS)

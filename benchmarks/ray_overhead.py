@@ -1,12 +1,11 @@
-"""What an episode costs more on Ray actors than in this process, with 16 to 1,024 episodes at once.
+"""The cost of an episode on Ray actors compared with this process, with 16 to 1,024 concurrent episodes.
 
     PYTHONPATH=. python benchmarks/ray_overhead.py
 
-An episode has 5 tool calls, the same scripted policy asks for them, and the server costs next to nothing, so what is
-measured is the rollout itself. Three ways: in this process; on two actors with the policy here (every turn travels);
-on two actors with a policy of their own (a task travels there and a trajectory back). With instant tools: milliseconds
-of wall-clock time and of this process's CPU for each episode. With tools of 0.5 s: seconds until all episodes ended,
-at best 2.5.
+An episode has 5 tool calls of the same scripted policy, and the server does almost no work, so the rollout itself is
+measured. Three ways: in this process; on two actors with the policy here (every turn is sent); on two actors with their
+own policy (a task is sent and a trajectory returned). With instant tools: milliseconds of wall-clock time and of this
+process's CPU per episode. With tools of 0.5 s: seconds until all episodes ended, at best 2.5.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ TOOLS = ToolList((ToolSpec("work"),))
 
 @contextmanager
 def stub_server(tool_seconds: float) -> Iterator[str]:
-    """A server that costs next to nothing."""
+    """A server that does almost no work."""
     command = [sys.executable, str(Path(__file__).with_name("stub_server.py")), str(tool_seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -49,7 +48,7 @@ def stub_server(tool_seconds: float) -> Iterator[str]:
 
 
 async def play(host: EpisodeHost, episodes: int, at_once: int) -> tuple[float, float]:
-    """Seconds of the clock and of this process's CPU."""
+    """Seconds of wall-clock time and of this process's CPU."""
     began, cpu = time.perf_counter(), time.process_time()
     async for group in run_groups(host, [TASK] * episodes, 1, max_concurrent_groups=at_once):
         assert not group.failures, group.failures
@@ -64,7 +63,7 @@ async def in_process(url: str, episodes: int, at_once: int) -> tuple[float, floa
 
 
 def on_actors(placement: Any) -> Callable[[str, int, int], Any]:
-    """With the policy here (``driver``) or there (``actors``)."""
+    """With the policy here (``driver``) or on the actors (``actors``)."""
 
     async def run(url: str, episodes: int, at_once: int) -> tuple[float, float]:
         places = max(at_once // NUM_ACTORS, 1)

@@ -1,12 +1,12 @@
-"""Thousands of episodes at once in a few Ray actors, against our server with instant tools.
+"""Thousands of concurrent episodes in a few Ray actors, against the ors-gym server with instant tools.
 
     PYTHONPATH=.:integrations python benchmarks/ray_scale.py [--episodes 10000] [--actors 4]
 
-First all episodes are opened, and wait until each of them has been asked for its first turn: that many sessions are
-open at once. What an idle one takes in memory is the growth of each process divided by the episodes. Then all go on to
-their end, 5 calls each. ``lost`` counts the episodes that failed, ended early or came back twice.
+First all episodes are opened, and wait until each of them has reached its first turn, so that all sessions are open at
+the same time. The memory of an idle one is the growth of each process divided by the episodes. Then all continue to
+their end, with 5 calls each. ``lost`` counts the episodes that failed, ended early or came back twice.
 
-Then the cost of an episode with 256 at once: in this process, and on 1, 2 and 4 actors with the policy here.
+Then the cost of an episode with 256 concurrent ones: in this process, and on 1, 2 and 4 actors with the policy here.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Works:
 
 @contextmanager
 def our_server(max_sessions: int) -> Iterator[tuple[str, int]]:
-    """Our server in a separate process: its URL and the process."""
+    """The ors-gym server in a separate process: its URL and the process."""
     command = [sys.executable, __file__, "--serve", str(max_sessions)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -94,12 +94,12 @@ def our_server(max_sessions: int) -> Iterator[tuple[str, int]]:
 
 
 def megabytes(pid: int) -> float:
-    """What a process has in memory."""
+    """The memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 async def all_at_once(url: str, server: int, episodes: int, actors: int) -> None:
-    """Open all, look, and end all."""
+    """Open all episodes, measure, and end them."""
     policy = Works(wait_for=episodes)
     options = {"client_options": PATIENT, "limits": RolloutLimits(max_turns=CALLS)}
     with RolloutPool(
@@ -128,7 +128,7 @@ async def all_at_once(url: str, server: int, episodes: int, actors: int) -> None
 
 
 async def _play(host: EpisodeHost, episodes: int, at_once: int) -> tuple[int, int]:
-    """How many were lost, and how many attempts were made again."""
+    """The number of lost episodes and of retried attempts."""
     seen: set[str] = set()
     retried = 0
     failures = FailurePolicy(retries=2)
@@ -141,7 +141,7 @@ async def _play(host: EpisodeHost, episodes: int, at_once: int) -> tuple[int, in
 
 
 async def cost(url: str, actors: int) -> float:
-    """Milliseconds of the clock for each episode; no actors mean this process."""
+    """Milliseconds of wall-clock time per episode; no actors mean this process."""
     limits = RolloutLimits(max_turns=CALLS, max_concurrent_sessions=AT_ONCE)
     if not actors:
         async with ORSClient(url) as client:

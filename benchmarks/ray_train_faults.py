@@ -2,13 +2,13 @@
 
     PYTHONPATH=.:integrations python benchmarks/ray_train_faults.py [--rows 1 2 3]
 
-Each row is ``examples/train_grpo_ray.py`` with two ranks, on two nodes, and four actors on a cluster of three nodes of
-one CPU each: 20 updates, 5 batches of 16 groups of 8, a checkpoint after each batch. After the first checkpoint that
-Ray Train knows of (it looks every 2 s), when 32 or more episodes are running, one thing is killed.
+Each row is ``examples/train_grpo_ray.py`` with two ranks, on two nodes, and four actors on a cluster of three nodes
+with one CPU each: 20 updates, 5 batches of 16 groups of 8, a checkpoint after each batch. After the first checkpoint
+that Ray Train knows (it polls every 2 s), while at least 32 episodes are running, one thing is killed.
 
-``complete``: all 8 members ended. ``doubled``: groups or episodes that are in the training twice. ``again``: groups
-that were trained on after the last checkpoint and played again from there. ``left``: sessions in the end. ``went on``:
-seconds from the kill to the end of the next batch of every rank.
+``complete``: all 8 members ended. ``doubled``: groups or episodes that were trained on twice. ``again``: groups that
+were trained on after the last checkpoint and replayed from it. ``left``: remaining sessions. ``went on``: seconds from
+the kill to the end of the next batch of every rank.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Training:
         self.start()
 
     def start(self) -> None:
-        """Start it, or go on with it."""
+        """Start or resume it."""
         paths = os.pathsep.join([str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")])
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
@@ -74,7 +74,7 @@ class Training:
         return {path: path.stat().st_size for path in self.folder.glob("grpo*.jsonl")}
 
     def is_in_a_later_batch(self) -> bool:
-        """Whether a checkpoint exists and episodes are under way."""
+        """Whether a checkpoint exists and episodes are running."""
         assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
         return (self.folder / "grpo" / SNAPSHOT).exists() and len(self.server.live_sessions) >= 32
 
@@ -95,11 +95,11 @@ class Training:
             kill(actor)
 
     def groups(self, struck: set[int]) -> list[dict[str, Any]]:
-        """What the ranks wrote: a record for each group, with whether it stands in the training that came to its end.
+        """The groups recorded by the ranks, and whether each belongs to the training that completed.
 
         Args:
-            struck: The processes of the ranks before the strike. What they wrote was replaced where others went on from
-                an earlier step.
+            struck: The processes of the ranks before the kill. Their records are superseded if other ranks continued
+                from an earlier step.
         """
         records = [json.loads(line) for path in self.written() for line in path.read_text().splitlines()]
         records.sort(key=lambda record: record["written"])
@@ -114,7 +114,7 @@ class Training:
 
 
 def living() -> list[dict[str, Any]]:
-    """The actors of the cluster that live."""
+    """The living actors of the cluster."""
     return [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
 
 
@@ -137,7 +137,7 @@ def node_without_rank(training: Training) -> str:
 
 
 def kill_driver(sent: signal.Signals) -> Callable[[Training], None]:
-    """Strike the driver, look how its sessions go, and start it again."""
+    """Kill the driver, wait until its sessions are gone, and restart it."""
 
     def strike(training: Training) -> None:
         os.killpg(training.process.pid, sent)
@@ -194,7 +194,7 @@ def row(name: str, cluster: Cluster, server: RunningServer, strike: Callable[[Tr
 
 @contextlib.contextmanager
 def cluster_of_three() -> Iterator[Cluster]:
-    """Three nodes of one CPU beside the head."""
+    """Three nodes with one CPU in addition to the head."""
     with start_cluster(num_cpus=1) as cluster:
         add_node(cluster, num_cpus=1)
         add_node(cluster, num_cpus=1)

@@ -1,16 +1,16 @@
-"""What rollouts cost beside the time that environments and models take themselves.
+"""The cost of rollouts beyond the time of environments and models.
 
     python benchmarks/rollouts.py
 
 The reference server runs in its own process. All figures come from one run:
 
-- 256 episodes of 5 calls to a tool that takes 0.5 s: at best 2.5 s. Beside it the server's floor, which is what the
-  same requests take over plain sockets with a tool that takes no time, and what is allowed: 1.3 x 2.5 s + the floor.
-- TRL's OpenReward adapter driven as its trainer drives it: sessions opened one by one, and in each turn the tools of
-  one sample after the other. It is run with 4 episodes and scaled to 256, which its serial loops allow.
-- Heavy tails (lognormal, one call in 160 takes 20 times the median): 128 episodes through 64 places without a barrier,
-  against lockstep, where every turn of a batch waits for its slowest call.
-- What an episode costs this process with 16 to 1,024 of them at once, against a server that costs next to nothing.
+- 256 episodes of 5 calls to a tool that takes 0.5 s: at best 2.5 s. The server's floor is the time of the same
+  requests over plain sockets with an instant tool; the limit is 1.3 x 2.5 s + the floor.
+- TRL's OpenReward adapter, driven as by its trainer: sessions are opened one by one, and in each turn the samples'
+  tools run one after the other. Measured with 4 episodes and scaled to 256, as its loops are serial.
+- Heavy tails (lognormal, one call in 160 takes 20 times the median): 128 episodes through 64 slots without a barrier,
+  compared with lockstep, where every turn of a batch waits for its slowest call.
+- The cost of an episode in this process with 16 to 1,024 concurrent ones, against a server that does almost no work.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def ours(url: str) -> float:
 
 
 def adapter(url: str) -> tuple[float, float]:
-    """Seconds of the adapter's resets and of its tool loop, for each episode."""
+    """Seconds of the adapter's resets and of its tool loop, per episode."""
     os.environ |= {"OPENREWARD_API_URL": url, "OPENREWARD_SESSION_URL": url, "TRL_EXPERIMENTAL_SILENCE": "1"}
     from trl.experimental.openreward import OpenRewardSpec
 
@@ -102,7 +102,7 @@ def adapter(url: str) -> tuple[float, float]:
 
 
 class Works:
-    """Calls the tool with the latencies of the task; with ``barrier``, when everyone else is ready too."""
+    """Calls the tool with the latencies of the task; with ``barrier``, when all others are ready too."""
 
     def __init__(self, latencies: np.ndarray, barrier: asyncio.Barrier | None = None) -> None:
         self.latencies = latencies
@@ -117,7 +117,7 @@ class Works:
 
 
 async def heavy_tail(url: str, latencies: np.ndarray, *, lockstep: bool) -> float:
-    """Episodes a second."""
+    """Episodes per second."""
     tasks = [TaskRef("lab", task={"setup_seconds": 0.0, "number": number}) for number in range(TAIL_EPISODES)]
     async with ORSClient(url) as client:
         tools = await client.list_tools("lab")
@@ -137,7 +137,7 @@ async def heavy_tail(url: str, latencies: np.ndarray, *, lockstep: bool) -> floa
 
 @contextmanager
 def stub_server() -> Iterator[str]:
-    """A server that costs next to nothing."""
+    """A server that does almost no work."""
     command = [sys.executable, str(Path(__file__).with_name("stub_server.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -147,7 +147,7 @@ def stub_server() -> Iterator[str]:
 
 
 async def cost(url: str, at_once: int) -> float:
-    """Milliseconds of this process's CPU for each episode of 5 calls."""
+    """Milliseconds of this process's CPU per episode of 5 calls."""
     tools = ToolList((ToolSpec("work"),))
     limits = RolloutLimits(max_turns=CALLS, max_concurrent_sessions=at_once)
     async with ORSClient(url) as client:
@@ -166,7 +166,7 @@ def main() -> None:
     with running_server() as url:
         asyncio.run(floor(url))  # warms up
         floors, seconds, plain_cpu, our_cpu = [], [], [], []
-        for _ in range(ROUNDS):  # in turn, so that the machine's noise meets both
+        for _ in range(ROUNDS):  # alternating, so that noise affects both
             for work, taken, cpu in ((floor, floors, plain_cpu), (ours, seconds, our_cpu)):
                 began = time.process_time()
                 taken.append(asyncio.run(work(url)))
@@ -196,9 +196,9 @@ def main() -> None:
     with stub_server() as url:
         asyncio.run(cost(url, SIZES[0]))  # warms up
         costs = {at_once: asyncio.run(cost(url, at_once)) for at_once in SIZES}
-    print("CPU of this process for an episode, by how many go on at once:")
+    print("CPU of this process per episode, by number of concurrent episodes:")
     print("  " + ", ".join(f"{at_once:,}: {each:.2f} ms" for at_once, each in costs.items()), end="; ")
-    print(f"{SIZES[-1]:,} beside {SIZES[0]}: {costs[SIZES[-1]] / costs[SIZES[0]]:.2f} times")
+    print(f"{SIZES[-1]:,} compared with {SIZES[0]}: {costs[SIZES[-1]] / costs[SIZES[0]]:.2f} times")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The server against the reference server: the same class, written for the reference SDK, and the same driver.
+"""The ors-gym server compared with the reference server: the same class, written for the reference SDK, and driver.
 
 ``python benchmarks/server.py`` prints a table. Each server runs in a separate process on one core (``taskset``), the
-driver on another: raw sockets, one session and one call under way per connection.
+driver on another: raw sockets, with one session and one running call per connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Connection(asyncio.Protocol):
-    """One connection that makes one call after another until it is told to stop."""
+    """One connection that makes one call after another until it is stopped."""
 
     def __init__(self, request: bytes, latencies: list[float]) -> None:
         self._request = request
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Look for the end of the answer: both servers send it in chunks."""
+        """Search for the end of the response, which both servers send in chunks."""
         tail = self._tail + data[-64:]
         self._ok = self._ok or b"event: end" in data
         self._tail = tail[-8:]
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
 async def drive(
     url: str, tool: str, input: dict[str, Any], connections: int, seconds: float, pid: int
 ) -> dict[str, float]:
-    """Calls for a given time over a given number of connections."""
+    """Calls for a given time over a number of connections."""
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=16)) as client:
         requests = [await _open(client, tool, input) for _ in range(connections)]
         port = httpx.URL(url).port

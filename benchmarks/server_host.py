@@ -1,6 +1,6 @@
-"""An environment of instant tools on either server: ``server_host.py ours|reference PORT``.
+"""An environment with instant tools on either server: ``server_host.py ours|reference PORT``.
 
-At the end, on SIGTERM, it prints what the garbage collector took.
+At the end, on SIGTERM, it prints the garbage collector's pauses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEGABYTE = "a short line of text, as in a file\n" * (1_000_000 // 35)
 
 
 class Line(BaseModel):
-    """What to say."""
+    """The text to return."""
 
     text: str
 
@@ -47,12 +47,12 @@ class Bench(Environment):
 
     @tool
     async def quick(self, params: Line) -> ToolOutput:
-        """Answer at once."""
+        """Answer immediately."""
         return ToolOutput(blocks=[TextBlock(text=params.text)], reward=0.0)
 
     @tool
     def plain(self, params: Line) -> ToolOutput:
-        """Answer at once, synchronously."""
+        """Answer immediately, synchronously."""
         return ToolOutput(blocks=[TextBlock(text=params.text)], reward=0.0)
 
     @tool
@@ -76,14 +76,14 @@ def note(phase: str, info: dict[str, int]) -> None:
 
 if __name__ == "__main__":
     kind, port = sys.argv[1], int(sys.argv[2])
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has stopped
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after stopping
     if kind == "ours":
         from ors_gym_server import serve
 
         serve([Bench], port=port, started=lambda _: gc.callbacks.append(note))
     else:
         gc.callbacks.append(note)
-        # Server.run does this, with the log set up, and listens for everybody.
+        # Server.run does the same, but configures logging and listens on all interfaces.
         app = Server([Bench]).app
         uvicorn.run(app, host="127.0.0.1", port=port, log_level="critical", access_log=False, timeout_keep_alive=60)
     print(json.dumps({"gc max ms": max(pauses, default=0.0) * 1e3, "gc total ms": sum(pauses) * 1e3}), flush=True)

@@ -1,12 +1,12 @@
-"""A server under many calls, a fifth of whose clients leave without a word: memory, descriptors, sessions left.
+"""A server under many calls, a fifth of whose clients disappear: memory, descriptors and remaining sessions.
 
     python benchmarks/soak.py [--calls 200000] [--abandoned 0.2] [--clients 32] [--session-seconds 10]
     python benchmarks/soak.py --rate 80 --warm-up 960 --session-seconds 900
 
-Each client opens a session and makes 50 calls. One that leaves breaks its connection off in the middle of a call and
-never deletes its session, which the server closes after ``--session-seconds`` without a request. All other limits are
-the defaults. A server whose memory at the end is that of the beginning keeps nothing of what has passed. What it keeps
-for a time, it keeps from the beginning: the second form lets that time pass first, with every limit as by default.
+Each client opens a session and makes 50 calls. One that disappears breaks its connection during a call and never
+deletes its session, which the server closes after ``--session-seconds`` without a request. All other limits have their
+defaults. A server whose memory is the same at the end leaks nothing. Results are kept for a limited time: the second
+command lets that time pass first, with all default limits.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class Post(Environment):
         return "Go."
 
     async def setup(self) -> None:
-        """Count it."""
+        """Register the session."""
         Post.alive += 1
 
     async def teardown(self) -> None:
-        """Count it no more."""
+        """Unregister the session."""
         Post.alive -= 1
 
     @tool
     async def count(self) -> str:
-        """Say how many sessions there are."""
+        """Return the number of sessions."""
         await asyncio.sleep(0)
         return str(Post.alive)
 
@@ -74,7 +74,7 @@ def resident(pid: int) -> tuple[float, int]:
 
 
 class Soak:
-    """The clients. ``rate`` is calls per second at most."""
+    """The clients. ``rate`` is the maximum of calls per second."""
 
     def __init__(self, url: str, pid: int, calls: int, abandoned: float, rate: float) -> None:
         self.url, self.pid, self.calls, self.abandoned = url, pid, calls, abandoned
@@ -87,7 +87,7 @@ class Soak:
         self.random = random.Random(0)
 
     async def client(self) -> None:
-        """One client after the other, until enough calls were made."""
+        """Run one client after another until enough calls were made."""
         while self.made < self.calls:
             leaves = self.random.random() < self.abandoned
             transport = AsyncioTransport(connect_seconds=60.0)
@@ -122,7 +122,7 @@ class Soak:
             await asyncio.sleep(self.next - now)
 
     def count(self) -> None:
-        """Count a call, and print how the server is at each mark."""
+        """Count a call, and print the server's state at each mark."""
         self.made += 1
         if self.marks and self.made >= self.marks[0] * self.calls:
             self.print(f"{self.marks.pop(0):.0%}")
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200_000)
     parser.add_argument("--abandoned", type=float, default=0.2)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e9, help="calls per second at most (default: no limit)")
+    parser.add_argument("--rate", type=float, default=1e9, help="maximum calls per second (default: no limit)")
     parser.add_argument("--warm-up", type=float, default=0.0, help="seconds of the same before the table begins")
     parser.add_argument("--session-seconds", type=float, default=10.0, help="the server's session_timeout_seconds")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -1,20 +1,20 @@
-"""What waiting for fewer than all episodes does to training: the bias of five rules for stragglers, simulated.
+"""The effect of waiting for fewer than all episodes on training: the bias of five rules for stragglers, simulated.
 
     python benchmarks/stragglers.py
 
-A policy with one parameter decides after each turn whether to go on, and the reward depends on how long it went on:
-it grows with the length ("long pays"), falls with it ("short pays"), or is given turn by turn ("each turn pays"). A
-turn takes another time in each episode. Groups of 8 give GRPO's gradient; the rules differ in which episodes it is of:
+A policy with one parameter decides after each turn whether to continue, and the reward depends on the length: it grows
+with the length ("long pays"), falls with it ("short pays"), or is given turn by turn ("each turn pays"). Turns take a
+different time in each episode. Groups of 8 give GRPO's gradient; the rules differ in the episodes it uses:
 
 - all: the step waits for every episode.
 - redundancy: 10 are played, the first 8 to end are kept, the others are dropped.
-- left out: at a deadline the late ones are dropped, like episodes that failed.
-- truncated: at a deadline the late ones end where they are, with the rewards they have: 0 where the end would pay.
-- carried over: at a deadline a group that is not complete moves to the next step, which trains on it whole.
+- left out: late ones are dropped at a deadline, like failed episodes.
+- truncated: late ones end at a deadline with their rewards so far: 0 if only the end is rewarded.
+- carried over: a group that is incomplete at a deadline moves to the next step, which trains on all of it.
 
-The deadline is 1.5 times as long as the sixth of a group's eight took. Printed for a fixed policy: the gradient beside
-that of "all" (100 % is no bias; below 0 the policy is pushed the wrong way), the mean return as logged beside the true
-one, the time of a step beside that of "all". And after training: the true return, beside the best there is.
+The deadline is 1.5 times the duration of the sixth of a group's eight episodes. Printed for a fixed policy: the
+gradient relative to that of "all" (100 % is no bias; below 0 the policy is pushed the wrong way), the logged and the
+true mean return, and the time of a step relative to "all". After training: the true return, and the best possible one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TASKS: dict[str, tuple[Callable[[Floats], Floats], bool]] = {
     "short pays": (lambda turns: np.exp(-turns / 8), False),
     "each turn pays": (lambda turns: np.minimum(turns, 16) / 16, True),
 }
-"""The chance of success by length, or what was given until then."""
+"""The probability of success by length, or the rewards so far."""
 
 
 class Simulation:
@@ -68,7 +68,7 @@ class Simulation:
         return Episodes(turns, ended, self.returns(turns), seconds)
 
     def returns(self, turns: Floats) -> Floats:
-        """What episodes of such lengths are given at their ends, or on the way."""
+        """The rewards of episodes with these lengths, at their ends or turn by turn."""
         value = self.worth(turns)
         return value if self.dense else (self.draw.random(turns.shape) < value).astype(float)
 
@@ -78,7 +78,7 @@ class Simulation:
 
 
 def advantages(returns: Floats, counts: NDArray[np.bool_]) -> Floats:
-    """GRPO's, over the members that count; 0 for the others."""
+    """GRPO's advantages over the counted members; 0 for the others."""
     number = np.maximum(counts.sum(1, keepdims=True), 1)
     mean = np.where(counts, returns, 0).sum(1, keepdims=True) / number
     centred = np.where(counts, returns - mean, 0)
@@ -87,7 +87,7 @@ def advantages(returns: Floats, counts: NDArray[np.bool_]) -> Floats:
 
 
 def gradient(theta: float, episodes: Episodes, counts: NDArray[np.bool_]) -> float:
-    """The policy gradient: of the turns that were made, all but the last one's decision was to go on."""
+    """The policy gradient: every turn but the last one is a decision to continue."""
     go = 1 / (1 + np.exp(-theta))
     score = (episodes.turns - episodes.ended) * (1 - go) - episodes.ended * go
     return float((advantages(episodes.returns, counts) * score * counts).sum() / max(counts.sum(), 1))
@@ -100,7 +100,7 @@ def deadline(episodes: Episodes) -> Floats:
 
 @dataclass
 class Step:
-    """What a rule trains on, and when."""
+    """The episodes that a rule trains on, and the time of the step."""
 
     episodes: Episodes
     counts: NDArray[np.bool_]
@@ -124,14 +124,14 @@ def redundancy(simulation: Simulation, theta: float, groups: int) -> Step:
 
 
 def left_out(simulation: Simulation, theta: float, groups: int) -> Step:
-    """The late ones are dropped."""
+    """Late episodes are dropped."""
     episodes = simulation.play(theta, groups, GROUP)
     until = deadline(episodes)
     return Step(episodes, episodes.seconds <= until, _batches(np.minimum(until[:, 0], episodes.seconds.max(1))))
 
 
 def truncated(simulation: Simulation, theta: float, groups: int) -> Step:
-    """The late ones end where they are."""
+    """Late episodes are truncated."""
     episodes = simulation.play(theta, groups, GROUP)
     until = deadline(episodes)
     late = episodes.seconds > until
@@ -142,7 +142,7 @@ def truncated(simulation: Simulation, theta: float, groups: int) -> Step:
 
 
 class CarriedOver:
-    """A late group is trained on a step later; its place in this step is another's that was late before."""
+    """A late group is trained on one step later; this step has another one that was late before."""
 
     def __init__(self) -> None:
         self.carried: Episodes | None = None
@@ -183,7 +183,7 @@ RULES: dict[str, Callable[[], Rule]] = {
 
 
 def at_a_fixed_policy(task: str, rule: Rule, theta: float, seed: int) -> tuple[float, float, float]:
-    """The gradient, the return as logged, the time of a step."""
+    """The gradient, the logged return and the time of a step."""
     simulation = Simulation(task, seed)
     steps = [rule(simulation, theta, 8 * GROUPS) for _ in range(200)][10:]
     of_gradient = np.mean([gradient(theta, step.episodes, step.counts) for step in steps])
@@ -203,7 +203,7 @@ def train(task: str, rule: Rule, theta: float, seed: int) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--theta", type=float, default=2.0, help="the policy to begin with (default: %(default)s)")
+    parser.add_argument("--theta", type=float, default=2.0, help="the initial policy (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="trainings (default: %(default)s)")
     arguments = parser.parse_args()
     theta: float = arguments.theta

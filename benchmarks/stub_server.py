@@ -1,7 +1,7 @@
-"""An ORS server that costs next to nothing, to measure clients against: the reference server's bytes, no work.
+"""An ORS server that does almost no work, to measure clients: it sends the reference server's bytes.
 
-``python benchmarks/stub_server.py [SECONDS]`` prints its port and serves until its standard input closes; a tool call
-takes so many seconds.
+``python benchmarks/stub_server.py [SECONDS]`` prints its port and serves until standard input closes; a tool call takes
+SECONDS.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what to write to."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.received = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer every whole request that is here."""
+        """Answer every complete request in the buffer."""
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head = self.received[:end].lower()

@@ -1,14 +1,14 @@
-"""GRPOTrainer steps through TRL's OpenReward adapter and through ors_gym_trl: same model, tasks, server, one run.
+"""GRPOTrainer steps with TRL's OpenReward adapter and with ors_gym_trl: same model, tasks, server and run.
 
     python benchmarks/trl_rollouts.py [adapters] [samplers]
 
-Episodes of three tool calls on the reference server, which runs in its own process. The model is the demo's tiny
-one, taught how a call is written. Three comparisons:
+Episodes of three tool calls on the reference server, which runs in its own process. The model is the demo's tiny one,
+which knows the format of calls. Three comparisons:
 
-- a tool of 0.2 s, 32 and 64 episodes: how long the rollout takes, and how long the trainer takes outside of it;
-- a tool that takes no time;
-- calls that take 0.05 s in the median and now and then a hundred times that (lognormal): padded ``generate`` against
-  continuous batching, both by ors_gym_trl, with turns that sample one call each.
+- a tool of 0.2 s, 32 and 64 episodes: the time of the rollout, and of the trainer outside of it;
+- an instant tool;
+- calls of 0.05 s in the median, some a hundred times longer (lognormal): padded ``generate`` compared with continuous
+  batching, both in ors_gym_trl, with turns that sample one call each.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "press", "parameters": {"properties": {"color": {}}}}},
 ]
 taught: dict[str, Any] = {}
-"""The model's weights once it knows how a call is written."""
+"""The model's weights after learning the format of calls."""
 
 
 class NoInput(BaseModel):
@@ -62,7 +62,7 @@ class Color(BaseModel):
 
 
 class Buttons(Environment):
-    """Three calls of whatever tool, each as long as the split says; pressing red is worth something."""
+    """Three calls of any tool, which take the split's latency; pressing red is rewarded."""
 
     def __init__(self, task_spec: Any = {}, secrets: Any = {}) -> None:  # noqa: B006  (the SDK's signature)
         super().__init__(task_spec, secrets)
@@ -70,12 +70,12 @@ class Buttons(Environment):
 
     @classmethod
     def list_splits(cls) -> list[str]:
-        """One for each latency."""
+        """One split per latency."""
         return list(LATENCIES)
 
     @classmethod
     def list_tasks(cls, split: str) -> list[dict[str, Any]]:
-        """All alike."""
+        """Identical tasks."""
         return [{"id": f"{split}-{index}", "split": split} for index in range(TASKS)]
 
     def get_prompt(self) -> list[TextBlock]:
@@ -100,13 +100,13 @@ class Buttons(Environment):
 
 @dataclass
 class Timing:
-    """Seconds a step, and calls an episode."""
+    """Seconds per step, and calls per episode."""
 
     rollout: float
     outside: float
     calls: float
     sampling: float = 0.0
-    """The part of a rollout in which something was being sampled, where that is known."""
+    """The part of a rollout with sampling in progress, if known."""
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def running_server() -> Iterator[str]:
 
 
 def main() -> None:
-    """Compare what is named on the command line, or everything."""
+    """Run the comparisons on the command line, or all."""
     import torch
 
     warnings.simplefilter("ignore")
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def compare_adapters(url: str) -> None:
-    """Print how long steps take through TRL's adapter and through ours."""
+    """Print the duration of steps with TRL's adapter and with ors_gym_trl."""
     print("| split | episodes | TRL rollout s | ours s | ratio | TRL outside s | ours outside s | calls TRL/ours |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for split, episodes, steps in (("slow", 32, 2), ("slow", 64, 2), ("instant", 32, 4), ("instant", 64, 4)):
@@ -159,7 +159,7 @@ def compare_adapters(url: str) -> None:
 
 
 def compare_samplers(url: str) -> None:
-    """Print what padded generate and continuous batching take under a heavy tail."""
+    """Print the duration of padded generate and continuous batching under a heavy tail."""
     print("\n| sampled by | episodes | rollout s | of it sampling s |\n|---|---|---|---|", flush=True)
     for continuous in (False, True):
         for episodes in (32, 128):
@@ -200,14 +200,14 @@ def with_trl(url: str, split: str, episodes: int, steps: int) -> Timing:
     with trainer_of(spec.train_dataset, episodes, steps, slots, settings) as trainer:
         rollout, outside = timed(trainer)
         calls = [entry["tools/call_frequency"] for entry in trainer.state.log_history if "reward" in entry]
-        for environment in trainer.environments:  # TRL leaves them open; what is measured next should not wait for them
+        for environment in trainer.environments:  # TRL leaves them open, which would delay the next measurement
             environment._close()
         return Timing(rollout, outside, sum(calls) / len(calls))
 
 
 @contextmanager
 def trainer_of(dataset: Any, episodes: int, steps: int, slots: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """A trainer of the tiny model, with everything the same but what plays the episodes."""
+    """A trainer of the tiny model, with the same settings for either way to play the episodes."""
     from tiny_model import make_model, make_tokenizer, warm_up
     from trl import GRPOConfig, GRPOTrainer
     from trl.chat_template_utils import qwen3_template

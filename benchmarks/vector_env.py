@@ -1,14 +1,13 @@
-"""How long a vector environment's reset and steps take over slow tools, and what a barrier costs.
+"""The duration of a vector environment's reset and steps over slow tools, and the cost of a barrier.
 
     python benchmarks/vector_env.py
 
-The reference server runs in its own process; set-up and tool take 0.2 s each. Four figures are compared, all from
-one run:
+The reference server runs in its own process; set-up and tool take 0.2 s each. Four figures, all from one run:
 
-- the server's floor: what the same requests take with a set-up and a tool that take no time, sent over plain sockets;
-- ORSVectorEnv, which should take 1.3 times the latency plus the floor at most;
-- SyncVectorEnv over ORSEnv, and a reset of one member after another (as GEM does), at 64 members, scaled to 256;
-- with a heavy tail (lognormal, one call in 160 takes 20 times the median), ``step`` against ``send``/``recv``.
+- the server's floor: the time of the same requests over plain sockets with an instant set-up and tool;
+- ORSVectorEnv, with a limit of 1.3 times the latency plus the floor;
+- SyncVectorEnv over ORSEnv, and a reset of one member after another (as in GEM), at 64 members, scaled to 256;
+- with a heavy tail (lognormal, one call in 160 takes 20 times the median), ``step`` compared with ``send``/``recv``.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ def running_server() -> Iterator[str]:
 
 
 class Socket:
-    """One connection and as little client as possible: prepared bytes out, one answer in."""
+    """One connection with a minimal client: sends prepared bytes, reads one response."""
 
     def __init__(self, url: str) -> None:
         self.host, self.port = urlsplit(url).hostname, urlsplit(url).port
         self.sid = ""
 
     async def request(self, method: str, path: str, body: object = None) -> bytes:
-        """Send one request and read its whole answer."""
+        """Send one request and read its response."""
         payload = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         head += f"x-session-id: {self.sid}\r\n" if self.sid else ""
@@ -129,7 +128,7 @@ def time_vector(envs: gym.vector.VectorEnv[Any, Any, Any], steps: int) -> tuple[
 
 
 def compare(url: str, num_envs: int) -> tuple[float, float]:
-    """Print the floor, ours and what is allowed, in turn so that the machine's noise meets both; return ours."""
+    """Print the floor, ors-gym and the limit, alternating so that noise affects both; return ors-gym's."""
     floor_resets, floor_steps, resets, steps = [], [], [], []
     for _ in range(1 + ROUNDS):
         reset, each = asyncio.run(floor(url, num_envs))
@@ -152,7 +151,7 @@ def compare(url: str, num_envs: int) -> tuple[float, float]:
 
 
 def time_serial_reset(url: str, num_envs: int) -> float:
-    """Seconds of a reset that takes one member after another."""
+    """Seconds of a reset of one member after another."""
     envs = [gym.make("ors_gym/ORS-v0", url=url, env_name="lab") for _ in range(num_envs)]
     began = time.perf_counter()
     for env in envs:
@@ -164,7 +163,7 @@ def time_serial_reset(url: str, num_envs: int) -> float:
 
 
 def tail_episodes_per_second(url: str, *, barrier: bool) -> float:
-    """Episodes a second with lognormal latencies: the same ones, member by member, with and without a barrier."""
+    """Episodes per second with the same lognormal latencies, with and without a barrier."""
     rng = np.random.default_rng(0)
     latencies = [iter(MEDIAN_SECONDS * rng.lognormal(0, SIGMA, 1000)) for _ in range(TAIL_MEMBERS)]
     envs = ORSVectorEnv(TAIL_MEMBERS, url, "lab", autoreset_mode="SameStep")

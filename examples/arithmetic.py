@@ -4,7 +4,7 @@
     ors-gym rollout http://127.0.0.1:8080 --policy arithmetic:Solver
     python train_grpo.py --url http://127.0.0.1:8080 --env arithmetic --model Qwen/Qwen3-0.6B --max-turns 4
 
-The problems are drawn here, by seeds. Any other source of questions and answers fits, such as reasoning-gym.
+The problems are generated here from seeds. Any other source of questions and answers works, such as reasoning-gym.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Answer(BaseModel):
 
 
 def problem(split: str, index: int) -> dict[str, Any]:
-    """A question in two steps, and its answer. The splits share no seed."""
+    """A question with two steps, and its answer. The splits share no seed."""
     draw = random.Random(f"{split} {index}")
     name, thing = draw.choice(NAMES), draw.choice(THINGS)
     boxes, each, given = draw.randint(2, 9), draw.randint(3, 12), draw.randint(1, 5)
@@ -73,7 +73,7 @@ class Arithmetic(Environment):
 
     @tool
     def submit(self, answer: Answer) -> ToolOutput:
-        """Give the answer. It ends the episode."""
+        """Submit the answer. This ends the episode."""
         right = answer.number == self.task_spec["answer"]
         return ToolOutput((TextBlock("Right." if right else "Wrong."),), reward=float(right), finished=True)
 

@@ -1,9 +1,9 @@
-"""An ORS environment of two turns: look which button is live, then press that one.
+"""An ORS environment with two turns: look which button is live, then press it.
 
 Serve it with ``python examples/buttons.py --port 8080``, and play it with ``ors-gym play http://127.0.0.1:8080``.
 
-Nothing but ``look`` says which of the three buttons is live, and ``press`` pays nothing before it: a policy that
-ignores what it observes presses the right one a third of the time at best.
+Only ``look`` tells which of the three buttons is live, and ``press`` gives no reward before it: a policy that ignores
+its observations presses the right one at most a third of the time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Buttons(Environment):
 
     @classmethod
     def list_splits(cls) -> Sequence[str]:
-        """Two splits, of tasks of their own."""
+        """Two splits with different tasks."""
         return list(SIZES)
 
     @classmethod
@@ -50,7 +50,7 @@ class Buttons(Environment):
         return [{"id": f"{split}-{index}", "color": draw.choice(COLORS)} for index in range(SIZES[split])]
 
     def get_prompt(self) -> str:
-        """What the agent reads first."""
+        """The prompt."""
         return "find the button ."
 
     @tool
@@ -73,7 +73,7 @@ def _says(text: str, reward: float = 0.0, finished: bool = False) -> ToolOutput:
 
 
 def _exit_with_parent() -> None:
-    """Exit when standard input closes: the process that started us is gone."""
+    """Exit when standard input closes: the parent process has ended."""
     sys.stdin.buffer.read()
     os._exit(0)
 

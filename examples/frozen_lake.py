@@ -17,7 +17,7 @@ WAY = ("down", "down", "right", "right", "down", "right")
 
 
 class Solver:
-    """Knows the way over the usual map."""
+    """Knows the path over the default map."""
 
     async def act(self, turn: Turn) -> Reply:
         """Answer a turn."""

@@ -1,4 +1,4 @@
-"""An environment written with OpenEnv, as ORS: the fields of its action are the tool's. It needs the extra `openenv`.
+"""An environment written with OpenEnv, as ORS: its tool has the fields of its action. Needs the extra `openenv`.
 
 ors-gym serve openenv_line:Line
 ors-gym rollout http://127.0.0.1:8080 --policy openenv_line:Solver
@@ -32,12 +32,12 @@ class Place(Observation):  # type: ignore[misc]
 
 
 class LineEnvironment(Environment):  # type: ignore[misc]
-    """Walk to the goal, which the seed places."""
+    """Walk to the goal, whose position depends on the seed."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **options: Any) -> Place:
-        """Begin at 0."""
+        """Start at 0."""
         self.place, self.goal = 0, (2 + (seed or 0) % 4) * (-1 if (seed or 0) % 2 else 1)
         return Place(place=0, goal=self.goal, done=False, reward=None)
 
@@ -49,7 +49,7 @@ class LineEnvironment(Environment):  # type: ignore[misc]
 
     @property
     def state(self) -> State:
-        """Nothing that the agent should not see."""
+        """The state, without anything hidden from the agent."""
         return State()
 
 

@@ -1,6 +1,6 @@
 """A Gymnasium environment as an ORS server on Ray Serve: ``serve run examples.ray_serve:app``.
 
-Then ``ors-gym rollout http://localhost:8000 --episodes 200``, and watch the replicas come and go by ``serve status``.
+Then ``ors-gym rollout http://localhost:8000 --episodes 200``, and watch the replicas scale with ``serve status``.
 """
 
 from ors_gym_ray import serve_app

@@ -1,4 +1,4 @@
-"""A question about a file of data, answered with a shell in a sandbox. It needs Linux and the extra `sandbox`.
+"""A question about a data file, answered with a shell in a sandbox. Needs Linux and the extra `sandbox`.
 
 ors-gym serve sales:Sales
 ors-gym rollout http://127.0.0.1:8080 --policy sales:Solver
@@ -24,7 +24,7 @@ LIMITS = SandboxLimits(wall_seconds=20, memory_bytes=256 * 2**20, output_bytes=8
 
 
 class Command(BaseModel):
-    """What the shell runs."""
+    """The shell command."""
 
     command: str
 
@@ -36,7 +36,7 @@ class Answer(BaseModel):
 
 
 def rows(seed: str) -> list[tuple[str, int]]:
-    """Products and how many were sold, a line each."""
+    """Products and numbers sold, one line each."""
     draw = random.Random(seed)
     return [(draw.choice(PRODUCTS), draw.randint(1, 50)) for _ in range(200)]
 
@@ -55,22 +55,24 @@ class Sales(Environment):
 
     @classmethod
     def list_tasks(cls, split: str) -> Sequence[Mapping[str, Any]]:
-        """A task names its file's seed and a product; the answer is computed when it is needed."""
+        """The seed of the task's file and a product; the answer is computed when it is needed."""
         return [{"seed": f"{split} {n}", "product": PRODUCTS[n % len(PRODUCTS)]} for n in range(SIZES[split])]
 
     async def setup(self) -> None:
-        """Start the sandbox, and put the file there."""
+        """Start the sandbox, and upload the file."""
         await self.sandbox.start()
         lines = ["product,sold", *(f"{product},{sold}" for product, sold in rows(self.task_spec["seed"]))]
         await self.sandbox.upload("\n".join(lines).encode(), "sales.csv")
 
     async def teardown(self) -> None:
-        """Give the sandbox back, however the episode ended."""
+        """Close the sandbox, however the episode ended."""
         await self.sandbox.close()
 
     def get_prompt(self) -> str:
         """The question."""
-        return f"How many {self.task_spec['product']} were sold, by sales.csv? Look with bash, then submit the number."
+        return (
+            f"How many {self.task_spec['product']} were sold? The file is sales.csv: use bash, then submit the number."
+        )
 
     @tool
     async def bash(self, command: Command) -> ToolOutput:
@@ -80,14 +82,14 @@ class Sales(Environment):
 
     @tool
     def submit(self, answer: Answer) -> ToolOutput:
-        """Give the answer. It ends the episode."""
+        """Submit the answer. This ends the episode."""
         wanted = sum(sold for product, sold in rows(self.task_spec["seed"]) if product == self.task_spec["product"])
         right = answer.number == wanted
         return ToolOutput((TextBlock("Right." if right else "Wrong."),), reward=float(right), finished=True)
 
 
 class Solver:
-    """Adds up with awk, and submits."""
+    """Sums up with awk, and submits the result."""
 
     async def act(self, turn: Turn) -> Reply:
         """Answer a turn."""

@@ -1,7 +1,7 @@
-"""A language model small enough to learn tool calls on a CPU in minutes, made here: nothing is downloaded.
+"""A language model small enough to learn tool calls on a CPU in minutes. It is created here; nothing is downloaded.
 
-It is a real Qwen 3 of one layer with a real chat template. Only its vocabulary is special: one token a word, and one
-for each fixed piece of a tool call's JSON, so that ``<tool_call>{"name": "press", …}</tool_call>`` takes six tokens.
+It is a real Qwen 3 with one layer and a real chat template. Only its vocabulary is special: one token per word, and one
+per fixed part of a tool call's JSON, so that ``<tool_call>{"name": "press", …}</tool_call>`` takes six tokens.
 """
 
 from __future__ import annotations
@@ -87,17 +87,17 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3ForCaus
 def warm_up(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tools: list[Any], *, seed: int
 ) -> Iterator[float]:
-    """Teach the form of a tool call, and nothing of the task: every call shown is drawn at random.
+    """Teach the format of tool calls, but nothing about the task: every call is drawn at random.
 
-    Which tool, which color, and what the tool is said to have answered are independent of each other, so there is
-    nothing to learn but how a call is written. Yields the progress, from 0 to 1.
+    The tool, the color and the tool's answer are independent of each other, so only the format can be learned. Yields
+    the progress, from 0 to 1.
     """
     draw = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     steps = 300
     pad = cast("int", tokenizer.pad_token_id)
     for step in range(steps):
-        # Never the same conversation twice: what few of them have in common by chance would be learned.
+        # A new conversation each time: with few of them, chance correlations would be learned.
         conversations = [_random_conversation(tokenizer, tools, draw) for _ in range(32)]
         width = max(len(ids) for ids, _ in conversations)
         ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in conversations])
@@ -112,7 +112,7 @@ def warm_up(
 def _random_conversation(
     tokenizer: PreTrainedTokenizerFast, tools: list[Any], draw: random.Random
 ) -> tuple[list[int], list[int]]:
-    """Token ids of up to three random calls with random answers; labels only where the model speaks."""
+    """Token ids of up to three random calls with random answers; labels only for the model's messages."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "find the button ."}]
     for _ in range(draw.randint(1, 3)):
         look = draw.random() < 0.5

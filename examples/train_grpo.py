@@ -1,6 +1,6 @@
 r"""Train a language model with GRPO on an ORS server, and watch it learn.
 
-Without arguments everything happens on this machine, in minutes, on a CPU: a tiny model is made here, an ORS server is
+Without arguments everything runs on this machine, in minutes, on a CPU: a tiny model is created, an ORS server is
 started in its own process, Ray actors host the episodes, TRL's GRPOTrainer trains, and a page shows the run.
 
     python examples/train_grpo.py
@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-# Set before the libraries that read them are imported: nothing is looked up on a hub unless a model there is named.
+# Set before importing the libraries that read them: no hub is contacted unless a model there is given.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     where = parser.add_argument_group("where")
     where.add_argument("--no-ray", action="store_true", help="play the episodes in this process")
     where.add_argument("--actors", type=int, default=2, help="Ray actors that play episodes (default: %(default)s)")
-    where.add_argument("--ray-address", help="an existing Ray cluster; without it Ray is started here")
+    where.add_argument("--ray-address", help="an existing Ray cluster; by default Ray is started")
     where.add_argument("--trajectories", action="store_true", help="write every episode to trajectories.jsonl")
     where.add_argument("--beside", metavar="PAGE", action="append", default=[], help="draw another run's rewards too")
     where.add_argument("--output", type=Path, default=Path("runs/demo"), help="a folder (default: %(default)s)")
@@ -82,26 +82,26 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a run on one machine and a run on a cluster share."""
-    what = parser.add_argument_group("what to train on what")
-    what.add_argument("--model", help="a hub name or a path; without it a tiny model is made here")
-    what.add_argument("--url", help="an ORS server; without it one is started here (examples/buttons.py)")
-    what.add_argument("--env", help="the environment's name; without it the server's first")
+    """Add the options shared by runs on one machine and on a cluster."""
+    what = parser.add_argument_group("model and environment")
+    what.add_argument("--model", help="a hub name or a path; by default a tiny model is created")
+    what.add_argument("--url", help="an ORS server; by default one is started (examples/buttons.py)")
+    what.add_argument("--env", help="the environment's name; by default the server's first")
     what.add_argument("--split", default="train", help="the tasks to train on (default: %(default)s)")
-    how = parser.add_argument_group("how", "Defaults: of the tiny model / of a model of yours.")
-    how.add_argument("--steps", type=int, help="updates at most (480 / 500)")
+    how = parser.add_argument_group("how", "Defaults: for the tiny model / for --model.")
+    how.add_argument("--steps", type=int, help="maximum updates (480 / 500)")
     how.add_argument("--prompts-per-step", type=int, metavar="N", help="tasks in a batch (16 / 8)")
     how.add_argument("--group-size", type=int, metavar="G", help="episodes of each task (8 / 8)")
     how.add_argument("--learning-rate", type=float, metavar="LR", help="(1e-3 / 1e-6)")
-    how.add_argument("--max-turns", type=int, metavar="N", help="of an episode (3 / 16)")
-    how.add_argument("--max-completion-length", type=int, metavar="N", help="tokens of an episode (96 / 4096)")
-    how.add_argument("--parser", default="auto", help="how the model writes tool calls (default: %(default)s)")
+    how.add_argument("--max-turns", type=int, metavar="N", help="maximum turns of an episode (3 / 16)")
+    how.add_argument("--max-completion-length", type=int, metavar="N", help="maximum tokens of an episode (96 / 4096)")
+    how.add_argument("--parser", default="auto", help="dialect of the model's tool calls (default: %(default)s)")
     how.add_argument("--vllm-server", metavar="URL", help="sample from this vLLM server, not in this process")
     how.add_argument("--seed", type=int, default=0)
 
 
 def with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
-    """The arguments with the defaults of the tiny model, or of a model of yours."""
+    """The arguments with the defaults for the tiny model or for ``--model``."""
     for name, value in (TINY if arguments.model is None else YOURS).items():
         if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
@@ -132,7 +132,7 @@ def local_server() -> Iterator[str]:
 
 
 async def measure_random_policy(url: str, env_name: str, arguments: argparse.Namespace) -> Measurement:
-    """The mean reward of episodes in which tools and inputs are picked at random."""
+    """The mean reward of episodes with random tools and inputs."""
     async with ORSClient(url) as client:
         tasks = await load_tasks(client, env_name, arguments.split, limit=arguments.baseline_episodes)
         limits = RolloutLimits(max_turns=arguments.max_turns)
@@ -142,7 +142,7 @@ async def measure_random_policy(url: str, env_name: str, arguments: argparse.Nam
         ]
     scored = [value for value in returns if value is not None]
     if not scored:
-        raise RuntimeError(f"not one episode of {env_name!r} was played and rewarded; is the server well?")
+        raise RuntimeError(f"no episode of {env_name!r} got a reward: check the server")
     return Measurement(fmean(scored), len(scored))
 
 
@@ -156,13 +156,13 @@ async def ask_server(url: str, env_name: str | None) -> tuple[str, ToolList]:
 def make_tiny_model(
     tools: ToolList, seed: int, advance_to: Callable[[float], None] = lambda share: None
 ) -> tuple[Any, Any]:
-    """A model that knows how a tool call is written, and nothing of the task; and its tokenizer."""
+    """A model that knows the format of tool calls but not the task, and its tokenizer."""
     import torch
     from tiny_model import make_model, make_tokenizer, warm_up
 
     from ors_gym.policies.templates import template_tools
 
-    torch.set_num_threads(1)  # on so small a model more threads only wait for each other
+    torch.set_num_threads(1)  # more threads slow such a small model down
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed=seed)
     for share in warm_up(model, tokenizer, template_tools(tools) or [], seed=seed):
@@ -173,8 +173,8 @@ def make_tiny_model(
 def make_config(arguments: argparse.Namespace, output: Path, ranks: int = 1, **further: Any) -> Any:
     """GRPO's settings: small steps at a high rate for the tiny model, TRL's own otherwise.
 
-    A batch is the same whatever the number of ``ranks``, each of which plays and learns from its part. Where they do
-    not divide it, it is larger by less than a prompt each.
+    A batch is the same for any number of ``ranks``, each of which plays and trains on its part. If they do not divide
+    it, it is larger by less than one prompt per rank.
     """
     import torch
     from trl import GRPOConfig
@@ -185,8 +185,8 @@ def make_config(arguments: argparse.Namespace, output: Path, ranks: int = 1, **f
     settings: dict[str, Any] = {"save_strategy": "no" if tiny else "steps"}
     if tiny:
         settings |= {
-            "num_iterations": 4,  # episodes cost more than updates, and clipping allows a few from each batch
-            "adam_beta2": 0.95,  # after a quiet stretch, one surprising batch would else throw the policy far off
+            "num_iterations": 4,  # episodes cost more than updates, and clipping allows several updates per batch
+            "adam_beta2": 0.95,  # otherwise one surprising batch after many similar ones destabilizes the policy
             "entropy_coef": 0.01,  # a color that is never pressed can never be learned
             "max_grad_norm": 0.2,
         }
@@ -242,7 +242,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
     tiny = arguments.model is None
     model, tokenizer = arguments.model, None
     if tiny:
-        with progress.phase("Warming up the model on the form of tool calls, blind to the task") as phase:
+        with progress.phase("Teaching the model the format of tool calls") as phase:
             model, tokenizer = make_tiny_model(tools, arguments.seed, phase.advance_to)
 
     limits = RolloutLimits(max_turns=arguments.max_turns)
@@ -268,7 +268,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
 
     record = RunRecord(
         title=f"GRPO on {env_name}",
-        description=f"{arguments.model or 'A tiny model made here'}, trained by TRL's GRPOTrainer on the episodes of "
+        description=f"{arguments.model or 'A tiny model created here'}, trained by TRL's GRPOTrainer on episodes of "
         f"an ORS server, {'played in process' if host is None else f'hosted by {arguments.actors} Ray actors'}.",
         settings={**{name: str(value) for name, value in vars(arguments).items()}, "url": url, "env": env_name},
         baseline_reward=baseline,
@@ -284,7 +284,7 @@ def train(arguments: argparse.Namespace, progress: RunProgress, cleanup: context
         progress.update(step.step, reward=step.reward, episodes=step.episodes, failures=step.failures)
 
     class StopWhenSolved(TrainerCallback):
-        """Ends the demo when there is nothing left to learn."""
+        """Ends the demo when the task is solved."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if tiny and len(record.steps) >= 10 and last_reward(record) >= SOLVED:
@@ -325,7 +325,7 @@ def last_reward(record: RunRecord) -> float:
 
 
 def main() -> None:
-    """Run the demo, or the training that the arguments ask for."""
+    """Run the demo, or the training configured by the arguments."""
     arguments = parse_arguments()
     with RunProgress("ors-gym: GRPO on an ORS server") as progress, contextlib.ExitStack() as cleanup:
         train(arguments, progress, cleanup)

@@ -1,4 +1,4 @@
-r"""Train with GRPO on a Ray cluster: N trainer ranks, M rollout actors, and a checkpoint to go on from.
+r"""Train with GRPO on a Ray cluster: N trainer ranks, M rollout actors, and checkpoints to resume from.
 
 Each rank is a worker of Ray Train that holds the model and plays its part of each batch; the episodes live in actors
 of the same cluster. Without arguments a tiny model learns on this machine, on a CPU:
@@ -7,9 +7,9 @@ of the same cluster. Without arguments a tiny model learns on this machine, on a
     python examples/train_grpo_ray.py --ranks 4 --actors 8 --address auto --model Qwen/Qwen3-0.6B --use-gpu \
         --url http://my-server:8080 --env wordle --storage /shared/runs
 
-A batch has ``--prompts-per-step`` tasks in all, whatever the number of ranks. Where a rank or its node is lost, all
-ranks start again from the last checkpoint: as many as before, or, with ``--min-ranks``, as many as fit. A run that was
-stopped goes on when it is started again with the same ``--storage`` and ``--name``.
+A batch has ``--prompts-per-step`` tasks in total, for any number of ranks. If a rank or its node is lost, all ranks
+restart from the last checkpoint: as many as before, or, with ``--min-ranks``, as many as fit. A stopped run continues
+if it is started again with the same ``--storage`` and ``--name``.
 
 On a cluster the server, the storage folder and the examples' folder must be reachable from every node
 (``ray job submit --working-dir .`` takes care of the last).
@@ -39,7 +39,7 @@ from train_grpo import SOLVED, add_training_arguments, ask_server, local_server,
 from ors_gym.client import Portal
 
 PLACES = 64
-"""Episodes that one actor plays at once."""
+"""Concurrent episodes of one actor."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,10 +47,10 @@ def parse_arguments() -> argparse.Namespace:
     add_training_arguments(parser)
     where = parser.add_argument_group("where")
     where.add_argument("--ranks", type=int, default=2, help="trainer ranks (default: %(default)s)")
-    where.add_argument("--min-ranks", type=int, metavar="N", help="go on with no fewer than these if nodes are lost")
+    where.add_argument("--min-ranks", type=int, metavar="N", help="minimum ranks to continue with if nodes are lost")
     where.add_argument("--actors", type=int, default=1, help="rollout actors of each rank (default: %(default)s)")
     where.add_argument("--use-gpu", action="store_true", help="give each rank a GPU")
-    where.add_argument("--address", help="a Ray cluster to join; without it Ray is started here")
+    where.add_argument("--address", help="a Ray cluster to join; by default Ray is started")
     kept = parser.add_argument_group("what is kept")
     kept.add_argument("--storage", type=Path, default=Path("runs/ray"), help="a folder (default: %(default)s)")
     kept.add_argument("--name", default="grpo", help="of the run, there (default: %(default)s)")
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train_rank(settings: dict[str, Any]) -> None:
-    """What each rank runs."""
+    """The program of each rank."""
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback
     from train_grpo import make_tiny_model
@@ -73,12 +73,12 @@ def train_rank(settings: dict[str, Any]) -> None:
     from ors_gym_trl import ORSRollouts, TrajectoryCallback
 
     class Progress(TrainerCallback):
-        """Says how it goes, and ends the demo when nothing is left to learn. Every rank logs the same rewards."""
+        """Prints the progress, and ends the demo when the task is solved. Every rank logs the same rewards."""
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             rewards = [log["reward"] for log in state.log_history if "reward" in log][-10:]
             if rank == 0 and state.global_step % 20 == 1:
-                # Not print, each line of which Ray Train shows twice.
+                # Not print, whose lines Ray Train shows twice.
                 sys.stdout.write(f"step {state.global_step}: mean reward of the last batches {fmean(rewards):.2f}\n")
             if tiny and len(rewards) == 10 and fmean(rewards) >= SOLVED:
                 control.should_training_stop = control.should_save = True
@@ -94,7 +94,7 @@ def train_rank(settings: dict[str, Any]) -> None:
         num_actors=arguments.actors,
         episodes_per_actor=PLACES,
         limits=RolloutLimits(max_turns=arguments.max_turns),
-        actor_options={"num_cpus": 0 if tiny else 1},  # where actors ask for CPUs, the ranks must leave them some
+        actor_options={"num_cpus": 0 if tiny else 1},  # if actors need CPUs, the ranks must leave some
         name=f"{arguments.name}-rank{rank}",
     )
     rollouts = ORSRollouts(
@@ -135,7 +135,7 @@ def train_rank(settings: dict[str, Any]) -> None:
 
 
 def write_curve(checkpoint: Any, path: Path) -> list[tuple[int, float, float]]:
-    """Write what the ranks logged, with what each batch was worth: step, mean reward, seconds of training."""
+    """Write the curve from the ranks' logs: step, mean reward, seconds of training."""
     with checkpoint.as_directory() as saved:
         state = json.loads(Path(saved, "checkpoint", "trainer_state.json").read_text(encoding="utf-8"))
     seconds = 0.0
@@ -155,7 +155,7 @@ def main() -> None:
     arguments.storage = storage = str(arguments.storage.resolve())
     ranks: Any = arguments.ranks if arguments.min_ranks is None else (arguments.min_ranks, arguments.ranks)
     if Path(storage, arguments.name).exists():
-        print(f"Going on from the last checkpoint in {Path(storage, arguments.name)}; another --name begins anew.")
+        print(f"Continuing from the last checkpoint in {Path(storage, arguments.name)}; --name starts another run.")
     with contextlib.ExitStack() as cleanup:
         arguments.url = arguments.url or cleanup.enter_context(local_server())
         with Portal() as portal:

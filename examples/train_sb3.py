@@ -1,4 +1,4 @@
-"""Train Stable-Baselines3 on an environment behind an ORS server, and on the same one without it.
+"""Train Stable-Baselines3 on an environment behind an ORS server, and on the same environment locally.
 
 ::
 
@@ -7,7 +7,7 @@
     python examples/train_sb3.py http://127.0.0.1:8080 --compare CartPole-v1
 
 Prints the mean return of each tenth of the training, the steps per second, and with ``--compare`` whether both
-trainings ended with the same weights. They do: every observation, reward and ending is the environment's own.
+trainings ended with the same weights. They do: every observation, reward and end is the environment's own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def train(env: gym.Env[Any, Any], algorithm: str, steps: int, seed: int) -> tupl
 
 
 def report(name: str, speed: float, returns: list[float]) -> None:
-    """One line: how fast, and the mean return of each tenth of the episodes."""
+    """One line: steps per second, and the mean return of each tenth of the episodes."""
     curve = " ".join(f"{np.mean(part):.0f}" for part in np.array_split(returns, 10) if len(part))
     print(f"{name}: {len(returns)} episodes, {speed:.0f} steps/s, returns {curve}")
 
@@ -51,7 +51,7 @@ def report(name: str, speed: float, returns: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="an ORS server that serves an environment from Gymnasium")
-    parser.add_argument("--env", help="which of its environments (default: the only one)")
+    parser.add_argument("--env", help="the environment (default: the only one)")
     parser.add_argument("--compare", metavar="ID", help="train on this Gymnasium environment too, in this process")
     parser.add_argument("--algorithm", choices=["ppo", "dqn"], default="ppo")
     parser.add_argument("--steps", type=int, default=20_000)

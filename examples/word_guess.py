@@ -1,4 +1,4 @@
-"""Guess a word of five letters in six tries; each try is told which letters are right.
+"""Guess a word of five letters in six tries; each try is answered with the letters that are right.
 
 ors-gym serve word_guess:WordGuess
 ors-gym rollout http://127.0.0.1:8080 --policy word_guess:Solver
@@ -33,7 +33,7 @@ class Guess(BaseModel):
 
 
 def marks(guess: str, word: str) -> str:
-    """G: the letter is right; Y: it stands elsewhere in the word; -: neither."""
+    """G: the letter is right; Y: it is elsewhere in the word; -: neither."""
     left = Counter(there for here, there in zip(guess, word, strict=True) if here != there)
     shown = []
     for here, there in zip(guess, word, strict=True):
@@ -68,7 +68,7 @@ class WordGuess(Environment):
         """The rules."""
         return (
             f"Guess an English word of five letters in {TRIES} tries. Each try is answered with five marks: G for a "
-            "right letter, Y for a letter that stands elsewhere in the word, - for one that does not."
+            "right letter, Y for a letter that is elsewhere in the word, - for one that does not."
         )
 
     @tool
@@ -82,7 +82,7 @@ class WordGuess(Environment):
 
 
 class Solver:
-    """Guesses a word that fits what it was told: what a policy can get that knows the words."""
+    """Guesses a word that fits all previous answers: the best a policy that knows the words can do."""
 
     async def act(self, turn: Turn) -> Reply:
         """Answer a turn."""

@@ -46,7 +46,7 @@ def read_json(text: str | bytes, limits: JSONLimits = LIMITS) -> Any:
     ValueError: nested deeper than 200
 
     Raises:
-        ValueError: it is no JSON, or exceeds the limits.
+        ValueError: the text is not JSON, or exceeds the limits.
     """
     if len(text) > limits.max_bytes:
         raise ValueError(f"longer than {limits.max_bytes:,} bytes")
@@ -106,7 +106,7 @@ def encode_json(payload: Any) -> bytes:
 
     Raises:
         ValueError: it holds NaN, an infinity, half a surrogate pair, or more than the limits allow.
-        TypeError: it holds something that is no JSON.
+        TypeError: the value cannot be represented as JSON.
     """
     try:
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

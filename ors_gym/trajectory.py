@@ -132,7 +132,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said.
+    """The model's message.
 
     Without tool calls it is a plain message: it goes to the environment's terminal tool where there is one, else it
     ends the episode. ``error`` says why the text could not be read as a call, and ``reason`` says it in one word to
@@ -190,14 +190,14 @@ class Exchange:
 
     @property
     def outputs(self) -> tuple[ToolOutput, ...]:
-        """What the agent reads: the output of each transition, or why its message could not be read."""
+        """The outputs shown to the agent: one per transition, or the error of an unreadable message."""
         if self.reply.error is not None:
             return (ToolOutput(ok=False, error=self.reply.error, reason=self.reply.reason),)
         return tuple(transition.output for transition in self.transitions)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """What the agent reads, in order."""
+        """The blocks shown to the agent, in order."""
         return (*(block for output in self.outputs for block in output.shown), *self.notices)
 
     def said(self) -> Message:

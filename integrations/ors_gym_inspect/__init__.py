@@ -1,7 +1,7 @@
-"""ORS environments as Inspect tasks, and our runs as Inspect logs.
+"""ORS environments as Inspect tasks, and ors-gym runs as Inspect logs.
 
 ``inspect eval ors_gym_inspect/ors_task -T url=http://localhost:8080 --model …`` plays a split with any model of
-Inspect; ``ors-gym inspect RUN`` writes the episodes of a run as logs that ``inspect view`` opens.
+Inspect; ``ors-gym inspect RUN`` converts the episodes of a run to logs for ``inspect view``.
 """
 
 from ors_gym.extras import packages_of

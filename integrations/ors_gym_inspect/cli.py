@@ -1,4 +1,4 @@
-"""``ors-gym inspect``: write a run as logs of Inspect."""
+"""``ors-gym inspect``: convert a run to Inspect logs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ors_gym_inspect import write_inspect_logs
 __all__ = ["HELP", "add_options", "inspect_command"]
 
 HELP = """\
-Write the episodes of a run as logs of Inspect, one for each model. Nothing is played.
+Convert the episodes of a run to Inspect logs, one per model. Nothing is played.
 
   ors-gym inspect runs/mini
   inspect view --log-dir runs/mini/inspect
 
-The other way round, Inspect plays an ORS environment with any model that it knows:
+Conversely, Inspect plays an ORS environment with any of its models:
 
   inspect eval ors_gym_inspect/ors_task -T url=http://localhost:8080 --model openai/gpt-5-mini
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its file of episodes")
-    parser.add_argument("--out", metavar="DIR", help="where the logs go (default: inspect/ beside the episodes)")
+    """Add the command's options."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder or record file")
+    parser.add_argument("--out", metavar="DIR", help="folder of the logs (default: inspect/ next to the records)")
     add_return_options(parser)
 
 

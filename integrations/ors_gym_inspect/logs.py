@@ -1,8 +1,8 @@
-"""Runs of ``ors-gym eval`` and ``ors-gym rollout`` as logs of Inspect.
+"""Runs of ``ors-gym eval`` and ``ors-gym rollout`` as Inspect logs.
 
-One log a model. A task is a sample, by its place in the split; an episode that failed is a sample with an error and
-without a score; one without a reward has the score that the rules say. The mean and the standard error that Inspect
-computes are those of ``summary.json``.
+There is one log per model. A task is a sample, identified by its index in the split. A failed episode is a sample with
+an error and without a score; an episode without a reward has the score that the rules define. The mean and standard
+error that Inspect computes equal those of ``summary.json``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RETURN, SUCCESS = "episode_return", "episode_success"
 
 
 def write_inspect_logs(run: FilePath, folder: FilePath, rules: Rules | None = None) -> list[Path]:
-    """Write a log for each model of a run into ``folder``, as ``inspect view --log-dir FOLDER`` reads it.
+    """Write a log for each model of a run to ``folder``, for ``inspect view --log-dir FOLDER``.
 
     Raises:
         OSError, ValueError: the run cannot be read, or has no episode.
@@ -64,7 +64,7 @@ def write_inspect_logs(run: FilePath, folder: FilePath, rules: Rules | None = No
 
 
 def inspect_logs(run: FilePath, rules: Rules | None = None) -> list[EvalLog]:
-    """A log for each model of a run: of its folder, or of its file of episodes.
+    """A log for each model of a run, given by its folder or record file.
 
     Raises:
         OSError, ValueError: the run cannot be read, or has no episode.
@@ -75,7 +75,7 @@ def inspect_logs(run: FilePath, rules: Rules | None = None) -> list[EvalLog]:
     for record, task, epoch in read_scored(path):
         model = model_of(record)
         about.setdefault(model, record)
-        # Played again by --retry-failed: the last one counts.
+        # The last one counts: --retry-failed may have played it again.
         samples[model][task.label, epoch] = _sample(record, model, task, epoch, rules)
     if not samples:
         raise ValueError(f"{path} has no episode")
@@ -89,7 +89,7 @@ def _log(model: str, first: TrajectoryRecord, samples: Sequence[EvalSample], wri
     ids = sorted({str(sample.id) for sample in samples}, key=place_of)
     samples = sorted(samples, key=lambda sample: (sample.epoch, place_of(str(sample.id))))
     metrics = [{"name": "inspect_ai/mean"}, _stderr(rules)]
-    # As JSON: Inspect has no public class for them.
+    # JSON, as Inspect has no public class for them.
     scorers: list[Any] = [{"name": SUCCESS, "metrics": metrics}, {"name": RETURN, "metrics": metrics}]
     usage = [sample.model_usage[model] for sample in samples if model in sample.model_usage]
     total = usage[0] if usage else ModelUsage()
@@ -135,10 +135,10 @@ def _sample(record: TrajectoryRecord, model: str, task: TaskIdentity, epoch: int
     messages = chat_messages(episode.prompt, names)
     output = ModelOutput(model=model)
     for exchange in episode.exchanges:
-        said = agent_message(exchange.said(), names, model)
-        asked = [(call.id, call.function) for call in said.tool_calls or ()]
-        messages += [said, *answers(exchange, asked)]
-        output = ModelOutput.from_message(said)
+        message = agent_message(exchange.said(), names, model)
+        calls = [(call.id, call.function) for call in message.tool_calls or ()]
+        messages += [message, *answers(exchange, calls)]
+        output = ModelOutput.from_message(message)
     usage = usage_of(exchange.reply for exchange in episode.exchanges)
     where = {"env_name": episode.task.env_name, "split": episode.task.split, "index": episode.task.index}
     return EvalSample(
@@ -160,8 +160,8 @@ def _sample(record: TrajectoryRecord, model: str, task: TaskIdentity, epoch: int
 def _scores(episode: Trajectory, rules: Rules) -> dict[str, Any]:
     value = trajectory_return(episode, rules.reward, unrewarded_return=None)
     about: dict[str, object] = {"rewards": list(episode.rewards), "stop_reason": str(episode.stop_reason)}
-    worth, success = scores(value, rules.unrewarded, rules.success_at, about)
-    return {SUCCESS: success, RETURN: worth}
+    episode_return, success = scores(value, rules.unrewarded, rules.success_at, about)
+    return {SUCCESS: success, RETURN: episode_return}
 
 
 def _error(episode: Trajectory) -> EvalError | None:

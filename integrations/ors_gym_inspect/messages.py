@@ -1,4 +1,4 @@
-"""Messages, tools and answers between ORS and Inspect. No I/O.
+"""Conversion of messages, tools and answers between ORS and Inspect. No I/O.
 
 Only Inspect's public modules are used.
 """
@@ -43,13 +43,13 @@ from ors_gym.types import (
 __all__ = ["agent_message", "answers", "chat_messages", "reply_of", "tool_infos", "usage_of"]
 
 PARSING = ("input_validation", "not_found")
-"""Reasons of a refused call that Inspect counts as errors in parsing it."""
+"""Reasons of refused calls that Inspect classifies as parsing errors."""
 
 
 def tool_infos(tools: Iterable[ToolSpec], names: ToolNames) -> list[ToolInfo]:
-    """The tools as a model of Inspect takes them.
+    """The tools in the format of Inspect's models.
 
-    Inspect keeps a part of JSON Schema. Where a schema has more, the description ends with the schema whole.
+    Inspect supports a subset of JSON Schema. If a schema uses more, the description ends with the complete schema.
     """
     return [_tool_info(tool, names.shown(tool.name)) for tool in tools]
 
@@ -60,7 +60,7 @@ def _tool_info(tool: ToolSpec, name: str) -> ToolInfo:
     known = {key: value for key, value in given.items() if key in ToolParams.model_fields}
     try:
         parameters = ToolParams.model_validate(known)
-    except ValueError:  # a schema of another form
+    except ValueError:  # an unsupported schema
         parameters = ToolParams(additionalProperties=True)
     description = tool.description
     if parameters.model_dump(exclude_unset=True) != _without_titles(given):
@@ -70,7 +70,7 @@ def _tool_info(tool: ToolSpec, name: str) -> ToolInfo:
 
 
 def _without_titles(value: Any, *, names: bool = False) -> Any:
-    """A schema without what says nothing to a model; ``names``: the keys are names of properties."""
+    """A schema without titles; with ``names`` the keys are names of properties."""
     if isinstance(value, Mapping):
         kept = {key: inner for key, inner in value.items() if names or not (key == "title" and isinstance(inner, str))}
         return {key: _without_titles(inner, names=key == "properties" and not names) for key, inner in kept.items()}
@@ -78,7 +78,7 @@ def _without_titles(value: Any, *, names: bool = False) -> Any:
 
 
 def chat_messages(messages: Iterable[Message], names: ToolNames) -> list[ChatMessage]:
-    """A conversation as Inspect keeps it: results of tools are messages of their own, with their images."""
+    """A conversation in Inspect's format: tool results are separate messages, with their images."""
     wire: list[ChatMessage] = []
     called: dict[str, str] = {}
     for message in messages:
@@ -90,38 +90,38 @@ def chat_messages(messages: Iterable[Message], names: ToolNames) -> list[ChatMes
             if isinstance(block, ToolResultBlock):
                 error = ToolCallError("unknown", message.text) if block.is_error else None
                 wire.append(_result(block.tool_call_id, called.get(block.tool_call_id), block.blocks, error))
-        said = [block for block in message.blocks if not isinstance(block, ToolResultBlock)]
-        if said:
+        blocks = [block for block in message.blocks if not isinstance(block, ToolResultBlock)]
+        if blocks:
             of_role = ChatMessageSystem if message.role == "system" else ChatMessageUser
-            wire.append(of_role(content=_contents(said), source="input"))
+            wire.append(of_role(content=_contents(blocks), source="input"))
     return wire
 
 
 def agent_message(message: Message, names: ToolNames, model: str | None = None) -> ChatMessageAssistant:
     """A message of the agent."""
     calls = [InspectCall(call.id, names.shown(call.name), dict(call.input)) for call in message.tool_calls]
-    said = [block for block in message.blocks if not isinstance(block, ToolCallBlock)]
-    return ChatMessageAssistant(content=_contents(said), tool_calls=calls or None, model=model, source="generate")
+    blocks = [block for block in message.blocks if not isinstance(block, ToolCallBlock)]
+    return ChatMessageAssistant(content=_contents(blocks), tool_calls=calls or None, model=model, source="generate")
 
 
 def answers(exchange: Exchange, asked: Sequence[tuple[str, str]]) -> list[ChatMessage]:
-    """What the agent reads after its message. ``asked`` has the id and the name of each call as the model wrote it.
+    """The messages that answer the agent's message. ``asked`` has the id and name of each call as the model wrote it.
 
-    A refused call is an error of its tool, with what the environment says of it.
+    A refused call is an error of its tool, with the environment's message.
     """
     reply = exchange.reply
-    said: list[ChatMessage] = []
+    messages: list[ChatMessage] = []
     if reply.error is not None and asked:
-        said = [_result(*call, (), ToolCallError("parsing", reply.error)) for call in asked]
+        messages = [_result(*call, (), ToolCallError("parsing", reply.error)) for call in asked]
     elif reply.tool_calls:
         written = dict(zip((call.id for call in reply.tool_calls), asked, strict=False))
         for step in exchange.transitions:
-            said.append(_result(*written[step.action.id], step.output.shown, _error(step.output)))
+            messages.append(_result(*written[step.action.id], step.output.shown, _error(step.output)))
     elif exchange.outputs:
-        said = [ChatMessageUser(content=_contents([block for each in exchange.outputs for block in each.shown]))]
+        messages = [ChatMessageUser(content=_contents([block for each in exchange.outputs for block in each.shown]))]
     if exchange.notices:
-        said.append(ChatMessageUser(content=_contents(exchange.notices)))
-    return said
+        messages.append(ChatMessageUser(content=_contents(exchange.notices)))
+    return messages
 
 
 def _result(
@@ -137,7 +137,7 @@ def _error(output: ToolOutput) -> ToolCallError | None:
 
 
 def _contents(blocks: Sequence[MessageBlock]) -> str | list[Content]:
-    """Plain text where there is nothing else: some providers take nothing else."""
+    """Plain text if there are only text parts: some providers accept nothing else."""
     contents: list[Content] = []
     for block in blocks:
         match block:
@@ -148,13 +148,13 @@ def _contents(blocks: Sequence[MessageBlock]) -> str | list[Content]:
             case ReasoningBlock(text=text, signature=signature):
                 contents.append(ContentReasoning(reasoning=text, signature=signature))
             case ToolCallBlock() | ToolResultBlock():
-                raise ValueError(f"a {block.type} block has no place here")
+                raise ValueError(f"a {block.type} block is not supported here")
     texts = [content.text for content in contents if isinstance(content, ContentText)]
     return "\n".join(texts) if len(texts) == len(contents) else contents
 
 
 def reply_of(output: ModelOutput, names: ToolNames) -> Reply:
-    """What a model of Inspect said. A call that it could not write makes none at all, as everywhere in ors-gym."""
+    """The reply of an Inspect model. A message with an unreadable call makes no call, as everywhere in ors-gym."""
     message = output.message
     contents = message.content_list
     reasoning = "\n".join(each.reasoning for each in contents if isinstance(each, ContentReasoning) and each.reasoning)
@@ -172,7 +172,7 @@ def reply_of(output: ModelOutput, names: ToolNames) -> Reply:
 
 
 def _tokens(usage: ModelUsage | None) -> dict[str, Any]:
-    """A message's tokens as a reply counts them: what was read again from a cache is part of what was read."""
+    """A message's tokens as a reply counts them: cached input is part of the input."""
     if usage is None:
         return {}
     cached = usage.input_tokens_cache_read or 0
@@ -185,7 +185,7 @@ def _tokens(usage: ModelUsage | None) -> dict[str, Any]:
 
 
 def usage_of(replies: Iterable[Reply]) -> ModelUsage | None:
-    """The tokens of an episode as Inspect counts them; None where no reply says how many."""
+    """The tokens of an episode as Inspect counts them; None if no reply reports them."""
     counted = [reply for reply in replies if reply.num_tokens is not None or reply.num_prompt_tokens is not None]
     if not counted:
         return None

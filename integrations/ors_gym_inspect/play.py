@@ -1,4 +1,4 @@
-"""The solver that plays an ORS episode: Inspect's model speaks, the environment's session answers."""
+"""The solver that plays an ORS episode: Inspect's model generates, the environment's session answers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["API_KEY", "REWARDS", "STOP_REASON", "client_of", "play_episode"]
 T = TypeVar("T")
 
 REWARDS = "ors_rewards"
-"""In the store of a sample: the rewards of its episode so far, null where a call gave none."""
+"""Key in a sample's store: the rewards of its episode so far, null for a call without one."""
 STOP_REASON = "ors_stop_reason"
-"""In the store of a sample: why its episode ended."""
+"""Key in a sample's store: the stop reason of its episode."""
 API_KEY = "ORS_API_KEY"
-"""The environment variable that has the server's key: Inspect's logs keep all arguments of a task."""
+"""The environment variable for the server's key, as Inspect's logs store all arguments of a task."""
 
 
 def client_of(url: str) -> tuple[Portal, ORSClient]:
-    """This process's client of a server, and the thread it lives on.
+    """This process's client of a server, and the portal that runs it.
 
     The sessions of a process that is killed are deleted by a :class:`~ors_gym.client.janitor.Janitor`.
     """
@@ -54,30 +54,31 @@ def play_episode(
     toolset: str | None = None,
     secrets: Sequence[str] = (),
 ) -> Solver:
-    """Play one episode of the task whose split and index the sample's metadata names.
+    """Play one episode of the task given by the sample's metadata (split and index).
 
-    The prompt is the environment's. The episode ends where the environment says ``finished``, where a message calls no
-    tool and the environment has no terminal tool, or after ``max_turns`` messages; Inspect's own limits end it too,
-    and what was given until then is scored. A call that the environment refuses is an error of that tool, which the
-    model reads. A failure of the server or the session is an error of the sample.
+    The prompt is the environment's. The episode ends when the environment sends ``finished``, when a message calls no
+    tool and the environment has no terminal tool, or after ``max_turns`` messages; Inspect's own limits also end it,
+    and the rewards until then are scored. A call that the environment refuses is an error of that tool, shown to the
+    model. A failure of the server or the session is an error of the sample.
 
     Args:
-        url: the ORS server; its key is read from ``ORS_API_KEY``.
-        env_name: the environment.
-        max_turns: messages of the model in one episode.
-        tool_errors: see :class:`~ors_gym.rollouts.options.SessionOptions`, as ``parallel_tool_calls`` and ``toolset``.
-        parallel_tool_calls: which calls of one message run at once.
-        toolset: the name of a set of tools that the server adds.
-        secrets: environment variables whose values the environment may use, by the same names.
+        url: The ORS server; its key is read from ``ORS_API_KEY``.
+        env_name: The environment.
+        max_turns: Maximum messages of the model in one episode.
+        tool_errors: See :class:`~ors_gym.rollouts.options.SessionOptions`, as for ``parallel_tool_calls`` and
+            ``toolset``.
+        parallel_tool_calls: Which calls of one message run concurrently.
+        toolset: The name of a set of tools that the server adds.
+        secrets: Environment variables that are sent to the environment as secrets of the same names.
     """
     missing = [name for name in secrets if name not in os.environ]
     if missing:
         raise ValueError(f"the environment variables {', '.join(missing)} are not set")
-    at_once = parallel_tool_calls if isinstance(parallel_tool_calls, bool) else tuple(parallel_tool_calls)
+    parallel = parallel_tool_calls if isinstance(parallel_tool_calls, bool) else tuple(parallel_tool_calls)
     options: SessionOptions = {
         "secrets": {name: os.environ[name] for name in secrets},
         "toolset": toolset,
-        "parallel_tool_calls": at_once,
+        "parallel_tool_calls": parallel,
         "tool_errors": tool_errors,
     }
 

@@ -1,4 +1,4 @@
-"""Scorers of an episode: its return and its success, by the rules of :mod:`ors_gym.evaluation`."""
+"""Scorers for an episode: its return and its success, by the rules of :mod:`ors_gym.evaluation`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Reward", "episode_return", "episode_success", "scores"]
 Reward = Literal["sum", "last", "max", "min", "mean"]
 
 ROUNDING = 1e-9
-"""A return this little under ``success_at`` is a success."""
+"""A return this little below ``success_at`` counts as success."""
 
 
 @scorer(metrics=[mean(), stderr()])
 def episode_return(reward: Reward = "sum", unrewarded: float = 0.0) -> Scorer:
-    """The return of an episode: its rewards reduced to one number; ``unrewarded`` where none was given."""
+    """The return of an episode: its rewards reduced to one number; ``unrewarded`` if none was given."""
 
     async def score(state: TaskState, target: Target) -> Score:
         return _scores_of(state, reward, unrewarded)[0]
@@ -30,7 +30,7 @@ def episode_return(reward: Reward = "sum", unrewarded: float = 0.0) -> Scorer:
 
 @scorer(metrics=[mean(), stderr()])
 def episode_success(success_at: float = 1.0, reward: Reward = "sum", unrewarded: float = 0.0) -> Scorer:
-    """1 where the return of an episode reaches ``success_at``, else 0."""
+    """1 if the return of an episode reaches ``success_at``, else 0."""
 
     async def score(state: TaskState, target: Target) -> Score:
         return _scores_of(state, reward, unrewarded, success_at)[1]
@@ -48,13 +48,13 @@ def _scores_of(state: TaskState, reward: Reward, unrewarded: float, success_at: 
 def scores(
     value: float | None, unrewarded: float, success_at: float, metadata: dict[str, object]
 ) -> tuple[Score, Score]:
-    """The scores of an episode by its return, None where no reward was given: the return, and whether it is a success.
+    """The scores of an episode from its return (None if no reward was given): the return, and whether it is a success.
 
-    They are numbers always: Inspect leaves out what is none.
+    Both are always numbers: Inspect omits other values.
     """
-    worth = unrewarded if value is None else value
+    episode_return = unrewarded if value is None else value
     about = {**metadata, "unrewarded": value is None}
     return (
-        Score(value=worth, metadata=about),
-        Score(value=float(worth >= success_at - ROUNDING), metadata=about),
+        Score(value=episode_return, metadata=about),
+        Score(value=float(episode_return >= success_at - ROUNDING), metadata=about),
     )

@@ -39,34 +39,34 @@ def ors_task(
     toolset: str | None = None,
     secrets: Sequence[str] | str = (),
 ) -> Task:
-    """A split of an ORS environment, one sample a task.
+    """A split of an ORS environment, with one sample per task.
 
     Args:
-        url: the ORS server. Its key is read from the environment variable ``ORS_API_KEY``: Inspect's logs keep
+        url: The ORS server. Its key is read from the environment variable ``ORS_API_KEY``, as Inspect's logs store
             arguments.
-        env_name: by default the server's first environment.
-        split: by default the one of type test, else of type validation.
-        tasks: by index; ``limit``, ``sample`` (drawn with ``seed``, ``stratify_by`` a field of the task) and the
-            default, all tasks, as in :func:`ors_gym.evaluation.evaluate`.
-        limit: the first of them.
-        sample: as many at random.
-        stratify_by: see ``tasks``.
-        seed: of the sample.
-        epochs: times each task is played. Scores of a task are averaged before errors are computed.
-        reward: how an episode's rewards become its return.
-        unrewarded: the return of an episode without any reward.
-        success_at: the least return of a success.
-        cluster_by: a field of the task by which standard errors are clustered.
-        max_turns: messages of the model in one episode, as ``tool_errors``, ``parallel_tool_calls``, ``toolset`` and
-            ``secrets`` of :func:`~ors_gym_inspect.play_episode`.
-        tool_errors: see ``max_turns``.
-        parallel_tool_calls: see ``max_turns``.
-        toolset: see ``max_turns``.
-        secrets: names of environment variables, as a list or with commas.
+        env_name: By default the server's first environment.
+        split: By default the first one of type test, else of type validation.
+        tasks: Indices of tasks. They, ``limit`` and ``sample`` (drawn with ``seed``, in proportion to the task field
+            ``stratify_by``) exclude one another, as in :func:`ors_gym.evaluation.evaluate`; by default all tasks.
+        limit: Number of tasks, from the first.
+        sample: Number of random tasks.
+        stratify_by: See ``tasks``.
+        seed: Seed of the sample.
+        epochs: Number of times each task is played. A task's scores are averaged before errors are computed.
+        reward: How an episode's rewards are reduced to its return.
+        unrewarded: The return of an episode without a reward.
+        success_at: The smallest return that counts as success.
+        cluster_by: A field of the task by which standard errors are clustered.
+        max_turns: Maximum messages of the model in one episode. For this and the following options see
+            :func:`~ors_gym_inspect.play_episode`.
+        tool_errors: See ``max_turns``.
+        parallel_tool_calls: See ``max_turns``.
+        toolset: See ``max_turns``.
+        secrets: Names of environment variables, as a list or separated by commas.
 
     Raises:
-        ValueError: there is no such split, task, field or environment variable.
-        ORSError: the server could not be asked what there is.
+        ValueError: the split, a task, a field or an environment variable does not exist.
+        ORSError: the server's environments, splits or tasks cannot be read.
     """
     portal, client = client_of(url)
 
@@ -114,7 +114,7 @@ async def _first_environment(client: ORSClient) -> str:
 
 
 def _sample(planned: PlannedTask) -> Sample:
-    """The sample of a task. The model reads the environment's prompt, which only a session has."""
+    """The sample of a task. The model's input is the environment's prompt, which requires a session."""
     ref, identity = planned.ref, planned.identity
-    place = {"env_name": ref.env_name, "split": ref.split, "index": ref.index, "task_sha256": identity.sha256}
-    return Sample(input=str(ref), id=identity.label, metadata={**identity.fields, **place})
+    reference = {"env_name": ref.env_name, "split": ref.split, "index": ref.index, "task_sha256": identity.sha256}
+    return Sample(input=str(ref), id=identity.label, metadata={**identity.fields, **reference})

@@ -14,7 +14,7 @@ __all__ = ["RolloutPool", "serve_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """``serve_app`` needs ``ray[serve]``, and a second to import it: it is there when it is asked for."""
+    """``serve_app`` needs ``ray[serve]``, and a second to import it: it is imported on first use."""
     if name == "serve_app":
         with packages_of("serve"):
             from ors_gym_ray.serve.app import serve_app

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``from_openenv`` needs the package openenv, and seconds to import it: it is there when it is asked for."""
+    """``from_openenv`` needs the package openenv, and seconds to import it: it is imported on first use."""
     if name == "from_openenv":
         with packages_of("openenv"):
             from ors_gym_server.adapters.openenv import from_openenv

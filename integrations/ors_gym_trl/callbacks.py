@@ -141,7 +141,7 @@ class ReportCallback(BatchListener):
                 self.record.curves.setdefault(title, []).append(Point(state.global_step, float(value), *ends))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record the step. One that reuses the last batch (``num_iterations``) has no record of its own."""
+        """Record the step. A step that reuses the last batch (``num_iterations``) has no record."""
         batches = [batch for batch in self._batches if batch.training]
         self._batches.clear()
         now = time.monotonic()
@@ -220,8 +220,8 @@ class TrajectoryCallback(BatchListener):
 
     Args:
         rollouts: Whose batches to write.
-        path: The file; what it holds already is kept, so a resumed run goes on in it.
-        run: What tells this run from others; stands in every line.
+        path: The file; existing content is kept, so a resumed run continues it.
+        run: Distinguishes this run from others; included in every line.
         secrets: Strings to blank out wherever they occur.
     """
 

@@ -68,7 +68,7 @@ def stop_tokens(trainer: Trainer) -> frozenset[int]:
 
 
 def context_tokens(trainer: Trainer) -> int:
-    """How many tokens the model, and a colocated engine, has positions for."""
+    """The maximum positions of the model and of a colocated engine."""
     config = cast("Any", trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config()
     engine = settings(trainer).vllm_max_model_length
     return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, engine or sys.maxsize)
@@ -80,7 +80,7 @@ def step(trainer: Trainer) -> int:
 
 
 def run_state(trainer: Trainer) -> object:
-    """What callbacks are given of a training, from its beginning to its end."""
+    """The values of a training for callbacks, from its start to its end."""
     return trainer.state
 
 
@@ -176,7 +176,7 @@ def server_url(trainer: Trainer) -> str:
 
 
 def server_timeout(trainer: Trainer) -> float:
-    """How long requests to an unreachable or busy vLLM server are retried."""
+    """Seconds for which requests to an unreachable or busy vLLM server are retried."""
     return float(settings(trainer).vllm_server_timeout)
 
 
@@ -317,7 +317,7 @@ def groups_straddle(reason: str | None, trainer: Trainer, num_prompts: int, num_
 
 
 def batches_per_run(args: Any, max_steps: int) -> int:
-    """How many batches a training of ``max_steps`` steps plays."""
+    """The number of batches played in a training of ``max_steps`` steps."""
     updates = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     return ceil(max_steps / max(1.0, cast("float", updates)))
 

@@ -1,4 +1,4 @@
-"""One environment of a training run: its tasks, who plays them, and what an episode is worth."""
+"""One environment of a training run: its tasks, their rollouts, and the returns of episodes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source:
     api_key: str | None = field(default=None, repr=False)
     """The server's key; None reads the variable ``ORS_API_KEY`` (see :class:`~ors_gym.ORSClient`)."""
     name: str = ""
-    """What to call it among several; its ``env_name`` when not given."""
+    """Its name among several; by default its ``env_name``."""
     split: str = "train"
     """Where the training tasks come from."""
     eval_split: str | None = None
@@ -53,13 +53,13 @@ class Source:
     limits: RolloutLimits | None = None
     """When an episode is cut short. Its tokens are limited by the trainer's ``max_completion_length``."""
     failures: FailurePolicy = field(default_factory=FailurePolicy)
-    """What becomes of a group when infrastructure breaks its episodes."""
+    """The handling of a group on infrastructure failure."""
     reward: Reduction = "sum"
     """How step rewards become an episode's return: ``sum``, ``last``, ``max``, ``min``, ``mean``, a callable."""
     truncated_reward: float | None = None
     """Counts as one more reward of an episode that ran into a limit; None adds nothing."""
     stopped_reward: float | None = None
-    """Likewise of an episode that the model ended by a plain message, where there is no terminal tool."""
+    """The same for an episode that the model ended with a plain message, without a terminal tool."""
     unrewarded_return: float | None = 0.0
     """The return of an episode that ended without any reward; None leaves it out of its group's baseline."""
     equal_groups: Literal["keep", "replace"] = "keep"
@@ -97,7 +97,7 @@ class Source:
     parallel_tool_calls: bool | Collection[str] = False
     """Which calls of one message go out at once (see :class:`~ors_gym.EpisodeRunner`)."""
     tool_errors: ToolErrors = "observe"
-    """What becomes of a tool that raised: the model reads the error, or the episode fails (``"fail"``)."""
+    """The handling of a tool that raised: the model sees the error, or the episode fails (``"fail"``)."""
     client_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     """Further arguments of the :class:`~ors_gym.ORSClient` (``timeouts``, ``headers``, …)."""
 
@@ -124,7 +124,7 @@ class Source:
             object.__setattr__(self, "tasks", tuple(self.tasks))
 
     def _check_types(self) -> None:
-        """Refuse fields of a wrong type, in words that hold none of their values."""
+        """Refuse fields of a wrong type, without their values in the message."""
         ServerURL.parse(Address.of(self.url).url)
         check_type("api_key", self.api_key, str)
         for name in ("env_name", "name", "split", "unseen_images", "equal_groups", "replacement_order"):
@@ -176,7 +176,7 @@ class Source:
 
     @property
     def needs_whole_groups(self) -> str | None:
-        """What needs all members of a group in one process, in the words of the argument that asks for it."""
+        """The argument that requires all members of a group in one process."""
         if self.score_group:
             return "score_group=True"
         if self.equal_groups == "replace":
@@ -213,14 +213,14 @@ class OpenSource:
         )
 
     def server_version(self) -> str | None:
-        """What the server says of its version; None where it says nothing."""
+        """The server's version; None if it does not report one."""
         with suppress(ORSError):
             return self._portal.run(self._client.version())
         return None
 
     @cached_property
     def train_tasks(self) -> Sequence[TaskRef]:
-        """The tasks to train on. Raises the client's errors when there is no such server, environment or split."""
+        """The tasks to train on. Raises the client's errors if the server, environment or split does not exist."""
         source = self.source
         if source.tasks is None:
             tasks = self._load(source.split)

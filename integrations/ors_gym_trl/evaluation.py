@@ -27,7 +27,7 @@ __all__ = ["EvaluationCallback", "StepEvaluation"]
 
 @dataclass(frozen=True, slots=True)
 class StepEvaluation:
-    """What an evaluation came to."""
+    """The result of an evaluation."""
 
     step: int
     """The optimizer step that it was made at."""
@@ -48,7 +48,7 @@ class EvaluationCallback(BatchListener):
     of episodes, failed ones apart. ``metric_for_best_model`` may name them. With several sources each has its name in
     between: ``eval_wordle_success_rate``.
 
-    The file has each evaluation as a model of its own, named after its step: ``ors-gym rescore FILE`` compares them,
+    The file has each evaluation as a separate model, named after its step: ``ors-gym rescore FILE`` compares them,
     task by task, and writes the page. With several processes each writes its own file, as
     :class:`~ors_gym_trl.TrajectoryCallback` does, and the numbers are those of all.
 
@@ -89,7 +89,7 @@ class EvaluationCallback(BatchListener):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on listening."""
+        """Start listening again."""
 
     def _hear(self, batch: RolloutBatch) -> None:
         if not batch.training:

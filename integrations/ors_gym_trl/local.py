@@ -54,13 +54,13 @@ class LocalPolicy:
         template_options: Further variables of the chat template, such as ``enable_thinking``.
         system: A system message before the environment's prompt.
         unseen_images: See :class:`~ors_gym_trl.Source`.
-        device: Where a model that is loaded here goes; by default a GPU where there is one.
+        device: The device of a model that is loaded here; by default a GPU if available.
         sampling: ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty``, …, as transformers names
             them; by default those that the model came with. A temperature of 0 takes the likeliest token.
 
     Raises:
         ValueError: a setting is unknown, or the model has no chat template that can be used.
-        OSError: there is no such model.
+        OSError: the model does not exist.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class LocalPolicy:
 
 
 class _OwnThread(PaddedSampler):
-    """A sampler that serves on a thread of its own; a fault of the model is raised to those who asked."""
+    """A sampler with its own thread; an error of the model is raised to the callers."""
 
     def __init__(self, model: Any, configured: Any, stops: frozenset[int], vision: VisionProcessor | None) -> None:
         super().__init__(lambda: _held(model), configured, stops, vision)
@@ -196,7 +196,7 @@ def _loaded(model: Any, processing: Any, device: str | None) -> tuple[Any, Any]:
 
 
 def _generation_config(model: Any, tokenizer: Any, sampling: Mapping[str, Any]) -> Any:
-    """How the model generates: as it came, with these settings in the place of its own."""
+    """The model's own generation settings, overridden by these."""
     configured: Any = copy.deepcopy(model.generation_config)
     own = {name: getattr(configured, name, None) for name in SHAPING} if configured.do_sample else {}
     settings = {**own, **sampling}

@@ -58,7 +58,7 @@ def rollout_metrics(batch: RolloutBatch) -> dict[str, float]:
 
 
 def episode_table(members: Sequence[Trajectory]) -> dict[str, list[str]]:
-    """Columns beside the trainer's ``completions``: which task, which calls with which results, and how it ended."""
+    """Columns in addition to the trainer's ``completions``: the task, the calls with their results, and the end."""
     return {
         "task": [str(member.task) for member in members],
         "tool_calls": [_calls(member) for member in members],

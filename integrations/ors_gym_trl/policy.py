@@ -22,7 +22,7 @@ __all__ = ["TokenPolicy", "UnseenImages"]
 UnseenImages: TypeAlias = Literal["stop", "skip", "describe"]
 
 END_OF_PROMPT = 32
-"""How many last tokens of a prompt show whether it opens the model's thinking."""
+"""Number of last tokens of a prompt that show whether it opens the model's reasoning."""
 
 
 class Submit(Protocol):

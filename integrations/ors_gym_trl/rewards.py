@@ -1,4 +1,4 @@
-"""The user's reward functions, called beside the episodes' returns."""
+"""The user's reward functions, called in addition to the episodes' returns."""
 
 from __future__ import annotations
 

@@ -123,12 +123,12 @@ class ORSRollouts:
 
     @property
     def trainer(self) -> Trainer | None:
-        """The trainer that they are used by, once it has asked for episodes."""
+        """The trainer that uses them, after it first requested episodes."""
         return None if self._prepared_for is None else self._prepared_for()
 
     @cached_property
     def server_versions(self) -> Mapping[str, str | None]:
-        """What each source's server says of its version; None where it says nothing."""
+        """The version of each source's server; None if it does not report one."""
         return {name: opened.server_version() for name, opened in self.sources.items()}
 
     @staticmethod
@@ -162,7 +162,7 @@ class ORSRollouts:
 
     @cached_property
     def eval_dataset(self) -> Dataset | None:
-        """One row per task of every ``eval_split``; None where there is none."""
+        """One row per task of every ``eval_split``; None if there is none."""
         tasks = [(name, task) for name, opened in self.sources.items() for task in opened.eval_tasks]
         return dataset_of(tasks) if tasks else None
 

@@ -1,4 +1,4 @@
-"""What the commands of the command line share: the server, the environment and the task that they are about."""
+"""Options shared by several commands: the server, the environment and the task."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = [
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """The server, and which of its environments."""
+    """Add the server and its environment."""
     parser.add_argument("url", help=SERVER_HELP)
     parser.add_argument("--env", metavar="NAME", help="the environment (default: the server's first)")
     add_connection_options(parser)
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
-    """How the server is reached."""
+    """Add the options of the connection."""
     parser.add_argument(
         "--api-key",
         metavar="KEY",
-        help="default: the environment variable ORS_API_KEY, for the hosted catalogue OPENREWARD_API_KEY before it",
+        help="default: the environment variable ORS_API_KEY; for the hosted catalogue, OPENREWARD_API_KEY first",
     )
     parser.add_argument(
-        "--header", metavar="NAME:VALUE", action="append", default=[], help="a header of every request; repeatable"
+        "--header", metavar="NAME:VALUE", action="append", default=[], help="a header for every request; repeatable"
     )
     parser.add_argument("--ca", metavar="FILE", help="the certificates of a private authority, a file or a folder")
     parser.add_argument(
@@ -56,13 +56,13 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_task_options(parser: argparse.ArgumentParser, *, split: str = "the split (default: one of type train)") -> None:
-    """Options of commands that open sessions."""
+    """Add options of commands that open sessions."""
     parser.add_argument("--split", metavar="NAME", help=split)
     add_secret_option(parser)
 
 
 def add_secret_option(parser: argparse.ArgumentParser) -> None:
-    """The secrets that sessions are opened with."""
+    """Add the secrets and other options of sessions."""
     parser.add_argument(
         "--secret",
         metavar="NAME[=VALUE]",
@@ -83,12 +83,12 @@ def add_secret_option(parser: argparse.ArgumentParser) -> None:
         "--tool-errors",
         choices=["observe", "fail"],
         default="observe",
-        help="a tool that raises: its error is what the agent reads, or the episode fails (default: %(default)s)",
+        help="when a tool raises: show the error to the agent, or fail the episode (default: %(default)s)",
     )
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a number, no smaller than this."""
+    """An option type for integers of at least ``least``."""
 
     def count(text: str) -> int:
         if int(text) < least:
@@ -99,7 +99,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def make_client(arguments: argparse.Namespace) -> ORSClient:
-    """The client of the server that was named."""
+    """The client of the server on the command line."""
     try:
         return ORSClient(arguments.url, **client_options(arguments))
     except ValueError as error:
@@ -107,41 +107,41 @@ def make_client(arguments: argparse.Namespace) -> ORSClient:
 
 
 def client_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the client, as the command line gives them."""
+    """The client's options from the command line."""
     headers: dict[str, str] = {}
     for item in arguments.header:
         name, colon, value = item.partition(":")
         if not colon:
-            raise InputError("--header is NAME:VALUE")
+            raise InputError("--header needs NAME:VALUE")
         headers[name.strip()] = value.strip()
     options: dict[str, Any] = {"api_key": api_key(arguments), "headers": headers}
     if arguments.ca is not None:
         options["verify"] = arguments.ca
     if arguments.timeout is not None:
         if not arguments.timeout > 0:
-            raise InputError("--timeout is a positive number of seconds")
+            raise InputError("--timeout must be a positive number of seconds")
         options["timeouts"] = Timeouts(request_seconds=arguments.timeout, call_seconds=arguments.timeout)
     return options
 
 
 def hidden_values(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """What no record and no page may hold."""
+    """Values that must not appear in any record or page."""
     headers = (item.partition(":")[2].strip() for item in arguments.header)
     return tuple(filter(None, (*secrets(arguments).values(), api_key(arguments), *headers)))
 
 
 def api_key(arguments: argparse.Namespace) -> str | None:
-    """The server's key, None without one."""
+    """The server's key; None without one."""
     return arguments.api_key or key_from_environment(hosted=Address.of(arguments.url).hosted)
 
 
 async def choose_env(client: ORSClient, wanted: str | None) -> str:
-    """The environment that was named, or the server's first."""
+    """The environment of that name, or the server's first."""
     return _one_of(await client.list_environments(), wanted, "environment")
 
 
 async def choose_split(client: ORSClient, env_name: str, wanted: str | None) -> str:
-    """The split that was named, or one to train on."""
+    """The split of that name, or one to train on."""
     splits = sorted(await client.list_splits(env_name), key=lambda split: split.type != "train")
     return _one_of([split.name for split in splits], wanted, "split")
 
@@ -151,12 +151,12 @@ def _one_of(names: Sequence[str], wanted: str | None, what: str) -> str:
         raise InputError(f"the server has no {what}")
     known = {name.lower(): name for name in names}
     if wanted is not None and wanted.lower() not in known:
-        raise InputError(f"there is no {what} {wanted!r}; there is {', '.join(names)}")
+        raise InputError(f"there is no {what} {wanted!r}; choose one of {', '.join(names)}")
     return names[0] if wanted is None else known[wanted.lower()]
 
 
 def session_options(arguments: argparse.Namespace) -> SessionOptions:
-    """The session's options, as the command line gives them."""
+    """The session's options from the command line."""
     parallel = arguments.parallel_tool_calls
     return {
         "secrets": secrets(arguments) or None,
@@ -167,11 +167,11 @@ def session_options(arguments: argparse.Namespace) -> SessionOptions:
 
 
 def secrets(arguments: argparse.Namespace) -> dict[str, str]:
-    """The secrets by name, as ``--secret`` gives them."""
+    """The secrets of ``--secret``, by name."""
     given: dict[str, str] = {}
     for item in arguments.secret:
         name, has_value, value = item.partition("=")
         if not has_value and name not in os.environ:
-            raise InputError(f"--secret {name}: there is no environment variable of that name; or write {name}=VALUE")
+            raise InputError(f"--secret {name}: set the environment variable of that name, or write {name}=VALUE")
         given[name] = value if has_value else os.environ[name]
     return given

@@ -1,4 +1,4 @@
-"""``ors-gym check``: whether a server keeps to the protocol."""
+"""``ors-gym check``: check a server's conformance to the protocol."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from ors_gym.testing import CheckReport, Outcome, check_server
 
 __all__ = ["HELP", "add_options", "check_command"]
 
-HELP = "Check that a server keeps to the protocol; no tool is run without --play."
+HELP = "Check that a server conforms to the protocol. Without --play, no tool is run."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add_server_options(parser)
     parser.add_argument("--format", choices=("text", "json", "junit"), default="text", help="(default: %(default)s)")
-    parser.add_argument(
-        "--play", action="store_true", help="play some tasks, to see whether they are the same when opened again"
-    )
+    parser.add_argument("--play", action="store_true", help="play some tasks to check that reopened tasks are the same")
     add_task_options(parser)
     parser.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
 
 
 def check_command(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    make_client(arguments)  # says what is wrong with the URL
+    make_client(arguments)  # reports an invalid URL
     work = check_server(
         arguments.url,
         env_name=arguments.env,
@@ -60,4 +58,4 @@ def _print_report(report: CheckReport, console: Console) -> None:
         table.add_row(Text(check.outcome, style=styles[check.outcome]), check.number, check.name, message)
     console.print(table)
     passed, failed, warned, skipped = (report.counts[outcome] for outcome in Outcome)
-    say(console, f"{passed} passed, {failed} failed, {warned} not met though not required, {skipped} skipped")
+    say(console, f"{passed} passed, {failed} failed, {warned} recommendations not met, {skipped} skipped")

@@ -1,4 +1,4 @@
-"""``ors-gym eval``: evaluate one or several models on a split, with errors, comparisons and a gate for CI."""
+"""``ors-gym eval``: evaluate one or more models on a split, with errors, comparisons and a gate for CI."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ors_gym.rollouts.episode import RolloutLimits
 __all__ = ["HELP", "add_options", "eval_command"]
 
 HELP = """\
-Play every task of a split with one or several models, and say how well each does and how sure that is.
+Play every task of a split with one or more models, and report each model's result with its uncertainty.
 
   ors-gym eval http://localhost:8080 --model openai:gpt-5-mini --epochs 4
   ors-gym eval http://localhost:8080 --model openai:a@http://gpu1:8000/v1 --model openai:b@http://gpu2:8000/v1
@@ -53,49 +53,55 @@ Play every task of a split with one or several models, and say how well each doe
   ors-gym eval http://localhost:8080 --model random --sample 200 --stratify-by subject --out runs/baseline
   ors-gym eval http://localhost:8080 --model openai:gpt-5-mini --out runs/mini --resume --retry-failed
 
-The split is by default the one of type test, else of type validation. The folder of the run gets run.jsonl with every
-episode, summary.json, and report.html to read. The task is the unit of every error: more tasks tell more than more
-epochs. An episode that failed has no return; it is left out, counted, and bounded.
+The default split is the one of type test, else of type validation. The run's folder receives run.jsonl with every
+episode, summary.json, and report.html. Errors are computed over tasks, so more tasks are more informative than more
+epochs. A failed episode has no return; it is excluded, counted, and bounded.
 
-exit status: 0 done, gates met; 1 the lower end of an interval is under --fail-below; 2 bad input; 3 no verdict: the
-server or endpoint failed, too many episodes did, runs cannot be compared, or a budget was spent; 130 Ctrl-C
+exit status: 0 success; 1 the lower end of an interval is below --fail-below; 2 bad input; 3 no verdict: the
+server or endpoint failed, too many episodes failed, runs are not comparable, or a budget was spent; 130 Ctrl-C
 """
 
 SHOWN_EVERY_SECONDS = 0.5
-"""Between two estimates while the run goes on: each goes over all outcomes."""
+"""Delay between two running estimates, each of which covers all outcomes."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add_server_options(parser)
     add_task_options(parser, split="the split (default: one of type test, else validation)")
     option = parser.add_argument
     option("--model", action="append", required=True, help=f"{POLICIES}; openai:MODEL@URL; repeatable")
     option("--epochs", metavar="K", type=at_least(1), default=1, help="times each task is played (default: 1)")
     which = parser.add_argument_group("tasks").add_mutually_exclusive_group()
-    which.add_argument("--tasks", metavar="0,3,8-11", help="these, by index")
+    which.add_argument("--tasks", metavar="0,3,8-11", help="task indices")
     which.add_argument("--limit", metavar="N", type=at_least(1), help="the first N")
     which.add_argument("--sample", metavar="N", type=at_least(1), help="N drawn at random with --seed")
     option("--stratify-by", metavar="FIELD", help="draw the sample in proportion to the values of a field of the task")
-    option("--seed", metavar="N", type=int, default=0, help="of the sample, the order and the random policy")
+    option("--seed", metavar="N", type=int, default=0, help="seed of the sample, the order and the random policy")
     add_endpoint_options(parser.add_argument_group("endpoint"))
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-turns", metavar="N", type=at_least(1), default=32, help="of an episode (default: 32)")
-    limits.add_argument("--max-tokens", metavar="N", type=at_least(1), help="that a model writes in an episode")
-    limits.add_argument("--max-episode-seconds", metavar="S", type=float, help="of an episode")
     limits.add_argument(
-        "--max-run-tokens", metavar="N", type=at_least(1), help="that the models write in the whole run"
+        "--max-turns", metavar="N", type=at_least(1), default=32, help="maximum turns of an episode (default: 32)"
     )
-    limits.add_argument("--max-run-cost", metavar="USD", type=float, help="of the whole run, by --prices")
-    limits.add_argument("--max-run-seconds", metavar="S", type=float, help="of the whole run")
     limits.add_argument(
-        "--concurrency", metavar="N", type=at_least(1), default=64, help="sessions at once (default: 64)"
+        "--max-tokens", metavar="N", type=at_least(1), help="maximum tokens that a model writes in an episode"
     )
-    limits.add_argument("--retries", metavar="N", type=at_least(0), default=2, help="of a failed episode (default: 2)")
+    limits.add_argument("--max-episode-seconds", metavar="S", type=float, help="maximum seconds of an episode")
+    limits.add_argument(
+        "--max-run-tokens", metavar="N", type=at_least(1), help="maximum tokens that the models write in the run"
+    )
+    limits.add_argument("--max-run-cost", metavar="USD", type=float, help="maximum cost of the run, by --prices")
+    limits.add_argument("--max-run-seconds", metavar="S", type=float, help="maximum seconds of the run")
+    limits.add_argument(
+        "--concurrency", metavar="N", type=at_least(1), default=64, help="concurrent sessions (default: 64)"
+    )
+    limits.add_argument(
+        "--retries", metavar="N", type=at_least(0), default=2, help="retries of a failed episode (default: 2)"
+    )
     add_scoring_options(parser)
     results = parser.add_argument_group("results")
-    results.add_argument("--out", metavar="DIR", help="the run's folder (default: one of its own under runs/)")
-    results.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    results.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one under runs/)")
+    results.add_argument("--resume", action="store_true", help="continue the run in DIR")
     results.add_argument("--retry-failed", action="store_true", help="with --resume: play failed episodes again")
     results.add_argument("--json", action="store_true", help="print summary.json, and nothing else")
 
@@ -116,18 +122,18 @@ class _Eval:
         self.prices = read_prices(arguments.prices)
         self.secrets = secrets(arguments)
         if len(set(arguments.model)) < len(arguments.model):
-            raise InputError("a --model is named twice: play it in more --epochs")
+            raise InputError("a --model is given twice: use --epochs to play it several times")
         self.models: dict[str, Policy] = {}
         for spec in arguments.model:
             policy = make_policy(spec, arguments, "--model")
             self.models[_shown_name(spec, policy)] = policy
         self.hidden = tuple(filter(None, (*hidden_values(arguments), *model_keys(arguments))))
         if arguments.retry_failed and not arguments.resume:
-            raise InputError("--retry-failed goes on with a run: say --resume and --out")
+            raise InputError("--retry-failed needs --resume and --out")
         if arguments.resume and not arguments.out:
-            raise InputError("--resume goes on with a run: name its folder with --out")
+            raise InputError("--resume needs the run's folder: give --out")
         if arguments.out and (Path(arguments.out) / RECORDS).exists() and not arguments.resume:
-            raise InputError(f"{arguments.out} has a run already: --resume goes on with it")
+            raise InputError(f"{arguments.out} already has a run: continue it with --resume")
         if arguments.compare:
             try:
                 outcomes_by_model(run_file(arguments.compare), self.rules)
@@ -150,7 +156,7 @@ class _Eval:
                 raise InputError(str(error)) from None
             try:
                 await self.play(run, f"{', '.join(self.models)} on {env_name}:{split}")
-            finally:  # also on Ctrl-C: with what there is
+            finally:  # also on Ctrl-C, with the episodes so far
                 evaluation = run.evaluation(arguments.compare)
                 self.report(evaluation, folder)
         return evaluation.status(arguments.fail_below)
@@ -208,7 +214,7 @@ class _Eval:
 
 
 class _Live:
-    """The running estimates, computed now and then."""
+    """The running estimates, updated periodically."""
 
     def __init__(self, run: EvaluationRun, progress: RunProgress) -> None:
         self.run = run
@@ -244,7 +250,7 @@ async def _split(client: ORSClient, env_name: str, wanted: str | None) -> str:
 
 
 def _indices(text: str | None) -> list[int] | None:
-    """Task indices as people write them: ``0,3,8-11``."""
+    """Task indices in the format ``0,3,8-11``."""
     if text is None:
         return None
     indices: list[int] = []
@@ -258,7 +264,7 @@ def _indices(text: str | None) -> list[int] | None:
 
 
 def _shown_name(spec: str, policy: Policy) -> str:
-    """A model's name in results: without its endpoint's address, which may hold a key."""
+    """A model's name in results, without the URL of its endpoint, which may contain a key."""
     return f"{policy.api}:{policy.model}" if isinstance(policy, ChatPolicy) else spec
 
 

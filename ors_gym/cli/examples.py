@@ -1,4 +1,4 @@
-"""``ors-gym examples``: the examples that come with the package, to read, to copy and to run."""
+"""``ors-gym examples``: list, print and copy the packaged examples."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ors_gym.cli.output import say
 __all__ = ["HELP", "add_options", "examples_command", "examples_folder"]
 
 HELP = """\
-List the examples that come with the package, print one, or copy them all.
+List the packaged examples, print one, or copy them all.
 
-  ors-gym examples                    what there is
+  ors-gym examples                    list all
   ors-gym examples buttons            print one
   ors-gym examples --copy examples    copy all of them into a folder
 """
 
 
 def examples_folder() -> Path:
-    """Where they are: in the package, or beside it in a clone."""
+    """The folder of the examples: in the package, or next to it in a clone."""
     package = Path(ors_gym.__file__).parent
     return next(folder for folder in (package / "examples", package.parent / "examples") if folder.is_dir())
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("name", nargs="?", help="one of them, to print")
-    parser.add_argument("--copy", metavar="DIR", type=Path, help="a folder that does not exist yet")
+    """Add the command's options."""
+    parser.add_argument("name", nargs="?", help="the example to print")
+    parser.add_argument("--copy", metavar="DIR", type=Path, help="the new folder to copy them to")
 
 
 def examples_command(arguments: argparse.Namespace, console: Console) -> int:
@@ -41,13 +41,13 @@ def examples_command(arguments: argparse.Namespace, console: Console) -> int:
     found = {path.stem: path for path in sorted(examples_folder().glob("*.py"))}
     if arguments.copy is not None:
         if arguments.copy.exists():
-            raise InputError(f"{arguments.copy} is there already")
+            raise InputError(f"{arguments.copy} already exists")
         shutil.copytree(examples_folder(), arguments.copy, ignore=shutil.ignore_patterns("__pycache__"))
-        say(console, f"{len(found)} examples are in {arguments.copy}")
+        say(console, f"Copied {len(found)} examples to {arguments.copy}")
     elif arguments.name is not None:
         path = found.get(arguments.name.removesuffix(".py"))
         if path is None:
-            raise InputError(f"there is no example {arguments.name!r}; there are {', '.join(found)}")
+            raise InputError(f"there is no example {arguments.name!r}; choose one of {', '.join(found)}")
         print(path.read_text(encoding="utf-8"), end="")
     else:
         width = max(map(len, found))

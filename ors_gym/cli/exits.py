@@ -1,4 +1,4 @@
-"""How commands end: their exit statuses, and the errors that end them early."""
+"""Exit statuses of commands, and the errors that end them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class CommandError(Exception):
 
 
 class InputError(CommandError):
-    """What was asked for does not make sense here: exit status 2."""
+    """Invalid input: exit status 2."""
 
     status = BAD_INPUT
 
 
 class NoVerdictError(CommandError):
-    """The server or the endpoint failed, so nothing can be said of a model: exit status 3, not that of a bad model."""
+    """The server or endpoint failed, so there is no verdict on a model: exit status 3."""
 
     status = NO_VERDICT

@@ -20,9 +20,9 @@ HELP = "List a server's environments, splits and tools; without a server, the na
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.add_argument("url", nargs="?", help=SERVER_HELP)
-    parser.add_argument("--env", metavar="NAME", help="the environment (default: all of the server's)")
+    parser.add_argument("--env", metavar="NAME", help="the environment (default: all)")
     add_connection_options(parser)
 
 
@@ -44,7 +44,7 @@ async def _list_server(arguments: argparse.Namespace, console: Console) -> None:
             tools = await client.list_tools(name)
             print_tools(console, tools.tools)
             if tools.terminal_tool is not None:
-                say(console, f"  a plain message goes to {tools.terminal_tool.name} and ends it")
+                say(console, f"  a plain message is sent to {tools.terminal_tool.name} and ends the episode")
             for secret in await client.list_required_secrets(name):
                 state = "" if secret in os.environ else ", which is not set here"
                 say(console, f"  needs --secret {secret} (read from the environment variable{state})")

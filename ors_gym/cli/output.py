@@ -1,4 +1,4 @@
-"""What the commands print. What an environment says is untrusted: its control characters never reach the terminal."""
+"""Printing to the terminal. Text from environments is untrusted: control characters are removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["print_tools", "say", "visible"]
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Print a text as it is: no markup, no line breaks of ours."""
+    """Print text unchanged: no markup, no added line breaks."""
     console.print(Text(visible(text), style=style), soft_wrap=True)
 
 
@@ -31,12 +31,12 @@ def _signature(tool: ToolSpec) -> str:
 
 
 def _kind(schema: Any, shared: Mapping[str, Any]) -> str:
-    """A few words for a JSON Schema, which may refer to ``shared`` ones: enough to type an input by."""
+    """A short form of a JSON Schema, which may refer to ``shared`` ones, for typing an input."""
     if not isinstance(schema, dict):
         return "any"
     kinds = cast("dict[str, Any]", schema)
     referred = str(kinds.get("$ref", "")).removeprefix("#/$defs/")
-    if referred in shared:  # once: a schema may refer to itself
+    if referred in shared:  # only once: a schema may refer to itself
         return _kind(shared[referred], {name: each for name, each in shared.items() if name != referred})
     if "enum" in kinds:
         return "|".join(json.dumps(value) for value in kinds["enum"])
@@ -48,7 +48,7 @@ def _kind(schema: Any, shared: Mapping[str, Any]) -> str:
 
 
 def print_tools(console: Console, tools: Sequence[ToolSpec]) -> None:
-    """Print each tool's name with its arguments, and its description."""
+    """Print each tool's name, arguments and description."""
     table = Table.grid(padding=(0, 2))
     for tool in tools:
         description = " ".join(tool.description.split())

@@ -1,4 +1,4 @@
-"""``ors-gym play``: an episode on a terminal, played by a person."""
+"""``ors-gym play``: play an episode interactively."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Type a tool's name and its input as JSON, for example:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add_server_options(parser)
     add_task_options(parser)
     parser.add_argument("--index", type=at_least(0), default=0, help="the task's index (default: %(default)s)")
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def play_command(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    with Portal() as portal:  # keeps the session alive while a person thinks
+    with Portal() as portal:  # keeps the session alive between moves
         client = make_client(arguments)
         try:
             env_name = portal.run(choose_env(client, arguments.env))
@@ -75,7 +75,7 @@ def play_command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _play_episode(portal: Portal, session: Session, console: Console, options: SessionOptions) -> None:
-    """Show the prompt and the tools, and play the moves that are read until the episode or the input ends."""
+    """Show the prompt and tools, and play moves until the episode or the input ends."""
     _print_blocks(console, portal.run(session.get_prompt()))
     tools = portal.run(session.list_tools()).tools
     print_tools(console, tools)
@@ -90,14 +90,14 @@ def _play_episode(portal: Portal, session: Session, console: Console, options: S
             outcome = "No reward was given." if total is None else f"Sum of the rewards: {total:g}"
             say(console, f"The episode is over. {outcome}", "bold")
             return
-    say(console, "You left before the episode was over.")
+    say(console, "You left before the end of the episode.")
 
 
 def _moves(console: Console, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read moves until the end of the input or :quit."""
     typed = sys.stdin.isatty()
     if typed:
-        with suppress(ImportError):  # Windows has none
+        with suppress(ImportError):  # not available on Windows
             importlib.import_module("readline")  # arrow keys and history in input()
     while True:
         try:
@@ -119,8 +119,8 @@ def _moves(console: Console, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, d
             if isinstance(given, dict):
                 yield name, cast("dict[str, Any]", given)
             else:
-                problem = str(given) if isinstance(given, ValueError) else "it is no JSON object"
-                say(console, f'The input was not understood ({problem}). Write: {name} {{"name": "value"}}', "red")
+                problem = str(given) if isinstance(given, ValueError) else "it is not a JSON object"
+                say(console, f'Invalid input ({problem}). Write: {name} {{"name": "value"}}', "red")
 
 
 def _print_blocks(console: Console, blocks: Sequence[Block]) -> None:

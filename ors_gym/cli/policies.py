@@ -1,4 +1,4 @@
-"""Policies that are named on the command line: random, an endpoint's model, or one of the user's own."""
+"""Policies on the command line: random, a model behind an endpoint, or a custom one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ors_gym.policies.policy import Policy, RandomPolicy
 __all__ = ["POLICIES", "add_endpoint_options", "make_policy", "model_keys"]
 
 LOCAL = "local"
-"""What comes before the name of a transformers model, or its folder."""
+"""The prefix of a transformers model's name or folder."""
 POLICIES = f"random, {', '.join(f'{name}:MODEL' for name in APIS)}, local:MODEL, module:name"
 
 
 def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Options of the endpoint that is asked for a model."""
+    """Add the options of a model's endpoint."""
     parser.add_argument(
         "--base-url",
         metavar="URL",
-        help="the endpoint of the model (default: the provider's own, or OPENAI_BASE_URL, ANTHROPIC_BASE_URL, …)",
+        help="the model's endpoint (default: OPENAI_BASE_URL, ANTHROPIC_BASE_URL, …, or the provider's own)",
     )
     parser.add_argument(
         "--model-key", metavar="KEY", help="the endpoint's key (default: OPENAI_API_KEY, ANTHROPIC_API_KEY, …)"
@@ -43,13 +43,13 @@ def add_endpoint_options(parser: argparse._ActionsContainer) -> None:  # pyright
     parser.add_argument(
         "--parser",
         choices=sorted(DIALECTS),
-        help="how the model writes tool calls, for an openai: endpoint that does not read them, or a local: model "
-        "(default: the endpoint reads them; a local model's chat template tells)",
+        help="format of the model's tool calls, for an openai: endpoint that does not parse them, or a local: model "
+        "(default: parsed by the endpoint; for a local model, detected from its chat template)",
     )
 
 
 def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--policy") -> Policy:
-    """The policy that ``spec`` names; ``openai:MODEL@URL`` names its endpoint too."""
+    """The policy for ``spec``; ``openai:MODEL@URL`` includes its endpoint."""
     module, colon, name = spec.partition(":")
     api = APIS.get(module)
     if arguments.sampling and api is None and module != LOCAL:
@@ -66,7 +66,7 @@ def make_policy(spec: str, arguments: argparse.Namespace, option: str = "--polic
     if module == LOCAL:
         return _local_policy(spec, name, arguments, option)
     if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the working directory, as for python -m
+        sys.path.insert(0, "")  # import from the working directory, as python -m does
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -91,7 +91,7 @@ def _chat_policy(spec: str, name: str, api: API, arguments: argparse.Namespace, 
 
 def _local_policy(spec: str, name: str, arguments: argparse.Namespace, option: str) -> Policy:
     sampling = _sampling(arguments)
-    if "max_tokens" in sampling:  # as endpoints call it
+    if "max_tokens" in sampling:  # the endpoints' name for it
         sampling["max_turn_tokens"] = sampling.pop("max_tokens")
     try:
         local = importlib.import_module("ors_gym_trl.local")  # by name: the core imports no integration
@@ -111,12 +111,12 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
         try:
             options[key] = json.loads(value)
         except ValueError:
-            options[key] = value  # text, as people write it
+            options[key] = value  # plain text
     return options
 
 
 def model_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Every key that an endpoint may be sent: what no record and no page may hold."""
+    """Every key that may be sent to an endpoint, to be masked in records and pages."""
     known = (key for api in APIS.values() for key in _keys_of(api))
     return tuple(dict.fromkeys(filter(None, (arguments.model_key, *known))))
 

@@ -1,4 +1,4 @@
-"""``ors-gym replay``: make a run's recorded calls again on fresh sessions."""
+"""``ors-gym replay``: repeat a run's recorded calls in fresh sessions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["HELP", "add_options", "replay_command"]
 SHOWN_DIFFERENCES = 10
 
 HELP = """\
-Make the calls of recorded episodes again, each on a fresh session of its task, and compare the answers: does the same
+Repeat the calls of recorded episodes, each in a fresh session of its task, and compare the results: does the same
 task with the same calls give the same texts, images and rewards?
 
   ors-gym replay runs/mini/run.jsonl http://localhost:8080
   ors-gym replay runs/mini http://localhost:8080 --limit 20
 
-exit status: 0 every answer came again; 1 an answer differs; 2 bad input; 3 no episode could be played again
+exit status: 0 all results are the same; 1 a result differs; 2 bad input; 3 no episode could be replayed
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its file of episodes")
+    """Add the command's options."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder or record file")
     parser.add_argument("url", help="the server, for example http://localhost:8080")
     add_connection_options(parser)
     add_secret_option(parser)
@@ -70,14 +70,14 @@ async def _replay(arguments: argparse.Namespace, console: Console) -> int:
                 same += result.same
                 failed += result.failure is not None
                 if result.failure is not None and failed == 1:
-                    say(console, f"could not be played again: {result.episode.task}: {result.failure}", "red")
+                    say(console, f"could not be replayed: {result.episode.task}: {result.failure}", "red")
                 if result.difference is not None:
                     differences.append(f"{result.episode.task}: {result.difference}")
     for difference in differences[:SHOWN_DIFFERENCES]:
         say(console, difference)
     if len(differences) > SHOWN_DIFFERENCES:
         say(console, f"{len(differences) - SHOWN_DIFFERENCES:,} more differ")
-    counts = f"{same:,} came out the same, {len(differences):,} differ, {failed:,} could not be played again"
+    counts = f"{same:,} the same, {len(differences):,} different, {failed:,} could not be replayed"
     say(console, f"{same + len(differences) + failed:,} episodes, {calls:,} calls: {counts}")
     if differences:
         return FAILURE

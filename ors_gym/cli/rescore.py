@@ -1,4 +1,4 @@
-"""``ors-gym rescore``: score a run that was played before by other rules; no model and no server is called."""
+"""``ors-gym rescore``: score a recorded run by other rules, without calling a model or a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ors_gym.evaluation import score_file
 __all__ = ["HELP", "add_options", "rescore_command"]
 
 HELP = """\
-Score the episodes of a run by other rules. Nothing is played, and the run's own files stay as they are.
+Score the episodes of a run by other rules. Nothing is played, and the run's files are not changed.
 
   ors-gym rescore runs/mini --reward last
   ors-gym rescore runs/mini --success-at 0.5 --compare runs/last-week --fail-below 0.6
@@ -24,8 +24,8 @@ Score the episodes of a run by other rules. Nothing is played, and the run's own
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its file of episodes")
+    """Add the command's options."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder or record file")
     add_scoring_options(parser)
     parser.add_argument("--out", metavar="DIR", help="write summary.json and report.html here")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")

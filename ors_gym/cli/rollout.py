@@ -1,4 +1,4 @@
-"""``ors-gym rollout``: play episodes with a policy, watch them, keep them, sum them up."""
+"""``ors-gym rollout``: play episodes with a policy, record and summarize them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ors_gym.trajectory import TaskRef, TrajectoryGroup
 
 __all__ = ["EPILOG", "HELP", "add_options", "rollout_command"]
 
-HELP = "Play episodes with a policy and sum them up."
+HELP = "Play episodes with a policy and summarize them."
 
 EPILOG = """\
 examples:
@@ -53,62 +53,81 @@ examples:
   ors-gym rollout http://localhost:8080 --policy openai:gpt-5-mini --sampling max_completion_tokens=4096
   ors-gym rollout http://localhost:8080 --policy anthropic:claude-opus-5-5 --sampling max_tokens=4096
   ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl            a line for each episode
-  ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl --resume   goes on where that ended
+  ors-gym rollout http://localhost:8080 --episodes 5000 --out runs/train.jsonl --resume   continues that file
   ors-gym rollout http://localhost:8080 --json | jq .mean_return
   ors-gym rollout http://localhost:8080 --env wordle --split test --policy my_agents:GreedyPolicy
 
-openai:MODEL asks any endpoint with OpenAI's chat completions: vLLM, SGLang, llama.cpp, a hosted model. responses:MODEL
-asks OpenAI's Responses, which its newer models want for tools; anthropic:MODEL and google:MODEL ask these providers'
-own APIs. Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY. A policy of your own is an object
-with `async def act(self, turn: Turn) -> Reply` (see ors_gym.policies.policy), or a class or function that makes one
-without arguments; it is named as module:name.
+openai:MODEL calls any endpoint with OpenAI's Chat Completions: vLLM, SGLang, llama.cpp, hosted models. responses:MODEL
+calls OpenAI's Responses, which its newer models require for tools; anthropic:MODEL and google:MODEL call the providers'
+own APIs. Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY. A custom policy is an object
+with `async def act(self, turn: Turn) -> Reply` (see ors_gym.policies.policy), or a class or function that creates one
+without arguments, given as module:name.
 
-An episode that fails (a lost connection, a lost session) is played again on a fresh session and is never
-scored. Ctrl-C closes every session, and leaves the file and the report with what there is.
+An episode that fails (a lost connection, a lost session) is retried in a fresh session and is never
+scored. Ctrl-C closes every session, and writes the file and the report with the episodes so far.
 """
 
 NOT_SETTINGS = (
     *("command", "secret", "api_key", "header", "ca", "timeout", "model_key", "base_url"),
     *("report", "out", "resume", "json"),
 )
-"""Arguments that must not be told (an address may hold a key), or say nothing of how episodes are played."""
+"""Arguments that must not be recorded (a URL may contain a key) or do not affect how episodes are played."""
 IDENTITY = ("env", "split", "policy", "sampling", "seed", "group_size", "max_turns", "max_tokens", "tool_errors")
-"""What must be the same for a run to go on in the same file."""
+"""Settings that must match to continue a run in the same file."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     add_server_options(parser)
     add_task_options(parser)
     option = parser.add_argument
-    option("--episodes", metavar="N", type=at_least(1), default=64, help="how many (default: %(default)s)")
+    option("--episodes", metavar="N", type=at_least(1), default=64, help="number of episodes (default: %(default)s)")
     option("--group-size", metavar="N", type=at_least(1), default=1, help="episodes of one task (default: %(default)s)")
-    option("--max-turns", metavar="N", type=at_least(1), default=32, help="of an episode (default: %(default)s)")
-    option("--max-tokens", metavar="N", type=at_least(1), help="of the model, in an episode (default: no limit)")
-    option("--concurrency", metavar="N", type=at_least(1), default=64, help="sessions at once (default: %(default)s)")
+    option(
+        "--max-turns",
+        metavar="N",
+        type=at_least(1),
+        default=32,
+        help="maximum turns of an episode (default: %(default)s)",
+    )
+    option(
+        "--max-tokens",
+        metavar="N",
+        type=at_least(1),
+        help="maximum tokens that the model writes in an episode (default: no limit)",
+    )
+    option(
+        "--concurrency", metavar="N", type=at_least(1), default=64, help="concurrent sessions (default: %(default)s)"
+    )
 
     policy = parser.add_argument_group("policy")
     policy.add_argument("--policy", default="random", help=f"{POLICIES} (default: %(default)s)")
-    policy.add_argument("--seed", metavar="N", type=int, default=0, help="of the random policy (default: %(default)s)")
+    policy.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="seed of the random policy and of the run (default: %(default)s)",
+    )
     add_endpoint_options(policy)
 
     broken = parser.add_argument_group("on infrastructure failure")
     broken.add_argument(
-        "--retries", metavar="N", type=at_least(0), default=2, help="on fresh sessions (default: %(default)s)"
+        "--retries", metavar="N", type=at_least(0), default=2, help="retries in fresh sessions (default: %(default)s)"
     )
     broken.add_argument(
         "--incomplete",
         choices=["keep", "drop", "refill"],
         default="keep",
-        help="keep an incomplete group while two members are valid, drop it, or play another task in its place",
+        help="keep an incomplete group with at least two valid members, drop it, or play another task instead",
     )
 
     results = parser.add_argument_group("results")
-    results.add_argument("--score-group", action="store_true", help="have groups scored, where the environment does")
+    results.add_argument("--score-group", action="store_true", help="score groups with the environment's score_group")
     results.add_argument(
         "--out", metavar="FILE", help="write each episode as a line of JSON (see ors_gym.reporting.records)"
     )
-    results.add_argument("--resume", action="store_true", help="go on with the tasks that FILE does not have yet")
+    results.add_argument("--resume", action="store_true", help="continue FILE with the tasks that it does not have yet")
     results.add_argument("--report", metavar="FILE", help="write the run as an HTML page")
     results.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
@@ -132,9 +151,9 @@ class _Rollout:
         self.server_version: str | None = None
         self.ended = "interrupted"
         if arguments.resume and not arguments.out:
-            raise InputError("--resume goes on with a file: name it with --out")
+            raise InputError("--resume needs the file to continue: give --out")
         if arguments.out and Path(arguments.out).exists() and not arguments.resume:
-            raise InputError(f"{arguments.out} is there already: --resume goes on with it")
+            raise InputError(f"{arguments.out} already exists: continue it with --resume")
 
     async def run(self) -> int:
         arguments = self.arguments
@@ -160,7 +179,7 @@ class _Rollout:
                 raise InputError(f"split {split!r} has no tasks")
             with _naming("--out"):
                 writer = stack.enter_context(self._writer()) if arguments.out else None
-            self._write_report(None, client.url)  # now, not after hours: it may be that no file can be there
+            self._write_report(None, client.url)  # fails early if the file cannot be written
             limits = RolloutLimits(
                 arguments.max_turns, max_concurrent_sessions=arguments.concurrency, max_tokens=arguments.max_tokens
             )
@@ -171,7 +190,7 @@ class _Rollout:
             except Exception as error:
                 self.ended = f"stopped by {type(error).__name__}"
                 raise
-            finally:  # also on Ctrl-C: with what there is
+            finally:  # also on Ctrl-C, with the episodes so far
                 whole = Summary.of(self.groups)
                 self._sum_up(whole, client.url, time.monotonic() - began)
         return FAILURE if whole.episodes and whole.failed == whole.episodes else 0
@@ -195,7 +214,7 @@ class _Rollout:
         with RunProgress(self.title, console=shown) as progress:
             progress.steps(num_groups, name="Playing", unit="task")
             returns: list[float] = []
-            # Ctrl-C ends the episodes under way before the client goes.
+            # Ctrl-C ends the running episodes before the client closes.
             async with aclosing(playing) as results:
                 async for group in results:
                     if writer is not None:
@@ -212,7 +231,7 @@ class _Rollout:
             progress.finish()
 
     def _writer(self) -> TrajectoryWriter:
-        """The file that episodes go to; what a resumed one has counts as played."""
+        """The record file; the episodes of a resumed file count as played."""
         path = self.arguments.out
         run = {name: self.settings[name] for name in IDENTITY}
         if self.arguments.resume and Path(path).exists():
@@ -223,7 +242,7 @@ class _Rollout:
                 raise InputError(str(error)) from None
             for name, value in run.items():
                 if first is not None and first.run.get(name) != value:
-                    raise InputError(f"{path} was played with {name}={first.run.get(name)!r}, not {value!r}")
+                    raise InputError(f"{path} was recorded with {name}={first.run.get(name)!r}, not {value!r}")
         return TrajectoryWriter(path, run=run | {"server_version": self.server_version}, secrets=self.hidden)
 
     def _sum_up(self, whole: Summary, url: str, seconds: float) -> None:
@@ -241,7 +260,7 @@ class _Rollout:
             say(self.console, f"The episodes are in {arguments.out}")
 
     def _write_report(self, seconds: float | None, url: str) -> None:
-        """Write the page that was asked for; before the run there are no ``seconds``."""
+        """Write the page if requested; ``seconds`` is None before the run."""
         if not self.arguments.report:
             return
         record = RunRecord(self.title, f"Played on {url}.", self.settings)
@@ -259,7 +278,7 @@ class _Rollout:
             write_report(self.arguments.report, record, secrets=self.hidden)
 
     def _summary(self, whole: Summary, seconds: float) -> Mapping[str, Any]:
-        """The run in numbers, null where there is none."""
+        """The run's numbers, null if undefined."""
         return {
             "ended": self.ended,
             "env": self.settings["env"],
@@ -285,10 +304,10 @@ class _Rollout:
 
 @contextmanager
 def _naming(option: str) -> Generator[None, None, None]:
-    """Say of which option the file or the port is that cannot be had."""
+    """Prefix the errors of a file or port with its option."""
     try:
         yield
-    except (OSError, OverflowError) as error:  # the latter is what a port beyond 65535 gives
+    except (OSError, OverflowError) as error:  # OverflowError: a port beyond 65535
         raise InputError(f"{option}: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""What ``ors-gym eval`` and ``ors-gym rescore`` share: how episodes are scored, and where results go."""
+"""Options shared by ``ors-gym eval`` and ``ors-gym rescore``: scoring rules and output files."""
 
 from __future__ import annotations
 
@@ -20,36 +20,53 @@ __all__ = ["add_return_options", "add_scoring_options", "print_evaluation", "rea
 
 
 def add_return_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:  # pyright: ignore[reportPrivateUsage]
-    """Options of how an episode is scored; returns their group."""
+    """Add options for scoring an episode; returns their group."""
     scoring = parser.add_argument_group("scoring")
     option = scoring.add_argument
     option(
         "--reward",
         choices=["sum", "last", "max", "min", "mean"],
         default="sum",
-        help="how an episode's rewards become its return (default: %(default)s)",
+        help="how an episode's rewards are reduced to its return (default: %(default)s)",
     )
-    option("--unrewarded", metavar="R", type=float, default=0.0, help="return without any reward (default: 0)")
-    option("--success-at", metavar="R", type=float, default=1.0, help="the least return of a success (default: 1)")
+    option(
+        "--unrewarded", metavar="R", type=float, default=0.0, help="return of an episode without a reward (default: 0)"
+    )
+    option(
+        "--success-at", metavar="R", type=float, default=1.0, help="the smallest return that is a success (default: 1)"
+    )
     option("--cluster-by", metavar="FIELD", help="cluster errors by a field of the task, such as a document")
     return scoring
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
-    """Options of how episodes are scored and when there is a verdict."""
+    """Add options for scoring episodes and for verdicts."""
     option = add_return_options(parser).add_argument
-    option("--metric", choices=["success", "return"], default="success", help="what verdicts and gates are about")
-    option("--population", choices=["tasks", "split"], default="tasks", help="tasks like these, or this very split")
+    option("--metric", choices=["success", "return"], default="success", help="the quantity of verdicts and gates")
+    option(
+        "--population",
+        choices=["tasks", "split"],
+        default="tasks",
+        help="of the interval: tasks like these, or this split",
+    )
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument("--compare", metavar="RUN", help="compare with the run in this folder or file")
-    verdict.add_argument("--margin", metavar="D", type=float, help="call models equal within this difference if shown")
-    verdict.add_argument("--max-failed", metavar="SHARE", type=float, default=0.05, help="(default: %(default)s)")
-    verdict.add_argument("--fail-below", metavar="X", type=float, help="exit 1 unless the lower end reaches this")
+    verdict.add_argument("--margin", metavar="D", type=float, help="report models as equal within this difference")
+    verdict.add_argument(
+        "--max-failed",
+        metavar="SHARE",
+        type=float,
+        default=0.05,
+        help="largest share of failed episodes with a verdict (default: %(default)s)",
+    )
+    verdict.add_argument(
+        "--fail-below", metavar="X", type=float, help="exit with 1 unless the interval's lower end reaches X"
+    )
     verdict.add_argument("--prices", metavar="FILE", help='JSON: {"MODEL": {"input_tokens": USD per million, …}}')
 
 
 def rules_of(arguments: argparse.Namespace) -> Rules:
-    """The rules that the options say."""
+    """The rules from the options."""
     try:
         return Rules(
             reward=arguments.reward,
@@ -66,7 +83,7 @@ def rules_of(arguments: argparse.Namespace) -> Rules:
 
 
 def read_prices(path: str | None) -> Prices:
-    """The prices in a file; none without one."""
+    """The prices in a file; empty without one."""
     if path is None:
         return {}
     try:
@@ -77,7 +94,7 @@ def read_prices(path: str | None) -> Prices:
 
 
 def write_results(evaluation: Evaluation, folder: Path, *, hidden: Sequence[str] = ()) -> None:
-    """Write ``summary.json`` and ``report.html`` into the run's folder."""
+    """Write ``summary.json`` and ``report.html`` to the run's folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
@@ -88,6 +105,6 @@ def write_results(evaluation: Evaluation, folder: Path, *, hidden: Sequence[str]
 
 
 def print_evaluation(console: Console, evaluation: Evaluation, fail_below: float | None) -> None:
-    """Print the results in words."""
+    """Print the results as text."""
     for line in evaluation.summary(fail_below=fail_below).split("\n"):
         say(console, line)

@@ -215,7 +215,7 @@ class ORSClient:
         return await self.connection.list_tools(env_name)
 
     async def known_tools(self, env_name: str) -> ToolList:
-        """:meth:`list_tools`, as it was when it was last asked for."""
+        """The result of the last :meth:`list_tools`."""
         return await self.connection.known_tools(env_name)
 
     async def num_tasks(self, env_name: str, split: str) -> int:
@@ -321,7 +321,7 @@ class ORSClient:
             Whether the server had it. One whose creation is in progress may still appear.
 
         Raises:
-            ORSError: the server could not be asked.
+            ORSError: the request failed.
         """
         route = await self.connection.route(env_name)
         headers = {**route.headers, "X-Session-ID": session_id}

@@ -174,7 +174,7 @@ class Connection:
         return route
 
     async def required_secrets(self, env_name: str) -> tuple[str, ...]:
-        """The names of the secrets that a hosted environment requires; none where that is not told."""
+        """The names of the secrets that a hosted environment requires; empty if unknown."""
         path = secrets_path(split_deployment(env_name)[0])
         if not self.hosted or path is None:
             return ()
@@ -214,7 +214,7 @@ class Connection:
         return tools
 
     async def known_tools(self, env_name: str) -> ToolList:
-        """:meth:`list_tools`, as it was when it was last asked for."""
+        """The result of the last :meth:`list_tools`."""
         known = self._tools.get(env_name)
         return known if known is not None else await self.list_tools(env_name)
 

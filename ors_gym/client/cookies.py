@@ -21,7 +21,7 @@ class SessionCookies:
                 self._values[name.strip()] = value.strip()
 
     def put(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers with the cookies beside those that the user gave."""
+        """The headers with the cookies in addition to the user's."""
         if not self._values:
             return dict(headers)
         rest = {name: value for name, value in headers.items() if name.lower() != "cookie"}

@@ -41,7 +41,7 @@ class Creation:
     Args:
         source: ``split`` and ``index``, or ``task_spec``.
         secrets: the environment's secrets.
-        toolset: the name of a set of tools beside the environment's.
+        toolset: the name of a set of tools in addition to the environment's.
     """
 
     def __init__(self, source: Mapping[str, Any], secrets: Secrets | None, toolset: str | None) -> None:
@@ -126,7 +126,7 @@ def check_secrets(secrets: object) -> None:
     """Check secrets.
 
     Raises:
-        ValueError: in words that hold no secret.
+        ValueError: the message contains no secret.
     """
     check_type("secrets", secrets, Mapping, what="a mapping of names to text")
     entries: Mapping[Any, Any] = secrets or {}  # type: ignore[assignment]  # pyright: ignore

@@ -1,7 +1,7 @@
 """A second process that deletes the sessions of a process that was killed.
 
 Session ids are written to the pipe of a small second process *before* the sessions are created. When the pipe or its
-owner ends, for whatever reason, the second process deletes the sessions that are left and exits::
+owner ends, for any reason, the second process deletes the remaining sessions and exits::
 
     with Janitor(url) as janitor:
         client = ORSClient(url, journal=janitor)
@@ -66,7 +66,7 @@ class Janitor:
 
     @property
     def sessions(self) -> Mapping[str, Mapping[str, str]]:
-        """The sessions that there may be: by id, the headers of their own that their requests carry."""
+        """The sessions that may exist: by id, the headers of their requests."""
         return self._sessions
 
     @property
@@ -82,7 +82,7 @@ class Janitor:
             self.note({session_id: headers})
 
     def note(self, sessions: Mapping[str, Mapping[str, str]]) -> None:
-        """Note sessions that may exist from now on: by id, the headers of their own that their requests carry."""
+        """Note sessions that may exist from now on: by id, the headers of their requests."""
         self._write({"sessions": dict(sessions)})
 
     def deleted(self, *session_ids: str) -> None:

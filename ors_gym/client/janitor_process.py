@@ -29,10 +29,10 @@ ATTEMPTS = 3
 REQUEST_SECONDS = 30.0
 DELETIONS_AT_ONCE = 32
 CLOSING_SECONDS = 2.0
-"""How long the owner waits for the last deletions, which continue after that."""
+"""Seconds that the owner waits for the last deletions, which continue after that."""
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 1.0
-"""How long notes are read after the owner's death, if a fork of it keeps the pipe open."""
+"""Seconds for which notes are read after the owner's death, if a fork of it keeps the pipe open."""
 
 
 def main() -> None:

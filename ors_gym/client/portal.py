@@ -31,7 +31,7 @@ __all__ = ["Portal", "shared_portal"]
 T = TypeVar("T")
 
 WAIT_SECONDS = 0.2 if sys.platform == "win32" else None
-"""How long a thread waits at a time: on Windows a wait without a limit holds Ctrl-C back."""
+"""Seconds of one wait of a thread: on Windows an unlimited wait blocks Ctrl-C."""
 
 
 class Portal:
@@ -173,7 +173,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_portal() -> Portal:
-    """The portal of this process, made when first asked for and closed at exit; a forked child gets its own."""
+    """The portal of this process, created on first use and closed at exit; a forked child gets its own."""
     global _shared
     with _shared_lock:
         if _shared is None or not _shared.usable:

@@ -99,7 +99,7 @@ class RemoteSession:
 
     @property
     def _own_headers(self) -> Mapping[str, str]:
-        """The headers that this session's requests carry beside the client's."""
+        """The headers of this session's requests in addition to the client's."""
         common = self._connection.headers
         return {name: value for name, value in self._headers.items() if common.get(name) != value}
 

@@ -297,7 +297,7 @@ class Session:
         """Call the environment's terminal tool with the agent's final plain message.
 
         Raises:
-            ValueError: the environment has none (``ToolList.terminal_tool`` says so).
+            ValueError: the environment has none (see ``ToolList.terminal_tool``).
         """
         tools = self._tools
         if tools is None and self._toolset is None:

@@ -51,7 +51,7 @@ MAX_RESUMPTIONS = 20
 """Maximum consecutive resumptions without any event of the running call."""
 
 DRAIN_SECONDS = 0.1
-"""How long to wait for the end of an answered stream, so that its connection can be reused."""
+"""Seconds to wait for the end of an answered stream, so that its connection can be reused."""
 
 
 class CallState(StrEnum):

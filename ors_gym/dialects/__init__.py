@@ -1,7 +1,7 @@
-"""How model families write tool calls, and which of these ways a chat template teaches.
+"""Tool-call formats of model families, and detection of the format that a chat template uses.
 
-``dialect_of(tokenizer)`` gives the :class:`Dialect` that reads what the tokenizer's chat template writes, proven by
-reading calls back that the template rendered. ``dialect("hermes")`` gives one by its name:
+``dialect_of(tokenizer)`` returns the :class:`Dialect` that reads the output of the tokenizer's chat template, verified
+by parsing calls that the template rendered. ``dialect("hermes")`` returns one by name:
 
 =================  ==================================================================================================
 ``hermes``         ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen 2.5, Qwen 3
@@ -16,7 +16,7 @@ reading calls back that the template rendered. ``dialect("hermes")`` gives one b
 ``muse``           ``<atem:invoke name="name">…``: Muse Glimmer
 ``mistral``        ``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`` and ``[TOOL_CALLS]name[ARGS]{…}``
 ``openai``         JSON of a chat-completions message, of its ``tool_calls``, or of one of them
-``plain``          no calls at all: every message is plain text, for environments with nothing but a terminal tool
+``plain``          no calls: every message is plain text, for environments with only a terminal tool
 =================  ==================================================================================================
 """
 

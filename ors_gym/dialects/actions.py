@@ -1,4 +1,4 @@
-"""What environments take as an action: a call, the same as a mapping or an object, or the text that a model wrote."""
+"""Actions of environments: a call, the same as a mapping or an object, or text written by a model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from ors_gym.types import ToolCall, ToolSpec
 __all__ = ["Action", "check_action", "read_action"]
 
 Action: TypeAlias = ToolCall | Mapping[str, Any] | str
-"""What environments take: a call, the same as a mapping, or the text a model wrote."""
+"""An environment's action: a call, the same as a mapping, or text written by a model."""
 
 
 def check_action(action: Action) -> None:
-    """Raise TypeError for what is no action at all, which is the caller's mistake and not the model's."""
+    """Raise TypeError for an object that is not an action: a mistake of the caller, not of the model."""
     if not isinstance(action, ToolCall | Mapping | str) and not hasattr(action, "tool_calls"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"an action is a ToolCall, a mapping with name and input, or text, not {type(action).__name__}")
+        kind = type(action).__name__
+        raise TypeError(f"an action must be a ToolCall, a mapping with name and input, or text, not {kind}")
     if isinstance(action, ToolCall) and not (isinstance(action.name, str) and isinstance(action.input, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a ToolCall has a str and a mapping, got {action!r}")
+        raise TypeError(f"a ToolCall needs a str and a mapping, got {action!r}")
 
 
 def read_action(
     action: Action, dialect: Dialect, tools: Iterable[ToolSpec] | None = None, *, takes_plain_text: bool = False
 ) -> Reply:
-    """Read an environment's action: a call, a mapping, or text, which ``dialect`` reads.
+    """Read an environment's action: a call, a mapping, or text, which ``dialect`` parses.
 
-    A mapping is one call, or an assistant's message of chat completions with its ``tool_calls``, which may also be a
-    client library's object. Plain text is a failure with the reason ``no_tool_call`` unless the environment takes it,
-    which is what a terminal tool is for. Never raises for what a model could have written; other types are a TypeError.
+    A mapping is one call, or an assistant message of Chat Completions with its ``tool_calls``, which may also be a
+    client library's object. Plain text is an error with the reason ``no_tool_call`` unless the environment accepts it,
+    as one with a terminal tool does. Never raises for anything that a model can write; other types raise TypeError.
     """
     check_action(action)
     if isinstance(action, ToolCall):
@@ -40,12 +41,12 @@ def read_action(
     reply = dialect.parse(action, tools=tools) if isinstance(action, str) else _read_message(action)
     if reply.tool_calls or reply.error is not None or takes_plain_text:
         return reply
-    error = "No tool was called: the message holds no tool call, and this environment takes no plain answer."
+    error = "No tool was called: the message contains no tool call, and this environment accepts no plain answer."
     return replace(reply, error=error, reason="no_tool_call")
 
 
 def _read_message(action: Any) -> Reply:
-    """A call, or a message with its calls; as a mapping, or as an object with the same fields."""
+    """Read a call, or a message with its calls, from a mapping or an object with the same fields."""
     fields = cast(
         "Mapping[str, Any]",
         action

@@ -1,7 +1,7 @@
-"""What all dialects share: stop strings and thinking are set apart first, and failures are put into words.
+"""The common part of all dialects: removing stop strings, separating reasoning, and error messages.
 
-One rule: a message is read when exactly one thing can be meant by it and every part of each call is closed. Otherwise
-none of its calls is made, and the model is told what is wrong and how its dialect is written.
+A message is read only if its meaning is unambiguous and every part of each call is closed. Otherwise none of its calls
+is made, and the model receives the error and the format of its dialect.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["Dialect", "TaggedDialect"]
 
 
 class Dialect(ABC):
-    """A way of writing tool calls. Make your own by :meth:`read`, or by :meth:`parse` altogether."""
+    """A format of tool calls. Implement :meth:`read`, or override :meth:`parse`, for a custom one."""
 
     name: ClassVar[str]
-    """What it is called, in options and in reports."""
+    """The dialect's name in options and reports."""
     form: ClassVar[str]
-    """How a call should have been written, told to the model with an error."""
+    """The correct format of a call, shown to the model with an error."""
     stop_strings: ClassVar[tuple[str, ...]] = ("<|im_end|>",)
-    """What ends a turn in the models that write it: special tokens, for a sampler to stop at."""
+    """Special tokens that end a turn, at which a sampler stops."""
     endings: ClassVar[tuple[str, ...]] = (
         *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|eom|>", "<|end_of_text|>"),
         *("</s>", "<eos>", "<turn|>", "<|tool_response>", "<|user|>", "<|observation|>", "<｜end▁of▁sentence｜>"),
     )
-    """What is taken off the end of a message: a tokenizer's end-of-sequence token may be any of these."""
+    """Text that is removed from the end of a message: a tokenizer's end-of-sequence token may be any of these."""
     special_marks: ClassVar[bool] = False
-    """Whether the marks of calls are special tokens, which decoding leaves out unless it is told otherwise."""
+    """Whether the marks of calls are special tokens, which decoding removes by default."""
     thinking: ClassVar[tuple[str, str]] = ("<think>", "</think>")
-    """The marks around what the model thinks before it speaks."""
+    """The marks around the model's reasoning."""
 
     def parse(
         self,
@@ -46,14 +46,14 @@ class Dialect(ABC):
         thinking_open: bool = False,
         cut: bool = False,
     ) -> Reply:
-        """Take one message apart. Never raises, whatever the text; takes time in proportion to its length.
+        """Parse one message. Never raises for any text, and takes time linear in its length.
 
         Args:
-            text: What the model wrote, special tokens included: in many dialects they are the marks of a call.
-            tools: The tools of the episode: dialects without quotes take the types of arguments from their schemas.
-                None where they are not known.
-            thinking_open: Whether the prompt left the model's thinking open (see :meth:`opens_thinking`).
-            cut: Whether the message was cut off at a limit: it makes no call, whatever it seems to hold.
+            text: The model's output, including special tokens: in many dialects they mark calls.
+            tools: The tools of the episode, or None if unknown: dialects without quotes derive argument types from
+                their schemas.
+            thinking_open: Whether the prompt opened the model's reasoning (see :meth:`opens_thinking`).
+            cut: Whether the message was cut off at a limit; then it makes no call.
         """
         if len(text) > MAX_CHARACTERS:
             why = f"the message has {len(text):,} characters, more than {MAX_CHARACTERS:,}"
@@ -63,7 +63,7 @@ class Dialect(ABC):
             self.read(reading, thinking_open)
             if cut and reading.calls:
                 raise UnreadableCallError("unfinished_call", "the message was cut off at its limit")
-        except (ValueError, RecursionError) as unreadable:  # those of a dialect of the user's own, too
+        except (ValueError, RecursionError) as unreadable:  # including errors of custom dialects
             body, thought = reading.text[reading.start :].strip(), _joined(reading.thought)
             reason = unreadable.reason if isinstance(unreadable, UnreadableCallError) else "invalid_call"
             return Reply(body, (), self._told(str(unreadable)), reason, thought)
@@ -71,18 +71,18 @@ class Dialect(ABC):
 
     @abstractmethod
     def read(self, reading: Reading, thinking_open: bool) -> None:
-        """Add what ``reading.text`` says, thinks and calls to ``reading``.
+        """Add the text, reasoning and calls in ``reading.text`` to ``reading``.
 
         Raises:
-            ValueError: a call cannot be read. An :class:`UnreadableCallError` also has the reason in one word.
+            ValueError: a call cannot be read. An :class:`UnreadableCallError` also has a one-word reason.
         """
 
     def opens_thinking(self, prompt: str) -> bool:
-        """Whether a prompt, of which the last few tokens are enough, leaves the model's thinking open."""
+        """Whether a prompt, or its last few tokens, leaves the model's reasoning open."""
         return prompt.rstrip().endswith(self.thinking[0])
 
     def teaches(self, written: str) -> bool:
-        """Whether ``form`` is the way in which a template wrote the call ``written``, where there are several."""
+        """Whether the template's rendering ``written`` of a call has this ``form``, for families with several."""
         return True
 
     def _told(self, why: str) -> str:
@@ -96,19 +96,19 @@ def _joined(thoughts: Iterable[str]) -> str:
     return "\n".join(filter(None, (thought.strip() for thought in thoughts)))
 
 
-# A call in bare JSON. Each part of the pattern ends at the first character that is none of its own: linear.
+# A call in bare JSON. Each part of the pattern ends at the first character outside its class, so it is linear.
 _BARE_CALL = re.compile(
     r'\{\s*+(?:"type"\s*+:\s*+"function"\s*+,\s*+)?"name"\s*+:\s*+"([^"\\]++)"\s*+,\s*+"(?:arguments|parameters|input)"'
 )
 
 
 class TaggedDialect(Dialect):
-    """A dialect whose calls stand between marks, amid text: ``begins``, and then what :meth:`call` reads."""
+    """A dialect whose calls are enclosed in marks within text: ``begins``, then what :meth:`call` reads."""
 
     begins: ClassVar[re.Pattern[str]]
-    """Where a call begins."""
+    """The start of a call."""
     strays: ClassVar[tuple[str, ...]] = ()
-    """Marks that belong into a call: outside of one, something is missing."""
+    """Marks that are only valid inside a call; outside of one, they indicate a malformed call."""
     _marks: ClassVar[re.Pattern[str]]
 
     def __init_subclass__(cls) -> None:
@@ -117,10 +117,10 @@ class TaggedDialect(Dialect):
 
     @abstractmethod
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """Read what begins at ``match``, a match of ``begins``; returns where it ends."""
+        """Read the call that starts at ``match``, a match of ``begins``, and return its end."""
 
     def read(self, reading: Reading, thinking_open: bool) -> None:
-        """Read thinking, then the message."""
+        """Read the reasoning, then the message."""
         opening = self.thinking[0]
         begins = skip_space(reading.text, 0)
         if reading.text.startswith(opening, begins):
@@ -130,12 +130,12 @@ class TaggedDialect(Dialect):
             position = self.body(reading, position)
 
     def body(self, reading: Reading, position: int) -> int | None:
-        """Read text and calls as they come; returns where to begin again, if what was read was thinking after all."""
+        """Read text and calls in order; return a position to restart from if the text turns out to be reasoning."""
         text, (opening, closing) = reading.text, self.thinking
         while match := self._marks.search(text, position):
             start = match.start()
             if match[0] == closing:
-                # The prompt had opened the thinking, unknown to the caller.
+                # The prompt opened the reasoning without the caller's knowledge.
                 reading.thought.append(text[reading.start : start])
                 reading.said.clear()
                 reading.calls.clear()
@@ -150,7 +150,7 @@ class TaggedDialect(Dialect):
             elif match["begins"] is not None:
                 position = self.call(reading, match)
             else:
-                raise UnreadableCallError("invalid_call", f"{match[0]} stands outside a call")
+                raise UnreadableCallError("invalid_call", f"{match[0]} is outside a call")
         reading.said.append(text[position:])
         self.check_text(reading, "".join(reading.said))
         return None
@@ -163,11 +163,11 @@ class TaggedDialect(Dialect):
             reading.start = len(reading.text)
             raise UnreadableCallError("unclosed_thinking", f"the thinking was not closed with {closing}")
         if skip_space(reading.text, reading.start) + len(self.thinking[0]) >= position:
-            reading.start = end + len(closing)  # nothing was said before
+            reading.start = end + len(closing)  # no text precedes it
         return end + len(closing)
 
     def check_text(self, reading: Reading, text: str) -> None:
-        """Refuse a call that stands without its marks in what would be the answer."""
+        """Refuse an unmarked call in the text of the answer."""
         match = None if reading.calls else _BARE_CALL.search(text)
         if match is not None and reading.knows(match[1]):
-            raise UnreadableCallError("invalid_call", f"the call of {excerpt(match[1])!r} has no marks around it")
+            raise UnreadableCallError("invalid_call", f"the call of {excerpt(match[1])!r} is not enclosed in marks")

@@ -1,4 +1,4 @@
-"""One call, read from a mapping or an object in whichever of the usual words it uses."""
+"""Reading one call from a mapping or an object, with any of the usual field names."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ors_gym.types import ToolCall
 __all__ = ["tool_call", "tool_calls"]
 
 ARGUMENTS = ("arguments", "parameters", "input")
-BESIDE = frozenset({"name", "type", "id", "index", *ARGUMENTS})
-"""What a call without arguments may hold: anything else could be arguments in the wrong place."""
+OTHER_FIELDS = frozenset({"name", "type", "id", "index", *ARGUMENTS})
+"""Fields of a call without arguments; any other field could be arguments in the wrong place."""
 
 
 def tool_call(value: Any) -> ToolCall:
-    """Read one call from a mapping or an object, whichever of the usual words it uses.
+    """Read one call from a mapping or an object, with any of the usual field names.
 
-    That is ``{"name", "input"}``, ``{"name", "arguments"}``, ``{"name", "parameters"}``, or an OpenAI tool call with
-    these under ``function`` — as a mapping, or as the client library's object. Anything else is a ValueError, in
-    words that a parser hands to the model.
+    Accepts ``{"name", "input"}``, ``{"name", "arguments"}``, ``{"name", "parameters"}``, or an OpenAI tool call with
+    these under ``function``, as a mapping or as the client library's object. Anything else raises a ValueError, whose
+    message is shown to the model.
 
     >>> tool_call({"type": "function", "function": {"name": "guess", "arguments": '{"word": "crane"}'}})
     ToolCall(name='guess', input={'word': 'crane'})
@@ -33,16 +33,16 @@ def tool_call(value: Any) -> ToolCall:
         call = _fields(call["function"])
     name = call.get("name")
     if not isinstance(name, str) or not name:
-        raise UnreadableCallError("invalid_call", f'the call has no "name", a string: {excerpt(repr(value))}')
+        raise UnreadableCallError("invalid_call", f'the call has no "name" string: {excerpt(repr(value))}')
     given = [word for word in ARGUMENTS if word in call]
     if len(given) > 1:
         raise UnreadableCallError("invalid_call", f"the call of {excerpt(name)!r} has {' and '.join(given)}")
-    if not given and not call.keys() <= BESIDE:
-        odd = ", ".join(repr(excerpt(str(key))) for key in call if key not in BESIDE)
-        raise UnreadableCallError("invalid_call", f'the call of {excerpt(name)!r} has {odd}, but no "arguments"')
+    if not given and not call.keys() <= OTHER_FIELDS:
+        unknown = ", ".join(repr(excerpt(str(key))) for key in call if key not in OTHER_FIELDS)
+        raise UnreadableCallError("invalid_call", f'the call of {excerpt(name)!r} has {unknown}, but no "arguments"')
     arguments = call[given[0]] if given else None
     if isinstance(arguments, str):
-        if not arguments.strip():  # OpenAI's form of no arguments
+        if not arguments.strip():  # OpenAI's format for no arguments
             return ToolCall(name, {}, call_id)
         arguments, _ = decode_json(arguments, whole=True)
     if arguments is None:
@@ -65,5 +65,5 @@ def _fields(value: Any) -> Mapping[str, Any]:
     words = ("id", "name", *ARGUMENTS, "function")
     fields = {word: getattr(value, word) for word in words if hasattr(value, word)}
     if not fields:
-        raise UnreadableCallError("invalid_call", f"a call is a JSON object, not {type(value).__name__}")
+        raise UnreadableCallError("invalid_call", f"a call must be a JSON object, not {type(value).__name__}")
     return fields

@@ -1,4 +1,4 @@
-"""Cohere's Command R7B, Command A and later: an array of actions, and an answer between marks of its own."""
+"""Cohere's Command R7B, Command A and later: an array of actions, and an answer between its own marks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = frozenset({"tool_call_id", "tool_name", "parameters"})
 
 
 class Command(TaggedDialect):
-    """A call has ``tool_name`` and ``parameters``; its ``tool_call_id`` counts from 0 and is no id outside of it."""
+    """A call has ``tool_name`` and ``parameters``; its ``tool_call_id`` is only unique within a message."""
 
     name = "command"
     special_marks = True
@@ -33,7 +33,7 @@ class Command(TaggedDialect):
     strays = (END_OF_ACTION,)
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """Read the actions; the marks of an answer are no part of it."""
+        """Read the actions; the marks of an answer are skipped."""
         if match[0] != ACTION:
             return match.end()
         value, end = decode_json(reading.text, match.end())
@@ -47,5 +47,5 @@ def _call(action: Any) -> ToolCall:
     fields: Mapping[str, Any] = cast("Mapping[str, Any]", action) if isinstance(action, Mapping) else {}
     if "tool_name" not in fields or not fields.keys() <= FIELDS:
         shown = excerpt(json.dumps(action, ensure_ascii=False, default=str))
-        raise UnreadableCallError("invalid_call", f'an action has "tool_name" and "parameters", not {shown}')
+        raise UnreadableCallError("invalid_call", f'an action needs "tool_name" and "parameters", got {shown}')
     return tool_call({"name": fields["tool_name"], "parameters": fields.get("parameters")})

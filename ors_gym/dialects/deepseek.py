@@ -1,4 +1,4 @@
-"""DeepSeek V3 (a fenced JSON block after the name) and V3.1 (JSON right after the name)."""
+"""DeepSeek V3 (a fenced JSON block after the name) and V3.1 (JSON directly after the name)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile("[^\n]*+\n")
 
 
 class DeepSeek(TaggedDialect):
-    """Both forms are read, whichever the template teaches: models mix them."""
+    """Both forms are read, regardless of the template: models mix them."""
 
     name = "deepseek"
     special_marks = True
@@ -28,7 +28,7 @@ class DeepSeek(TaggedDialect):
     strays = (END_OF_CALLS, SEPARATOR, END_OF_CALL)
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """Read one call, or all between the marks of several."""
+        """Read one call, or all calls between the outer marks."""
         text = reading.text
         if match[0] == CALL:
             return self._one(reading, match.end())
@@ -50,7 +50,7 @@ class DeepSeek(TaggedDialect):
                 raise UnreadableCallError("unfinished_call", "the message ends within a call")
             after = expect(text, skip_space(text, line.end()), "```json")
             if name != "function":
-                raise UnreadableCallError("invalid_call", f"{excerpt(name)!r} stands where function should")
+                raise UnreadableCallError("invalid_call", f"expected function, got {excerpt(name)!r}")
             name, position, fence = line[0].strip(), after, "```"
         arguments, end = decode_json(text, position)
         reading.add(tool_call({"name": name, "arguments": arguments}))
@@ -66,5 +66,5 @@ class DeepSeek31(DeepSeek):
     form = f"{CALLS}{CALL}NAME{SEPARATOR}{{…}}{END_OF_CALL}{END_OF_CALLS}"
 
     def teaches(self, written: str) -> bool:
-        """Whether no fence was written."""
+        """Whether the template wrote no fence."""
         return "```json" not in written

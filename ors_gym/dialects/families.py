@@ -27,16 +27,17 @@ _FAMILIES: tuple[type[Dialect], ...] = (
     *(OpenAI, Plain),
 )
 DIALECTS: dict[str, Dialect] = {family.name: family() for family in _FAMILIES}
-"""Those that come with the library."""
+"""The built-in dialects by name."""
 
 
 def dialect(name: str | Dialect) -> Dialect:
-    """The dialect of that name, or the one given.
+    """The dialect of that name, or the given dialect.
 
-    Raises ValueError, with the names there are, for another name.
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if isinstance(name, Dialect):
         return name
     if name not in DIALECTS:
-        raise ValueError(f"no dialect is called {name!r}; there are {', '.join(sorted(DIALECTS))}")
+        raise ValueError(f"unknown dialect {name!r}; choose one of {', '.join(sorted(DIALECTS))}")
     return DIALECTS[name]

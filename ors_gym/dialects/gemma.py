@@ -1,4 +1,4 @@
-"""``<|tool_call>call:name{key:value}<tool_call|>``: Gemma 4. Strings stand between ``<|"|>`` marks, keys bare."""
+"""``<|tool_call>call:name{key:value}<tool_call|>``: Gemma 4. Strings are enclosed in ``<|"|>``, keys are bare."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NAME = re.compile(r"[^{}<>\n]++")
 
 
 class _GemmaValues(Literals):
-    quotes = '"'  # models write JSON's quotes, too; single quotes could be apostrophes
+    quotes = '"'  # models also write JSON's quotes; single quotes could be apostrophes
 
     def string(self, position: int) -> tuple[str, int] | None:
         if not self.text.startswith(QUOTE, position):
             return super().string(position)
         end = self.text.find(QUOTE, position + len(QUOTE))
         if end < 0:
-            raise UnreadableCallError("unfinished_call", f"the string {excerpt(self.text, position)} does not end")
+            raise UnreadableCallError("unfinished_call", f"the string {excerpt(self.text, position)} is not closed")
         return self.text[position + len(QUOTE) : end], end + len(QUOTE)
 
     def key(self, position: int) -> tuple[str, int]:
@@ -38,12 +38,12 @@ class _GemmaValues(Literals):
             return string
         bare = _KEY.match(self.text, position)
         if bare is None:
-            self.fail(position, "no key begins")
+            self.fail(position, "expected a key")
         return bare[0].strip(), bare.end()
 
 
 class Gemma(TaggedDialect):
-    """All marks are special tokens: decode with them."""
+    """All marks are special tokens, so decoding must keep them."""
 
     name = "gemma"
     special_marks = True
@@ -67,16 +67,16 @@ class Gemma(TaggedDialect):
         return reading.close(end, "<tool_call|>", "the call's arguments")
 
     def parse(self, text: str, **known: Any) -> Reply:
-        """The thinking's channel is called ``thought``, which is no part of it."""
+        """Remove the channel name ``thought`` from the reasoning."""
         parsed = super().parse(text, **known)
         return replace(parsed, reasoning=parsed.reasoning.removeprefix("thought").lstrip())
 
     def check_text(self, reading: Reading, text: str) -> None:
-        """A call without its mark is no answer."""
+        """Refuse a call without its mark."""
         super().check_text(reading, text)
         if not reading.calls and _BARE.match(text):
-            raise UnreadableCallError("invalid_call", "the call has no <|tool_call> before it")
+            raise UnreadableCallError("invalid_call", "the call lacks <|tool_call> before it")
 
     def opens_thinking(self, prompt: str) -> bool:
-        """Whether the prompt ends with the beginning of a thought."""
+        """Whether the prompt ends with the start of a thought."""
         return prompt.rstrip().removesuffix("thought").endswith(self.thinking[0])

@@ -1,6 +1,6 @@
 """``<tool_call>name<arg_key>…</arg_key><arg_value>…</arg_value></tool_call>``: GLM 4.5 and later, Hunyuan 3.
 
-Values stand without quotes; their types come from the tool's schema.
+Values have no quotes; their types come from the tool's schema.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME_ENDS = re.compile("\n|<|$")
 
 
 class GLM(TaggedDialect):
-    """Keys and values in turn. GLM 4.7 leaves out the line breaks between them, which mean nothing."""
+    """Alternating keys and values. GLM 4.7 omits the line breaks between them, which carry no meaning."""
 
     name = "glm"
     form = "<tool_call>NAME\n<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>"
@@ -27,10 +27,10 @@ class GLM(TaggedDialect):
     begins = re.compile("<tool_call>")
     strays: ClassVar[tuple[str, ...]] = ("</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
     suffix: ClassVar[str] = ""
-    """What the names of the tags end with."""
+    """The suffix of all tag names."""
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """``</tool_call>`` is never optional: after any value another argument may be missing."""
+        """Read a call. ``</tool_call>`` is required: without it, further arguments could be missing."""
         return self._one(reading, match.end())
 
     def _one(self, reading: Reading, position: int) -> int:
@@ -40,7 +40,7 @@ class GLM(TaggedDialect):
         after = ends.start() if ends else len(text)
         name = text[position:after].strip()
         if not name or name[0] in "{[":
-            raise UnreadableCallError("invalid_call", f"no tool's name begins {excerpt(text, position)!r}")
+            raise UnreadableCallError("invalid_call", f"expected a tool's name, got {excerpt(text, position)!r}")
         arguments: dict[str, Any] = {}
         position = skip_space(text, self._after_name(text, after))
         while not text.startswith(closing, position):
@@ -56,14 +56,14 @@ class GLM(TaggedDialect):
         return position
 
     def _key(self, text: str, position: int) -> tuple[str, int]:
-        """The key at ``position``, and where its value begins."""
+        """The key at ``position``, and the start of its value."""
         start, closing = expect(text, position, self._tag("arg_key")), self._tag("/arg_key")
         end = text.find(closing, start)
         if end < 0:
             raise UnreadableCallError("unfinished_call", f"{excerpt(text, position)!r} is not closed")
         key = text[start:end].strip()
-        if self._tag("arg_key") in key:  # a value that holds the marks between two arguments
-            raise UnreadableCallError("invalid_call", f"no key begins {excerpt(key)!r}")
+        if self._tag("arg_key") in key:  # a value contains the marks between two arguments
+            raise UnreadableCallError("invalid_call", f"expected a key, got {excerpt(key)!r}")
         value = skip_space(text, end + len(closing))
         return key, expect(text, value, self._tag("arg_value"))
 
@@ -72,7 +72,7 @@ class GLM(TaggedDialect):
 
 
 class Hunyuan3(GLM):
-    """Hunyuan 3: the same tags with another ending, around all of them ``<tool_calls:opensource>``."""
+    """Hunyuan 3: the same tags with a suffix, enclosed in ``<tool_calls:opensource>``."""
 
     name = "hunyuan-3"
     special_marks = True
@@ -92,7 +92,7 @@ class Hunyuan3(GLM):
     )
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """Read all calls between the marks."""
+        """Read all calls between the outer marks."""
         text, opening = reading.text, self._tag("tool_call")
         position = skip_space(text, match.end())
         while True:

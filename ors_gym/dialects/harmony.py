@@ -1,8 +1,8 @@
-"""Harmony, of gpt-oss: messages of a header and a content, each on a channel; a call is a message with a recipient.
+"""Harmony, of gpt-oss: messages with a header and content, each on a channel; a call is a message with a recipient.
 
-The template writes ``<|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>{…}<|call|>``, the
-model ``<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}<|call|>``, often on ``analysis``: the
-recipient counts wherever it stands in the header.
+The template writes ``<|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>{…}<|call|>``, the model
+``<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}<|call|>``, often on ``analysis``. The
+recipient is accepted anywhere in the header.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PEOPLE = ("user", "assistant", "all")
 
 
 class Harmony(Dialect):
-    """All marks are special tokens: decode with them. The thinking is on the channel ``analysis``."""
+    """All marks are special tokens, so decoding must keep them. The reasoning is on the channel ``analysis``."""
 
     name = "harmony"
     special_marks = True
@@ -35,7 +35,7 @@ class Harmony(Dialect):
     thinking = (f"<|channel|>analysis{MESSAGE}", "<|end|>")
 
     def read(self, reading: Reading, thinking_open: bool) -> None:
-        """Read message after message."""
+        """Read each message in turn."""
         text = reading.text
         position = 0
         if thinking_open:
@@ -75,14 +75,14 @@ class Harmony(Dialect):
 
 
 def _header(header: str) -> tuple[str, str]:
-    """The channel and the recipient of a message, empty where the header names none."""
+    """The channel and recipient of a message, empty if the header has none."""
     words: list[str] = []
     recipients: set[str] = set()
     position = 0
     while position < len(header):
         part = _PART.match(header, position)
         if part is None:
-            raise UnreadableCallError("invalid_call", f"{excerpt(header)!r} is no header of a message")
+            raise UnreadableCallError("invalid_call", f"{excerpt(header)!r} is not a valid message header")
         if part["word"]:
             words.append(part["word"])
         elif part["recipient"]:
@@ -92,5 +92,5 @@ def _header(header: str) -> tuple[str, str]:
     channel = words.pop(0) if words and words[0] in CHANNELS else ""
     if len(words) > 1 or len(recipients) > 1 or header.count("<|channel|>") > 1 or (words and not recipients):
         where = excerpt(header) if not role else excerpt(header.strip().removeprefix(role))
-        raise UnreadableCallError("invalid_call", f"{where!r} is no header of a message")
+        raise UnreadableCallError("invalid_call", f"{where!r} is not a valid message header")
     return channel, recipients.pop() if recipients else ""

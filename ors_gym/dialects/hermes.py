@@ -13,7 +13,7 @@ __all__ = ["Hermes", "SmolLM"]
 
 
 class Hermes(TaggedDialect):
-    """JSON between ``<tool_call>`` and ``</tool_call>``, of which the latter may be missing at the end."""
+    """JSON between ``<tool_call>`` and ``</tool_call>``; the latter may be missing at the end of the message."""
 
     name = "hermes"
     form = '<tool_call>{"name": …, "arguments": {…}}</tool_call>'
@@ -21,7 +21,7 @@ class Hermes(TaggedDialect):
     strays = ("</tool_call>",)
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """The call's end is where the JSON ends: its strings may hold the marks themselves."""
+        """Read a call. It ends at the end of its JSON, whose strings may contain the marks."""
         value, end = decode_json(reading.text, match.end())
         for call in tool_calls(value):
             reading.add(call)
@@ -35,5 +35,5 @@ class SmolLM(Hermes):
     form = '<tool_call>[{"name": …, "arguments": {…}}]</tool_call>'
 
     def teaches(self, written: str) -> bool:
-        """Whether an array was written."""
+        """Whether the template wrote an array."""
         return re.search(r"<tool_call>\s*+\[", written) is not None

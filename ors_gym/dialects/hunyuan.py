@@ -1,4 +1,4 @@
-"""``<tool_calls>…</tool_calls>``: Hunyuan A13B and Apriel write an array of calls, MiniMax M1 a call on each line."""
+"""``<tool_calls>…</tool_calls>``: Hunyuan A13B and Apriel write an array of calls, MiniMax M1 one call per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Hunyuan", "MiniMax1"]
 
 
 class Hunyuan(TaggedDialect):
-    """Both forms are read, whichever the template teaches."""
+    """Both forms are read, regardless of the template."""
 
     name = "hunyuan"
     form = '<tool_calls>[{"name": …, "arguments": {…}}]</tool_calls>'
@@ -23,7 +23,7 @@ class Hunyuan(TaggedDialect):
     strays = ("</tool_calls>",)
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """The calls end where the JSON ends: its strings may hold the marks themselves."""
+        """Read the calls. They end at the end of the JSON, whose strings may contain the marks."""
         text = reading.text
         value, position = decode_json(text, match.end())
         for call in tool_calls(value):
@@ -36,12 +36,12 @@ class Hunyuan(TaggedDialect):
 
 
 class MiniMax1(Hunyuan):
-    """A call on each line."""
+    """One call per line."""
 
     name = "minimax-m1"
     form = '<tool_calls>\n{"name": …, "arguments": {…}}\n</tool_calls>'
     stop_strings = ("<end_of_sentence>",)
 
     def teaches(self, written: str) -> bool:
-        """Whether no array was written."""
+        """Whether the template wrote no array."""
         return re.search(r"<tool_calls>\s*+\{", written) is not None

@@ -1,6 +1,6 @@
-"""``<invoke name="…"><parameter name="…">…</parameter></invoke>``: MiniMax M2; DeepSeek V3.2 and V4, with their mark.
+"""``<invoke name="…"><parameter name="…">…</parameter></invoke>``: MiniMax M2; DeepSeek V3.2 and V4, with a prefix.
 
-Values stand without quotes. MiniMax takes their types from the tool's schema; DeepSeek says of each whether it is text.
+Values have no quotes. MiniMax derives their types from the tool's schema; DeepSeek marks each as text or JSON.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ MARK = "｜DSML｜"
 
 
 class MiniMax(TaggedDialect):
-    """All calls of a message stand between the marks."""
+    """All calls of a message are enclosed in one pair of marks."""
 
     name = "minimax"
     special_marks = True
     stop_strings: ClassVar[tuple[str, ...]] = ("[e~[",)
     endings = (*TaggedDialect.endings, "[e~[")
     mark: ClassVar[str] = ""
-    """What the tags of calls begin with."""
+    """The prefix of the tags of calls."""
     around: ClassVar[str] = "minimax:tool_call"
-    """The tag around the calls."""
+    """The tag that encloses the calls."""
     form = (
         '<minimax:tool_call>\n<invoke name="NAME">\n<parameter name="KEY">VALUE</parameter>\n</invoke>\n'
         "</minimax:tool_call>"
@@ -69,16 +69,16 @@ class MiniMax(TaggedDialect):
 
     @staticmethod
     def _tag(text: str, position: int, tag: str) -> tuple[tuple[str, str], int]:
-        """The name in a tag, what it says of being text, and the place after it."""
+        """The name in a tag, its ``string`` attribute, and the position after the tag."""
         start = expect(text, position, f'{tag} name="')
         end = text.find(">", start)
         if end < 0:
             raise UnreadableCallError("unfinished_call", f"{excerpt(text, position)!r} is not closed")
         name, quote, more = text[start:end].partition('"')
-        said = _STRING.fullmatch(more)
-        if not (name and quote and said) or "\n" in name:
-            raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is no tag of a name")
-        return (name, said[1] or ""), end + 1
+        attribute = _STRING.fullmatch(more)
+        if not (name and quote and attribute) or "\n" in name:
+            raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is not a tag with a name")
+        return (name, attribute[1] or ""), end + 1
 
 
 _STRING = re.compile(r'\s*+(?:string="(true|false)")?\s*+')
@@ -108,7 +108,7 @@ class DSML(MiniMax):
 
 
 class DSML32(DSML):
-    """DeepSeek V3.2, whose calls stand in another tag."""
+    """DeepSeek V3.2, which encloses calls in another tag."""
 
     name = "deepseek-v3.2"
     around = "function_calls"

@@ -1,4 +1,4 @@
-"""Kimi K2: JSON arguments after an id that holds the tool's name."""
+"""Kimi K2: JSON arguments after an id that contains the tool's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ID = re.compile(r"\s*+(?:functions\.)?((?:[^\s:<]++|:(?!\d++\s*+<))++)(?::\d++)
 
 
 class Kimi(TaggedDialect):
-    """The model wants its own ids back, ``functions.NAME:NUMBER``: they are the ids of the calls."""
+    """The model expects its own ids back, ``functions.NAME:NUMBER``, which are kept as the calls' ids."""
 
     name = "kimi"
     special_marks = True
@@ -33,7 +33,7 @@ class Kimi(TaggedDialect):
             start = expect(text, position, CALL)
             found = _ID.match(text, start)
             if found is None:
-                raise UnreadableCallError("invalid_call", f"no id of a call begins {excerpt(text, start)!r}")
+                raise UnreadableCallError("invalid_call", f"expected the id of a call, got {excerpt(text, start)!r}")
             arguments, end = decode_json(text, expect(text, found.end(), ARGUMENTS))
             call_id = found[0].strip()
             reading.add(tool_call({"id": call_id, "name": found[1], "arguments": arguments}))

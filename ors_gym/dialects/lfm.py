@@ -1,6 +1,6 @@
 """``<|tool_call_start|>[name(key='value')]<|tool_call_end|>``: LFM 2 and 2.5.
 
-Two ways of writing strings: LFM 2 and the vision models of 2.5 escape them, the text models of 2.5 do not.
+LFM 2 and the vision models of 2.5 escape strings; the text models of 2.5 do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BARE = re.compile(r"\s*+\[[^\s'\"()\[\]{},=<>]++\(")
 
 
 class LFM(TaggedDialect):
-    """A list of calls between marks that are special tokens: decode with them."""
+    """A list of calls between marks that are special tokens, so decoding must keep them."""
 
     name = "lfm"
     special_marks = True
@@ -35,14 +35,14 @@ class LFM(TaggedDialect):
         return reading.close(end, "<|tool_call_end|>", "the list of calls")
 
     def check_text(self, reading: Reading, text: str) -> None:
-        """A list of calls without its marks is no answer."""
+        """Refuse a list of calls without its marks."""
         super().check_text(reading, text)
         if not reading.calls and _BARE.match(text):
-            raise UnreadableCallError("invalid_call", "the list of calls has no <|tool_call_start|> before it")
+            raise UnreadableCallError("invalid_call", "the list of calls lacks <|tool_call_start|> before it")
 
 
 class RawLFM(LFM):
-    """Strings in which nothing is escaped, as LFM 2.5 writes them."""
+    """Strings without escapes, as LFM 2.5 writes them."""
 
     name = "lfm-raw"
     raw_end = raw_end("<|tool_call_end|>")

@@ -1,4 +1,4 @@
-"""Values as Python and JSON write them, and as Gemma does: one reader, from left to right, of bounded depth."""
+"""Literals of Python, JSON and Gemma: one reader, from left to right, with bounded depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ors_gym.dialects.values import LITERALS
 
 __all__ = ["Literals"]
 
-# The body of a quoted string, and its closing quote. Possessive: what was read is never given back.
+# The body of a quoted string, and its closing quote. Possessive quantifiers prevent backtracking.
 _BODIES = {quote: re.compile(rf"((?:[^{quote}\\]++|\\.)*+){quote}", re.DOTALL) for quote in "'\""}
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": ""}
@@ -29,13 +29,13 @@ def _unescaped(match: re.Match[str]) -> str:
     if code[0] in "xuU" and len(code) > 1:
         number = int(code[1:], 16)
         if number > 0x10FFFF:
-            raise UnreadableCallError("invalid_call", f"{match[0]} is no character")
+            raise UnreadableCallError("invalid_call", f"{match[0]} is not a character")
         return chr(number)
     return _ESCAPED.get(code, match[0])
 
 
 class Literals:
-    """Reads the value at a place of a text: strings in either quotes, numbers, ``true`` and ``True``, containers."""
+    """Reads the value at a position: strings in either quotes, numbers, ``true`` and ``True``, containers."""
 
     quotes: ClassVar[str] = "'\""
 
@@ -43,7 +43,7 @@ class Literals:
         self.text = text
 
     def value(self, position: int, depth: int = 0) -> tuple[Any, int]:
-        """The value at ``position``, and where it ends."""
+        """The value at ``position``, and its end."""
         if depth > MAX_DEPTH:
             raise UnreadableCallError("too_large", f"the arguments are nested more than {MAX_DEPTH} deep")
         position = skip_space(self.text, position)
@@ -59,33 +59,33 @@ class Literals:
             return number
         word = _WORD.match(self.text, position)
         if word is None or word[0] not in _WORDS:
-            self.fail(position, "no value begins")
+            self.fail(position, "expected a value")
         return _WORDS[word[0]], word.end()
 
     def string(self, position: int) -> tuple[str, int] | None:
-        """The string at ``position``, and where it ends; None where there is none."""
+        """The string at ``position``, and its end; None if there is none."""
         quote = self.text[position : position + 1]
         if not quote or quote not in self.quotes:
             return None
         body = _BODIES[quote].match(self.text, position + 1)
         if body is None:
-            raise UnreadableCallError("unfinished_call", f"the string {excerpt(self.text, position)} does not end")
+            raise UnreadableCallError("unfinished_call", f"the string {excerpt(self.text, position)} is not closed")
         string = body[1]
         if "\\" in string:
             string = _ESCAPE.sub(_unescaped, string)
-            if not string.isascii():  # two halves of a surrogate pair, as JSON escapes them, are one character
+            if not string.isascii():  # JSON escapes a surrogate pair as two units, which form one character
                 string = string.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         return string, body.end()
 
     def key(self, position: int) -> tuple[str, int]:
-        """The key at ``position``, and where it ends."""
+        """The key at ``position``, and its end."""
         string = self.string(position)
         if string is None:
-            self.fail(position, "no key begins")
+            self.fail(position, "expected a key")
         return string
 
     def fields(self, position: int, depth: int = 1) -> tuple[dict[str, Any], int]:
-        """The object whose ``{`` stands before ``position``, and where it ends."""
+        """The object whose ``{`` precedes ``position``, and its end."""
         fields: dict[str, Any] = {}
         position = skip_space(self.text, position)
         while not self.text.startswith("}", position):
@@ -94,13 +94,13 @@ class Literals:
                 raise UnreadableCallError("invalid_call", f"{excerpt(key)!r} is given twice")
             position = skip_space(self.text, position)
             if not self.text.startswith(":", position):
-                self.fail(position, "no colon follows a key")
+                self.fail(position, "expected a colon after a key")
             fields[key], position = self.value(position + 1, depth)
             position = self._next(position, "}")
         return fields, position + 1
 
     def items(self, position: int, depth: int = 1) -> tuple[list[Any], int]:
-        """The array whose ``[`` stands before ``position``, and where it ends."""
+        """The array whose ``[`` precedes ``position``, and its end."""
         items: list[Any] = []
         position = skip_space(self.text, position)
         while not self.text.startswith("]", position):
@@ -110,16 +110,16 @@ class Literals:
         return items, position + 1
 
     def _next(self, position: int, closing: str) -> int:
-        """The place of the next item, or of the closing bracket."""
+        """The position of the next item, or of the closing bracket."""
         position = skip_space(self.text, position)
         if self.text.startswith(",", position):
             return skip_space(self.text, position + 1)
         if not self.text.startswith(closing, position):
-            self.fail(position, f"neither a comma nor {closing} stands")
+            self.fail(position, f"expected a comma or {closing}")
         return position
 
     def fail(self, position: int, what: str) -> NoReturn:
-        """Say what is wrong at ``position``."""
+        """Raise the error ``what`` at ``position``."""
         if position >= len(self.text):
             raise UnreadableCallError("unfinished_call", "the message ends within a call")
         raise UnreadableCallError("invalid_call", f"{what} at {excerpt(self.text, position)!r}")

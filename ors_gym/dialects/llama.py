@@ -21,7 +21,7 @@ _PYTHON_CALL = re.compile(r"\s*+(?:<\|python_start\|>)?\s*+(?=\[\s*+[A-Za-z_][\w
 
 
 class Llama(TaggedDialect):
-    """JSON calls are marked by nothing but where they stand: only a message that begins like a call is one."""
+    """JSON calls have no marks: only a message that starts with one contains calls."""
 
     name = "llama"
     form = '{"name": …, "parameters": {…}}'
@@ -30,7 +30,7 @@ class Llama(TaggedDialect):
     strays = ("</function>",)
 
     def body(self, reading: Reading, position: int) -> int | None:
-        """Look at how the message begins."""
+        """Detect the form from the start of the message."""
         text = reading.text
         if python := _PYTHON_CALL.match(text, position):
             end = reading.close(python_calls(reading, python.end()), "<|python_end|>", "the list of calls")
@@ -52,7 +52,7 @@ class Llama(TaggedDialect):
         if end < 0:
             raise UnreadableCallError("unfinished_call", f"{excerpt(text, match.start())!r} is not closed")
         if not name or "\n" in name:
-            raise UnreadableCallError("invalid_call", f"{excerpt(text, match.start())!r} is no <function=name>")
+            raise UnreadableCallError("invalid_call", f"{excerpt(text, match.start())!r} is not <function=name>")
         arguments, position = decode_json(text, end + 1)
         reading.add(tool_call({"name": name, "arguments": arguments}))
         return reading.close(position, "</function>", "the call's JSON")

@@ -17,7 +17,7 @@ _NAME = re.compile(r"([^\s\[{]++)\s*+(?:\[CALL_ID\][^\[]*+)?(?:\[ARGS\])?")
 
 
 class Mistral(TaggedDialect):
-    """The mark is a special token that decoding may have removed: a message that begins like the array is one."""
+    """The mark is a special token that decoding may remove: a message that starts like the array counts as one."""
 
     name = "mistral"
     special_marks = True
@@ -27,7 +27,7 @@ class Mistral(TaggedDialect):
     begins = re.compile(r"\[TOOL_CALLS\]")
 
     def body(self, reading: Reading, position: int) -> int | None:
-        """Read the message, or the array that it is."""
+        """Read the message, or the array that replaces it."""
         if _ARRAY.match(reading.text, position) is None:
             return super().body(reading, position)
         value, _ = decode_json(reading.text, position, whole=True)
@@ -36,7 +36,7 @@ class Mistral(TaggedDialect):
         return None
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """All that follows the mark are calls."""
+        """Read everything after the mark as calls."""
         text = reading.text
         position = skip_space(text, match.end())
         while position < len(text) or not reading.calls:

@@ -1,4 +1,4 @@
-"""Muse Glimmer: messages to a recipient; a call is one to a tool, with ``<atem:…>`` tags of raw values."""
+"""Muse Glimmer: messages to a recipient; a call is a message to a tool, with ``<atem:…>`` tags of raw values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADER = re.compile(r"\s*+(?:assistant)?\s*+(?:to=([^<>\n]++))?")
 
 
 class Muse(Dialect):
-    """Values stand without quotes and without line breaks of the form; their types come from the schema."""
+    """Values have no quotes and no added line breaks; their types come from the schema."""
 
     name = "muse"
     special_marks = True
@@ -33,7 +33,7 @@ class Muse(Dialect):
     thinking = (f" to=self{MESSAGE}", "<|eom|>")
 
     def read(self, reading: Reading, thinking_open: bool) -> None:
-        """Read message after message."""
+        """Read each message in turn."""
         text = reading.text
         position = self._content(reading, 0, "self") if thinking_open else 0
         while position < len(text):
@@ -48,7 +48,7 @@ class Muse(Dialect):
                 return
             header = _HEADER.fullmatch(text, position, end)
             if header is None:
-                raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is no header of a message")
+                raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is not a valid message header")
             recipient, position = (header[1] or "user").strip(), end + len(MESSAGE)
             if recipient in ("self", "user"):
                 position = self._content(reading, position, recipient)
@@ -63,7 +63,7 @@ class Muse(Dialect):
         if recipient == "self" and end is None:
             raise UnreadableCallError("unclosed_thinking", "the thinking was not closed with <|eom|>")
         if recipient != "self" and INVOKE in content:
-            raise UnreadableCallError("invalid_call", "a call stands in a message that is not to=NAME of its tool")
+            raise UnreadableCallError("invalid_call", "a call must be in a message with to=NAME of its tool")
         if end is None:
             return len(reading.text)
         return end.start() if end[0] == "<|start|>" else end.end()
@@ -99,11 +99,11 @@ class Muse(Dialect):
 
 
 def _name(text: str, position: int, tag: str) -> tuple[str, int]:
-    """The name in a tag, which ends with ``">``, and the place after it."""
+    """The name in a tag, which ends with ``">``, and the position after it."""
     start = expect(text, position, tag)
     end = text.find('">', start)
     if end < 0:
         raise UnreadableCallError("unfinished_call", f"{excerpt(text, position)!r} is not closed")
     if end == start or "\n" in text[start:end]:
-        raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is no tag of a name")
+        raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is not a tag with a name")
     return text[start:end], end + 2

@@ -1,4 +1,4 @@
-"""JSON of a chat-completions message, of its ``tool_calls``, or of one of them; and plain text, without any calls."""
+"""JSON of a Chat Completions message, of its ``tool_calls``, or of one call; and plain text without calls."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _MESSAGE = re.compile(r'\s*+(?:\[\s*+)?\{\s*+"(?:role|content|tool_calls|id|type
 
 
 class Plain(TaggedDialect):
-    """Nothing is a call: the whole message, without its reasoning, is the text."""
+    """No calls: the whole message without its reasoning is text."""
 
     name = "plain"
     form = "plain text"
     begins = NEVER
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """Never needed."""
+        """Not used: nothing matches ``begins``."""
         raise NotImplementedError
 
     def check_text(self, reading: Reading, text: str) -> None:
-        """Any text is an answer."""
+        """Accept any text."""
 
 
 class OpenAI(Plain):
-    """Other text is plain. A client library's objects need no reader: see :func:`~ors_gym.dialects.tool_call`."""
+    """Other text is plain. For a client library's objects see :func:`~ors_gym.dialects.tool_call`."""
 
     name = "openai"
     form = '{"tool_calls": [{"type": "function", "function": {"name": …, "arguments": "{…}"}}]}'
 
     def body(self, reading: Reading, position: int) -> int | None:
-        """Read the JSON that the whole message is."""
+        """Read a message that is entirely JSON."""
         if _MESSAGE.match(reading.text, position) is None:
             return super().body(reading, position)
         value, _ = decode_json(reading.text, position, whole=True)

@@ -1,7 +1,7 @@
-"""Which dialect a chat template teaches: the one that reads back, exactly, the calls that the template writes.
+"""Detection of a chat template's dialect: the one that exactly parses the calls that the template renders.
 
-Probe calls are rendered through the template with arguments that tell dialects apart: nested, empty, unicode,
-multi-line, markup-like, and strings that look like numbers. No model and no table of names is asked.
+Probe calls are rendered through the template with arguments that distinguish the dialects: nested, empty, unicode,
+multi-line, markup-like, and strings that look like numbers. Neither a model nor a table of names is involved.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ors_gym.dialects.scanning import excerpt
 from ors_gym.errors import UnknownDialectError
 from ors_gym.types import ToolCall, ToolSpec
 
-__all__ = ["PROBES", "TOOLS", "Template", "Written", "dialect_of", "same"]
+__all__ = ["PROBES", "TOOLS", "Template", "TemplateRenderer", "dialect_of", "same"]
 
 
 class Template(Protocol):
-    """What is asked of a tokenizer or a processor, transformers' or another."""
+    """The required interface of a tokenizer or processor, of transformers or another library."""
 
     chat_template: Any
 
@@ -62,8 +62,8 @@ PROBES: tuple[ToolCall, ...] = (
 )
 
 
-class Written:
-    """What a template writes: its calls, as a model would have written them."""
+class TemplateRenderer:
+    """Renders calls through a template, in the form in which a model writes them."""
 
     def __init__(
         self, template: Template, options: Mapping[str, Any] | None = None, tools: Sequence[ToolSpec] = TOOLS
@@ -71,59 +71,59 @@ class Written:
         self._template = template
         self._tools = [tool.to_openai() for tool in tools]
         self._options = dict(options or {})
-        self._ways = list(itertools.product((False, True), repeat=3))
+        self._formats = list(itertools.product((False, True), repeat=3))
 
-    def with_tools(self, *tools: ToolSpec) -> Written:
-        """The same template, in the way in which it takes messages, with other tools."""
-        other = Written(self._template, self._options, tools)
-        other._ways = list(self._ways)
+    def with_tools(self, *tools: ToolSpec) -> TemplateRenderer:
+        """The same template and message format with other tools."""
+        other = TemplateRenderer(self._template, self._options, tools)
+        other._formats = list(self._formats)
         return other
 
     def call(self, *calls: ToolCall) -> tuple[str, bool]:
-        """The message that makes these calls, and whether the prompt left the model's thinking open.
+        """The message that makes these calls, and whether the prompt leaves the model's reasoning open.
 
         Raises:
-            UnknownDialectError: the template cannot write them.
+            UnknownDialectError: the template cannot render them.
         """
         failures: list[str] = []
-        for way in list(self._ways):
+        for message_format in list(self._formats):
             try:
-                written = self._message(calls, *way)
-            except Exception as error:  # a template raises whatever its author or its language has
+                written = self._message(calls, *message_format)
+            except Exception as error:  # a template may raise any exception
                 failures.append(f"{type(error).__name__}: {excerpt(str(error), length=200)}")
                 continue
             if calls[0].name in written[0]:
-                self._ways = [way]  # the template's way of taking messages and arguments
+                self._formats = [message_format]  # the one that this template accepts
                 return written
             failures.insert(0, f"for a call of {calls[0].name} it renders {written[0]!r}")
-        raise UnknownDialectError(f"it writes no tool calls ({failures[0]})")
+        raise UnknownDialectError(f"it renders no tool calls ({failures[0]})")
 
     def probes(self) -> list[tuple[Sequence[ToolCall], str, bool]]:
-        """What the template writes for each probe call, and for two calls at once where it can."""
+        """The template's rendering of each probe call, and of two calls in one message if supported."""
         messages: list[tuple[Sequence[ToolCall], str, bool]] = [((probe,), *self.call(probe)) for probe in PROBES]
-        with contextlib.suppress(UnknownDialectError):  # Llama 3's writes one call a message
+        with contextlib.suppress(UnknownDialectError):  # Llama 3's template renders one call per message
             messages.append(((PROBES[0], PROBES[-1]), *self.call(PROBES[0], PROBES[-1])))
         return messages
 
     def _message(self, calls: Sequence[ToolCall], named_ids: bool, parts: bool, as_text: bool) -> tuple[str, bool]:
-        asked = {"role": "user", "content": [{"type": "text", "text": "go"}] if parts else "go"}
+        user = {"role": "user", "content": [{"type": "text", "text": "go"}] if parts else "go"}
         made = [
-            # Mistral's ids have nine characters; Kimi's hold the name of the tool.
+            # Mistral's ids have nine characters; Kimi's contain the tool's name.
             {
-                "id": f"functions.{call.name}:{place}" if named_ids else f"call{place:05}",
+                "id": f"functions.{call.name}:{number}" if named_ids else f"call{number:05}",
                 "type": "function",
                 "function": {"name": call.name, "arguments": arguments},
             }
-            for place, call in enumerate(calls)
+            for number, call in enumerate(calls)
             for arguments in [json.dumps(call.input, ensure_ascii=False) if as_text else dict(call.input)]
         ]
-        answered = {"role": "assistant", "content": [] if parts else "", "tool_calls": made}
-        whole = self._rendered([asked, answered], add_generation_prompt=False)
-        question = self._rendered([asked], add_generation_prompt=False)
-        prompt = self._rendered([asked], add_generation_prompt=True)
+        assistant = {"role": "assistant", "content": [] if parts else "", "tool_calls": made}
+        whole = self._rendered([user, assistant], add_generation_prompt=False)
+        question = self._rendered([user], add_generation_prompt=False)
+        prompt = self._rendered([user], add_generation_prompt=True)
         begins = _common(prompt, whole)
         if begins < len(prompt) and begins >= len(question):
-            # The prompt opens something (thinking) that the template leaves out of a finished turn.
+            # The prompt opens reasoning, which the template omits from a finished turn.
             mark = whole.rfind("<", len(question), begins)
             begins = mark if mark >= 0 and ">" not in whole[mark:begins] else begins
         return whole[begins:], whole[:begins].rstrip().endswith(("<think>", "[THINK]"))
@@ -135,16 +135,16 @@ class Written:
 
 def _common(one: str, other: str) -> int:
     shorter = min(len(one), len(other))
-    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
+    return next((index for index in range(shorter) if one[index] != other[index]), shorter)
 
 
 def unread(one: Dialect, messages: Iterable[tuple[Sequence[ToolCall], str, bool]]) -> str | None:
-    """The first message that the dialect does not read back exactly; None if it reads all of them."""
+    """The first message that the dialect does not parse exactly; None if it parses all of them."""
     for calls, text, thinking_open in messages:
-        # Command R7B's template opens the next turn unasked: the model stops where its own turn ends.
-        stops = [place for place in map(text.find, one.stop_strings) if place >= 0]
+        # Command R7B's template also opens the next turn, which a model does not generate.
+        stops = [index for index in map(text.find, one.stop_strings) if index >= 0]
         parsed = one.parse(text[: min(stops, default=len(text))], tools=TOOLS, thinking_open=thinking_open)
-        expected = [call for call in calls if call.name in text]  # some templates write only the first call
+        expected = [call for call in calls if call.name in text]  # some templates render only the first call
         if parsed.text or not same([_plain(call) for call in parsed.tool_calls], [_plain(call) for call in expected]):
             return text
     return None
@@ -155,7 +155,7 @@ def _plain(call: ToolCall) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal in type, too. Gemma's template sorts keys, so their order does not count."""
+    """Whether two JSON values are equal, types included. Key order is ignored, as Gemma's template sorts keys."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -168,23 +168,23 @@ def same(one: Any, other: Any) -> bool:
 def dialect_of(
     tokenizer: Template, name: str | Dialect = "auto", *, template_options: Mapping[str, Any] | None = None
 ) -> Dialect:
-    """The dialect that reads what the tokenizer's chat template writes.
+    """The dialect that reads the output of the tokenizer's chat template.
 
     Args:
         tokenizer: A tokenizer or processor with a chat template.
-        name: A dialect, or the name of one, that must read it; by default the first that does.
-        template_options: Further variables of the template.
+        name: A dialect, or its name, to verify; by default the first matching one is returned.
+        template_options: Further variables for the template.
 
     Raises:
-        UnknownDialectError: no dialect reads all probe calls back exactly, or the named one does not.
-        ValueError: there is no dialect of that name.
+        UnknownDialectError: no dialect parses all probe calls exactly, or the given one does not.
+        ValueError: the dialect's name is unknown.
     """
     candidates = list(DIALECTS.values()) if name == "auto" else [dialect(name)]
     called = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     if not (template_options or {}).get("chat_template", tokenizer.chat_template):
         raise UnknownDialectError(f"the tokenizer of {called} has no chat template")
     try:
-        messages = Written(tokenizer, template_options).probes()
+        messages = TemplateRenderer(tokenizer, template_options).probes()
     except UnknownDialectError as error:
         raise UnknownDialectError(f"the chat template of {called} has no dialect: {error.message}") from None
     failures = {one: unread(one, messages) for one in candidates if name != "auto" or one.teaches(messages[0][1])}
@@ -194,8 +194,8 @@ def dialect_of(
     if name != "auto":
         (failed,) = candidates
         raise UnknownDialectError(
-            f"the dialect {failed.name} does not read what the chat template of {called} writes: {failures[failed]!r}"
+            f"the dialect {failed.name} cannot read the output of the chat template of {called}: {failures[failed]!r}"
         )
     raise UnknownDialectError(
-        f"none of {len(candidates)} dialects reads what the chat template of {called} writes: {messages[0][1]!r}"
+        f"none of {len(candidates)} dialects can read the output of the chat template of {called}: {messages[0][1]!r}"
     )

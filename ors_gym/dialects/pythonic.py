@@ -1,6 +1,7 @@
-"""``[name(key=value), …]``: calls as Python writes them, read without evaluating anything.
+"""``[name(key=value), …]``: calls in Python syntax, read without evaluation.
 
-Names and keys may hold what Python's may not (dots, dashes, blanks, keywords), so this is no Python parser.
+Names and keys may contain characters that Python forbids (dots, dashes, spaces, keywords), so Python's parser does not
+apply.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ _ARGUMENT, _CALL = f"{_WORD.pattern}=", rf"{_WORD.pattern}\("
 
 
 def raw_end(mark: str) -> re.Pattern[str]:
-    """The quote that ends a string in which nothing is escaped: an argument, a call or the end ``mark`` follows it."""
+    """The quote that ends an unescaped string: it is followed by an argument, a call or the end ``mark``."""
     end_of_call = rf"\){_SPACE}(?:,{_SPACE}{_CALL}|\]{_SPACE}{re.escape(mark)})"
     return re.compile(f"'(?={_SPACE}(?:{end_of_call}|,{_SPACE}{_ARGUMENT}))")
 
 
 def python_calls(reading: Reading, position: int, raw_end: re.Pattern[str] | None = None) -> int:
-    """Read the list of calls whose ``[`` stands at ``position``; returns where it ends.
+    """Read the list of calls whose ``[`` is at ``position``, and return its end.
 
-    ``raw_end``: what ends a single-quoted string that is an argument itself, where nothing is escaped in those.
+    ``raw_end`` matches the end of a single-quoted argument, for dialects that do not escape these.
     """
     text, literals = reading.text, Literals(reading.text)
     if not text.startswith("[", position):
-        literals.fail(position, "no list of calls begins")
+        literals.fail(position, "expected a list of calls")
     position = skip_space(text, position + 1)
     while not text.startswith("]", position):
         position = _call(reading, literals, position, raw_end)
@@ -44,17 +45,17 @@ def python_calls(reading: Reading, position: int, raw_end: re.Pattern[str] | Non
 
 def _call(reading: Reading, literals: Literals, position: int, raw_end: re.Pattern[str] | None) -> int:
     text = reading.text
-    name, position = _word(literals, position, "(", "no call begins")
+    name, position = _word(literals, position, "(", "expected a call")
     arguments: dict[str, Any] = {}
     while not text.startswith(")", position):
-        key, position = _word(literals, position, "=", "no argument by name begins")
+        key, position = _word(literals, position, "=", "expected a keyword argument")
         if key in arguments:
             raise UnreadableCallError("invalid_call", f"the argument {excerpt(key)!r} is given twice")
         quoted = text[position : position + 1] in ("'", '"')
         if raw_end is not None and text.startswith("'", position):
             end = raw_end.search(text, position + 1)
             if end is None:
-                raise UnreadableCallError("unfinished_call", f"the string {excerpt(text, position)} does not end")
+                raise UnreadableCallError("unfinished_call", f"the string {excerpt(text, position)} is not closed")
             arguments[key], position = text[position + 1 : end.start()], end.end()
         else:
             arguments[key], position = literals.value(position)
@@ -66,7 +67,7 @@ def _call(reading: Reading, literals: Literals, position: int, raw_end: re.Patte
 
 
 def _check_string(reading: Reading, name: str, key: str) -> None:
-    """Refuse a string where the schema wants none: it may be the text of another argument that looks like one."""
+    """Refuse a string where the schema allows none: it may be the text of another argument that looks like one."""
     root = (reading.tools or {}).get(name)
     types = allowed_types(schema_of_argument(root, key), root)
     if "string" not in types:
@@ -75,7 +76,7 @@ def _check_string(reading: Reading, name: str, key: str) -> None:
 
 
 def _word(literals: Literals, position: int, mark: str, otherwise: str) -> tuple[str, int]:
-    """The name or key at ``position``, and what follows the ``mark`` after it."""
+    """The name or key at ``position``, and the position after the ``mark`` that follows it."""
     text = literals.text
     word = _WORD.match(text, position)
     end = word.end() if word else position
@@ -89,5 +90,5 @@ def _next(literals: Literals, position: int, closing: str) -> int:
     if literals.text.startswith(",", position):
         return skip_space(literals.text, position + 1)
     if not literals.text.startswith(closing, position):
-        literals.fail(position, f"neither a comma nor {closing} stands")
+        literals.fail(position, f"expected a comma or {closing}")
     return position

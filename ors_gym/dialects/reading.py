@@ -1,4 +1,4 @@
-"""The state of taking a message apart."""
+"""The state of parsing a message."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["Reading"]
 
 @dataclass(slots=True)
 class Reading:
-    """A message while it is taken apart: what was found so far."""
+    """A message being parsed, with the results so far."""
 
     text: str
     tools: Mapping[str, Mapping[str, Any]] | None = None
-    """The tools' schemas by name; None where the tools are not known."""
+    """The tools' schemas by name; None if the tools are unknown."""
     said: list[str] = field(default_factory=list[str])
     thought: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     start: int = 0
-    """Where the message proper begins, after the thinking."""
+    """The start of the message after the reasoning."""
 
     @classmethod
     def of(cls, text: str, tools: Iterable[ToolSpec] | None) -> Reading:
-        """The beginning of one."""
+        """A reading at the start of ``text``."""
         return cls(text, None if tools is None else {tool.name: tool.parameters for tool in tools})
 
     def add(self, call: ToolCall) -> None:
-        """One more call, once it is within the limits."""
+        """Add a call after checking it against the limits."""
         if len(self.calls) == MAX_CALLS:
             raise UnreadableCallError("too_large", f"the message makes more than {MAX_CALLS} calls")
         check_value(call.name)
@@ -46,16 +46,16 @@ class Reading:
         self.calls.append(call)
 
     def knows(self, name: str) -> bool:
-        """Whether there is such a tool, or may be."""
+        """Whether a tool of this name exists, or the tools are unknown."""
         return self.tools is None or name in self.tools
 
     def argument(self, tool: str, key: str, raw: str) -> Any:
-        """The value that ``raw`` stands for, by the tool's schema."""
+        """The value of ``raw`` according to the tool's schema."""
         root = (self.tools or {}).get(tool)
         return typed(raw, schema_of_argument(root, key), root, key)
 
     def close(self, position: int, mark: str, what: str) -> int:
-        """The place after a closing mark, which models leave out at the end of a message: it was the stop string."""
+        """The position after a closing mark, which may be missing at the end, where it was the stop string."""
         position = skip_space(self.text, position)
         if self.text.startswith(mark, position):
             return position + len(mark)

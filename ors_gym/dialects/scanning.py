@@ -1,7 +1,8 @@
-"""Reading model text from left to right, each character a bounded number of times, within limits.
+"""Linear-time scanning of model output, within limits.
 
-Nothing here searches for the end of a JSON value: it is where the decoder ends. What cannot be read is an
-:class:`UnreadableCallError`, which :meth:`~ors_gym.dialects.base.Dialect.parse` turns into words for the model.
+Nothing here searches for the end of a JSON value: it ends where the decoder stops. Unreadable text raises
+:class:`UnreadableCallError`, which :meth:`~ors_gym.dialects.base.Dialect.parse` turns into an error message for the
+model.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ __all__ = [
 ]
 
 MAX_CHARACTERS = 1 << 24
-"""The longest message that is read."""
+"""Maximum characters of a message."""
 MAX_CALLS = 256
-"""The most calls that one message makes."""
+"""Maximum calls of one message."""
 MAX_DEPTH = 100
-"""The deepest that arguments nest."""
+"""Maximum nesting of arguments."""
 MAX_DIGITS = 4300
-"""The longest integer, which is also Python's own limit: converting digits takes quadratic time."""
+"""Maximum digits of an integer, equal to Python's own limit: converting digits takes quadratic time."""
 
 ParseReason: TypeAlias = Literal[
     "invalid_json", "invalid_call", "unfinished_call", "unclosed_thinking", "too_large", "no_tool_call"
 ]
-"""Why no call could be read; stands beside the reasons a server gives (``not_found``, ``input_validation``, …)."""
+"""Why no call could be read, in addition to a server's reasons (``not_found``, ``input_validation``, …)."""
 
 
 class UnreadableCallError(ValueError):
-    """A call that cannot be read, and why."""
+    """A call that cannot be read, with the reason."""
 
     def __init__(self, reason: ParseReason, why: str) -> None:
         super().__init__(reason, why)
@@ -62,13 +63,13 @@ _SPACE_AND_SEMICOLONS = re.compile(r"[ \t\r\n;]*")
 
 
 def skip_space(text: str, start: int, *, semicolons: bool = False) -> int:
-    """The first place from ``start`` without white space (or semicolons)."""
+    """The first position from ``start`` that is not white space (or a semicolon)."""
     match = (_SPACE_AND_SEMICOLONS if semicolons else _SPACE).match(text, start)
     return match.end() if match else start
 
 
 def excerpt(text: str, start: int = 0, length: int = 60) -> str:
-    """A few characters of the text, to be quoted; half a surrogate pair becomes a question mark."""
+    """A short quote from the text; lone surrogates become question marks."""
     quoted = text[start : start + length] + ("…" if len(text) > start + length else "")
     return quoted.encode("utf-8", "replace").decode()
 
@@ -79,15 +80,15 @@ def _reversed_endings(endings: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def without(text: str, endings: tuple[str, ...]) -> int:
-    """Where the text ends without white space and ``endings``, in whatever order and number they stand there."""
+    """The end of the text without white space and ``endings``, in any order and number."""
     backwards = _reversed_endings(endings).match(text[::-1])
     return len(text) - (backwards.end() if backwards else 0)
 
 
 def value_end(text: str, start: int, closing: str, following: tuple[str, ...]) -> tuple[int, int]:
-    """Where a raw value ends, and where what follows its closing mark begins.
+    """The end of a raw value, and the start of what follows its closing mark.
 
-    The value may hold the closing mark itself: it ends at the first one that one of ``following`` comes after.
+    The value may contain the closing mark: it ends at the first one that is followed by one of ``following``.
     """
     position = start
     while (end := text.find(closing, position)) >= 0:
@@ -95,12 +96,12 @@ def value_end(text: str, start: int, closing: str, following: tuple[str, ...]) -
         if text.startswith(following, after):
             return end, after
         position = end + len(closing)
-    ends = f"{closing} and then {' or '.join(following)}"
+    ends = f"{closing} followed by {' or '.join(following)}"
     raise UnreadableCallError("unfinished_call", f"the value {excerpt(text, start)!r} does not end with {ends}")
 
 
 def expect(text: str, position: int, mark: str) -> int:
-    """The place after the mark that must stand at ``position``."""
+    """The position after ``mark``, which must be at ``position``."""
     if text.startswith(mark, position):
         return position + len(mark)
     if mark.startswith(text[position : position + len(mark)]):
@@ -134,7 +135,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-# Models write line breaks into JSON strings, where the standard wants \n: read as meant.
+# Models write raw line breaks in JSON strings, where the standard requires \n: accepted.
 _decoder = json.JSONDecoder(
     strict=False, parse_constant=_no_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_object
 )
@@ -142,15 +143,13 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
 
 
 def decode_json(text: str, start: int = 0, *, whole: bool = False) -> tuple[Any, int]:
-    """The JSON value at ``start``, and where it ends; ``whole``: nothing may follow it."""
+    """The JSON value at ``start``, and its end; with ``whole``, nothing may follow it."""
     start = skip_space(text, start)
     try:
         value, end = _decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
         if error.pos >= len(text) or error.msg.startswith("Unterminated"):
-            raise UnreadableCallError(
-                "unfinished_call", f"the message ends before {excerpt(text, start)} does"
-            ) from None
+            raise UnreadableCallError("unfinished_call", f"the message ends within {excerpt(text, start)}") from None
         why = f"{error.msg} at {excerpt(text, error.pos)!r} in {excerpt(text, start)}"
         raise UnreadableCallError("invalid_json", why) from None
     except RecursionError:
@@ -161,7 +160,7 @@ def decode_json(text: str, start: int = 0, *, whole: bool = False) -> tuple[Any,
 
 
 def decode_number(text: str, start: int) -> tuple[int | float, int] | None:
-    """The number at ``start``, and where it ends; None where there is none."""
+    """The number at ``start``, and its end; None if there is none."""
     match = _NUMBER.match(text, start)
     if match is None:
         return None
@@ -169,7 +168,7 @@ def decode_number(text: str, start: int) -> tuple[int | float, int] | None:
 
 
 def check_value(value: Any) -> None:
-    """Refuse what no server takes: nesting beyond ``MAX_DEPTH``, and half surrogate pairs, which are no text."""
+    """Refuse values that no server accepts: nesting beyond ``MAX_DEPTH`` and lone surrogates."""
     layer: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         inner: list[Any] = []
@@ -194,4 +193,4 @@ def _check_text(text: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             half = f"U+{ord(text[error.start]):04X}"
-            raise UnreadableCallError("invalid_call", f"{half} is half a surrogate pair and no character") from None
+            raise UnreadableCallError("invalid_call", f"{half} is a lone surrogate, not a character") from None

@@ -1,4 +1,4 @@
-"""The type of a raw argument: what the tool's JSON Schema allows decides what its characters stand for."""
+"""The type of a raw argument, which the tool's JSON Schema determines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["allowed_types", "schema_of_argument", "typed"]
 Schema: TypeAlias = Mapping[str, Any]
 ANY = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
 LITERALS: dict[str, bool | None] = {"True": True, "False": False, "None": None}
-"""Python's spelling, which some templates write (Qwen 3.5, Nemotron 3)."""
+"""Python's spelling, which some templates use (Qwen 3.5, Nemotron 3)."""
 MAX_REFERENCES = 16
 
 
 def schema_of_argument(root: Schema | None, key: str) -> Any:
-    """The schema of one argument of a tool whose schema is ``root``; None where it says nothing about it."""
+    """The schema of one argument of a tool whose schema is ``root``; None if it has none."""
     additional = None
     for schema in _combined(root):
         properties = schema.get("properties")
@@ -28,27 +28,27 @@ def schema_of_argument(root: Schema | None, key: str) -> Any:
 
 
 def _combined(root: Schema | None) -> Iterator[Schema]:
-    """A tool's schema, and those that it refers to or combines; each once."""
+    """A tool's schema, and those that it references or combines; each once."""
     seen: set[int] = set()
-    waiting: list[Any] = [root]
-    while waiting:
-        schema = _resolved(waiting.pop(), root)
+    pending: list[Any] = [root]
+    while pending:
+        schema = _resolved(pending.pop(), root)
         if isinstance(schema, Mapping) and id(cast("Schema", schema)) not in seen:
             fields = cast("Schema", schema)
             seen.add(id(fields))
             yield fields
-            for word in ("allOf", "anyOf", "oneOf"):
-                waiting += _list(fields, word)
+            for keyword in ("allOf", "anyOf", "oneOf"):
+                pending += _list(fields, keyword)
 
 
-def _list(fields: Schema, word: str) -> list[Any]:
-    value = fields.get(word)
+def _list(fields: Schema, keyword: str) -> list[Any]:
+    value = fields.get(keyword)
     items: list[Any] = value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
     return items
 
 
 def _resolved(schema: Any, root: Schema | None) -> Any:
-    """The schema that a local reference (``#/$defs/…``) stands for."""
+    """The schema that a local reference (``#/$defs/…``) points to."""
     for _ in range(MAX_REFERENCES):
         reference = cast("Schema", schema).get("$ref") if isinstance(schema, Mapping) else None
         if not isinstance(reference, str):
@@ -61,7 +61,7 @@ def _resolved(schema: Any, root: Schema | None) -> Any:
 
 
 def allowed_types(schema: Any, root: Schema | None, known: dict[int, frozenset[str]] | None = None) -> frozenset[str]:
-    """The JSON types that a schema allows; all of them where it does not say."""
+    """The JSON types that a schema allows; all of them if it does not specify any."""
     known = {} if known is None else known
     schema = _resolved(schema, root)
     if not isinstance(schema, Mapping):
@@ -69,7 +69,7 @@ def allowed_types(schema: Any, root: Schema | None, known: dict[int, frozenset[s
     fields = cast("Schema", schema)
     if id(fields) in known:
         return known[id(fields)]
-    known[id(fields)] = ANY  # while it is looked at: a schema may refer to itself
+    known[id(fields)] = ANY  # a schema may refer to itself
     types = ANY
     declared = fields.get("type")
     names = [declared] if isinstance(declared, str) else _list(fields, "type")
@@ -78,8 +78,8 @@ def allowed_types(schema: Any, root: Schema | None, known: dict[int, frozenset[s
     values = [fields["const"]] if "const" in fields else _list(fields, "enum")
     if values:
         types &= _with_integers(frozenset(map(type_of, values)))
-    for word in ("anyOf", "oneOf"):
-        options = _list(fields, word)
+    for keyword in ("anyOf", "oneOf"):
+        options = _list(fields, keyword)
         if options:
             types &= frozenset[str]().union(*(allowed_types(each, root, known) for each in options))
     for part in _list(fields, "allOf"):
@@ -118,8 +118,8 @@ def type_of(value: Any) -> str:
 def typed(raw: str, schema: Any, root: Schema | None, key: str) -> Any:
     """The value of an argument that was written without quotes.
 
-    Where the schema allows nothing but a string, that is the text as it stands. Otherwise it is the JSON value (or
-    Python's ``True``, ``False``, ``None``) if it is one that the schema allows, or else the text, if that is allowed.
+    If the schema allows only strings, it is the unchanged text. Otherwise it is the JSON value (or Python's ``True``,
+    ``False``, ``None``) if the schema allows its type, or else the text, if strings are allowed.
     """
     types = allowed_types(schema, root)
     if types == frozenset({"string"}):

@@ -1,6 +1,6 @@
 """``<function=name><parameter=key>…</parameter></function>``: Qwen 3.5, 3.6, 3.8, Qwen-Coder, Nemotron 3.
 
-Values stand without quotes, on lines of their own; their types come from the tool's schema.
+Values have no quotes and are on separate lines; their types come from the tool's schema.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FUNCTION, PARAMETER = "<function=", "<parameter="
 
 
 class XML(TaggedDialect):
-    """Functions and parameters in tags of their names. ``<tool_call>`` may be missing, as models leave it out."""
+    """Functions and parameters in tags with their names. ``<tool_call>`` is optional, as models omit it."""
 
     name = "xml"
     form = "<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>"
@@ -27,7 +27,7 @@ class XML(TaggedDialect):
     strays = ("</tool_call>", "</function>", "<parameter=", "</parameter>")
 
     def call(self, reading: Reading, match: re.Match[str]) -> int:
-        """A value ends at the closing tag that the next parameter or the end of the function follows."""
+        """Read a call. A value ends at a closing tag followed by the next parameter or the end of the function."""
         text = reading.text
         tagged = match[0] == "<tool_call>"
         position = skip_space(text, match.end()) if tagged else match.start()
@@ -50,7 +50,7 @@ class XML(TaggedDialect):
 
     @staticmethod
     def _plain(reading: Reading, start: int) -> int:
-        """What only looks like a call, of a tool that there is not, is text."""
+        """Treat an apparent call of an unknown tool as text."""
         end = reading.text.find("</function>", start)
         end = len(reading.text) if end < 0 else _orphan(reading.text, end + len("</function>"))
         reading.said.append(reading.text[start:end])
@@ -58,18 +58,18 @@ class XML(TaggedDialect):
 
 
 def _orphan(text: str, position: int) -> int:
-    """The place after a ``</tool_call>`` that nothing opened, or the same where there is none."""
+    """The position after an unmatched ``</tool_call>``, or ``position`` if there is none."""
     closing = skip_space(text, position)
     return closing + len("</tool_call>") if text.startswith("</tool_call>", closing) else position
 
 
 def _tag(text: str, position: int, tag: str) -> tuple[str, int]:
-    """The name in a tag such as ``<function=name>``, and the place after it."""
+    """The name in a tag such as ``<function=name>``, and the position after it."""
     start = expect(text, position, tag)
     end = text.find(">", start)
     if end < 0:
         raise UnreadableCallError("unfinished_call", f"{excerpt(text, position)!r} is not closed")
     name = text[start:end]
     if not name or "\n" in name or "<" in name:
-        raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is no tag of a name")
+        raise UnreadableCallError("invalid_call", f"{excerpt(text, position)!r} is not a tag with a name")
     return name, end + 1

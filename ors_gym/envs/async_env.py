@@ -1,7 +1,7 @@
-"""ORS episodes as an environment to be awaited: what :class:`ORSEnv` and :class:`ORSVectorEnv` are made of.
+"""The asynchronous environment on which :class:`ORSEnv` and :class:`ORSVectorEnv` are built.
 
-:class:`EnvRecipe` is what all members of a vector share, looked up on the server once; :class:`AsyncORSEnv` plays one
-episode at a time, on one session each.
+:class:`EnvRecipe` is shared by all members of a vector and read from the server once; :class:`AsyncORSEnv` plays one
+episode at a time, each in its own session.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ __all__ = ["CHOICES", "AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode
 ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
 
 CHOICES = {"observation_mode": ("text", "messages", "multimodal"), "spaces": ("text", "native")}
-"""What an option may be, the default first."""
+"""The values of an option, starting with the default."""
 
 TIME_IS_OVER = TextBlock("The episode's time is over.")
 
 
 class EnvOptions(SessionOptions, total=False):
-    """What ``gym.make`` and ``gym.make_vec`` take beside ``url`` and ``env_name``."""
+    """Options of ``gym.make`` and ``gym.make_vec`` besides ``url`` and ``env_name``."""
 
     split: str | None
-    """Where tasks are drawn from; by default the first split of type ``train``, else the first."""
+    """The split to draw tasks from; by default the first split of type ``train``, else the first."""
     observation_mode: ObservationMode
     """``"text"``: the prompt, then each result's text (str). ``"messages"``: the whole conversation so far (tuple of
     :class:`~ors_gym.types.Message`). ``"multimodal"``: text and images in the environment's order (tuple of blocks)."""
     action_parser: str | Dialect
-    """Reads the text a model wrote: the name of a dialect (``"hermes"`` by default), ``dialect_of(tokenizer)``, or one
-    of your own; see :mod:`ors_gym.dialects`."""
+    """Reads actions given as text: the name of a dialect (``"hermes"`` by default), ``dialect_of(tokenizer)``, or a
+    custom one; see :mod:`ors_gym.dialects`."""
     max_turns: int | None
-    """Steps until the episode is truncated; None: no limit."""
+    """Number of steps until the episode is truncated; None: no limit."""
     max_episode_seconds: float | None
-    """Seconds from the first observation until the episode is truncated, also in the middle of a call."""
+    """Seconds from the first observation until the episode is truncated, even during a call."""
     penalty: float
-    """Added to the reward for each action that could not be read, names no tool or was refused. 0.0 by default."""
+    """Added to the reward for each action that is unreadable, names no tool or is refused. 0.0 by default."""
     api_key: str | Secret | None
     hosted: bool
     spaces: Literal["text", "native"]
-    """``"native"``: the spaces of the environment itself, on servers that have it from Gymnasium; see
+    """``"native"``: the environment's own spaces, on servers that serve it from Gymnasium; see
     :class:`~ors_gym.envs.native_env.NativeEnv`."""
     timeouts: Timeouts
     client_options: Mapping[str, Any] | Secret
@@ -73,7 +73,7 @@ class EnvOptions(SessionOptions, total=False):
 
 
 class Step(NamedTuple):
-    """What one action came to, in Gymnasium's order."""
+    """The result of one action, in Gymnasium's order."""
 
     observation: Any
     reward: float
@@ -84,7 +84,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EnvRecipe:
-    """One environment of a server and how to play it; shared by every member that plays it."""
+    """An environment of a server and the settings to play it, shared by all its members."""
 
     client: ORSClient
     env_name: str
@@ -100,9 +100,10 @@ class EnvRecipe:
 
     @classmethod
     async def look_up(cls, client: ORSClient, env_name: str | None, **options: Unpack[EnvOptions]) -> Self:
-        """Ask the server what there is, and check the options against it.
+        """Read the environment from the server and check the options against it.
 
-        Raises ValueError, with what there is, for a split or a missing name; NotFoundError for an unknown name.
+        Raises ValueError for an unknown split or a missing name, listing the known ones; NotFoundError for an unknown
+        name.
         """
         if options.get("spaces", "text") != "text":
             raise ValueError("spaces='native' is an option of gym.make and gym.make_vec")
@@ -126,7 +127,7 @@ class EnvRecipe:
 
     @property
     def action_space(self) -> ToolCallSpace:
-        """The calls of the environment's tools. Text is an action too, but no element: a parser makes it one."""
+        """Calls of the environment's tools. Text is also an action, but not an element of the space."""
         return ToolCallSpace(self.tools)
 
     @property
@@ -135,22 +136,23 @@ class EnvRecipe:
         return _OBSERVATION_SPACES[self.observation_mode]()
 
     def draw_task(self, rng: np.random.Generator) -> TaskRef:
-        """A task of the split, each as likely as the others."""
+        """A task of the split, drawn uniformly."""
         if self.num_tasks < 1:
             raise ValueError(f"split {self.split!r} of {self.env_name!r} has no tasks")
         return TaskRef(self.env_name, self.split, int(rng.integers(self.num_tasks)))
 
     def named_task(self, options: Mapping[str, Any]) -> TaskRef | None:
-        """The task that ``reset(options=…)`` names by ``task`` (an object) or ``task_index``, None if neither."""
+        """The task in ``reset(options=…)``, by ``task`` (an object) or ``task_index``; None if neither is given."""
         check_type("options", options, Mapping, none=False, what="a mapping")
         check_type("options['task']", options.get("task"), Mapping, what="a mapping")
         check_number("options['task_index']", options.get("task_index"), whole=True)
         unknown = options.keys() - {"task", "task_index"}
         if unknown:
-            raise ValueError(f"reset takes the options task and task_index, not {', '.join(sorted(map(str, unknown)))}")
+            names = ", ".join(sorted(map(str, unknown)))
+            raise ValueError(f"reset accepts the options task and task_index, not {names}")
         if options.get("task") is not None:
             if options.get("task_index") is not None:
-                raise ValueError("name the task by task or by task_index, not by both")
+                raise ValueError("give either task or task_index, not both")
             return TaskRef(self.env_name, task=options["task"])
         index = options.get("task_index")
         if index is None:
@@ -162,17 +164,17 @@ class EnvRecipe:
 
 
 class AsyncORSEnv:
-    """One episode at a time, to be awaited. `reset` and `step` mean what Gymnasium's do.
+    """Plays one episode at a time; `reset` and `step` have Gymnasium's semantics.
 
-    A step may hold several calls, where a model wrote several in one message: they are made in order (or at once, see
+    A step may contain several calls of one message: they are made in order (or concurrently, see
     ``parallel_tool_calls``), up to one that ends the episode, and their rewards are summed.
 
     ``info`` of a reset: ``task`` (:class:`~ors_gym.trajectory.TaskRef`), ``session_id``, ``images``. ``info`` of a
-    step: ``tool_calls`` and ``outputs`` (each call's whole :class:`~ors_gym.types.ToolOutput`, metadata and images
-    included; a message that could not be read has one output without a call), ``images`` (of all outputs),
-    ``reward_given`` (whether the environment gave a reward; without one it is 0.0), ``reason`` (only where an action
-    was refused: ``not_found``, ``input_validation``, … of the server, ``no_tool_call``, ``invalid_json``, … of the
-    parser, ``tool_error`` where the tool raised) and ``stop_reason`` (only at the end).
+    step: ``tool_calls`` and ``outputs`` (each call's complete :class:`~ors_gym.types.ToolOutput`, including metadata
+    and images; an unreadable message has one output without a call), ``images`` (of all outputs), ``reward_given``
+    (whether the environment gave a reward; otherwise it is 0.0), ``reason`` (only if an action was refused:
+    ``not_found``, ``input_validation``, … from the server, ``no_tool_call``, ``invalid_json``, … from the parser,
+    ``tool_error`` if the tool raised) and ``stop_reason`` (only at the end).
     """
 
     def __init__(self, recipe: EnvRecipe) -> None:
@@ -180,7 +182,7 @@ class AsyncORSEnv:
         self.task: TaskRef | None = None
         self.turn = 0
         self.transcript: list[str] = []
-        """The episode in words: prompt, then actions and results in turn."""
+        """The episode as text: the prompt, then actions and results."""
         self.last_image: ImageBlock | None = None
         self._session: Session | None = None
         self._tools: ToolList | None = None
@@ -190,7 +192,7 @@ class AsyncORSEnv:
         self._closed = False
 
     async def reset(self, task: TaskRef) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode of ``task`` on its own session; the session before is closed."""
+        """Start an episode of ``task`` in a new session; the previous session is closed."""
         self._check_open()
         self._leave()
         options = self.recipe.session_options
@@ -219,13 +221,13 @@ class AsyncORSEnv:
         """Take one action.
 
         Raises:
-            ResetNeeded: there is no episode: none begun, or the last one has ended.
-            ORSError: an infrastructure failure; the episode is over and has no return, and `reset` begins another.
+            ResetNeeded: there is no episode, or it has ended.
+            ORSError: on infrastructure failure; the episode ends without a return, and `reset` starts another.
         """
         self._check_open()
         conversation = self._conversation
         if conversation is None or self._session is None:
-            raise ResetNeeded("the episode is over, or none has begun: call reset first")
+            raise ResetNeeded("there is no episode: call reset first")
         takes_plain_text = self.recipe.tools.terminal_tool is not None
         tools = self._tools or self.recipe.tools
         reply = read_action(action, self.recipe.dialect, tools, takes_plain_text=takes_plain_text)
@@ -268,20 +270,20 @@ class AsyncORSEnv:
         if stop_reason is not None:
             info["stop_reason"] = stop_reason
         calls = exchange.reply.tool_calls or tuple(transition.action for transition in exchange.transitions)
-        said = "; ".join(map(_written, calls)) or exchange.reply.text
-        self.transcript.append(f"> {said}\n{text_of(blocks)}" + (f"\nreward {reward:g}" if given or reward else ""))
+        message = "; ".join(map(_written, calls)) or exchange.reply.text
+        self.transcript.append(f"> {message}\n{text_of(blocks)}" + (f"\nreward {reward:g}" if given or reward else ""))
         terminated = stop_reason is not None and stop_reason.terminated
         truncated = stop_reason is not None and stop_reason.truncated
         return Step(self._observe(blocks), reward, terminated, truncated, info)
 
     async def list_tools(self) -> ToolList:
-        """The tools of this very episode, which may be more than the environment's; outside one, the environment's."""
+        """The tools of the current episode, else of the environment; an episode may have more."""
         if self._tools is None and self._session is not None:
             self._tools = await self._session.list_tools()
         return self._tools or self.recipe.tools
 
     async def close(self) -> None:
-        """End the episode and wait until every session is deleted. Does nothing the second time."""
+        """End the episode and wait until every session is deleted. Idempotent."""
         self._closed = True
         self._leave()
         await asyncio.gather(*self._closing)
@@ -331,12 +333,12 @@ async def only_environment(client: ORSClient) -> str:
     """
     names = await client.list_environments()
     if len(names) != 1:
-        raise ValueError(f"env_name is needed: the server has {', '.join(map(repr, names)) or 'none'}")
+        raise ValueError(f"env_name is required: the server has {', '.join(map(repr, names)) or 'none'}")
     return names[0]
 
 
 def _written(call: ToolCall) -> str:
     try:
         return f"{call.name} {json.dumps(dict(call.input))}"
-    except ValueError:  # no JSON: the call was refused, and is shown as it came
+    except ValueError:  # not JSON: the call was refused, and is shown unchanged
         return f"{call.name} {call.input!r}"

@@ -1,4 +1,4 @@
-"""Environments that are copied and pickled by the arguments that make them, as Gymnasium's are by ``EzPickle``."""
+"""Copying and pickling of environments by their constructor arguments, as with Gymnasium's ``EzPickle``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SECRET_ARGUMENTS = ("api_key", "secrets", "client_options")
 
 
 class CopiedByArguments:
-    """A copy is a new environment of the same arguments and spec, which asks the server anew."""
+    """A copy is a new environment with the same arguments and spec, which reads the server again."""
 
     _arguments: Mapping[str, Any]
-    """Of the constructor, secret ones behind a :class:`~ors_gym.redaction.Secret`."""
+    """The constructor's arguments; secret ones are wrapped in a :class:`~ors_gym.redaction.Secret`."""
     _spec: EnvSpec | None = None
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What ``gym.make`` or ``gym.make_vec`` was called with; secrets behind a :class:`Secret`."""
+        """The arguments of ``gym.make`` or ``gym.make_vec``; secrets are wrapped in a :class:`Secret`."""
         return self._spec
 
     @spec.setter
@@ -38,12 +38,12 @@ class CopiedByArguments:
     @property
     @abstractmethod
     def has_begun(self) -> bool:
-        """Whether an episode has begun, which no copy can take over."""
+        """Whether an episode has started, which a copy cannot continue."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.has_begun:
             raise TypeError(
-                f"cannot pickle or copy {self}: it has begun an episode, which belongs to this process; "
+                f"cannot pickle or copy {self}: its episode belongs to this process; "
                 "copy an environment before its first reset, or make another one from its spec"
             )
         return _make_again, (type(self), dict(self._arguments), self.spec)
@@ -61,7 +61,7 @@ def _make_again(cls: type[Any], arguments: dict[str, Any], spec: Any) -> Any:
 
 
 def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``gym.make`` with the secret ones behind a :class:`Secret`, a url with a password too."""
+    """The arguments of ``gym.make`` with secrets, including a URL with a password, wrapped in a :class:`Secret`."""
 
     def is_secret(name: str, value: Any) -> bool:
         if name == "url":
@@ -72,13 +72,13 @@ def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ShareableSpec(EnvSpec):
-    """The spec of an environment, without its secrets where it is written down."""
+    """The spec of an environment, serialized without secrets."""
 
     def to_json(self) -> str:
-        """The spec as JSON, without keys, secrets and client options, which ``gym.make(spec, api_key=…)`` takes again.
+        """The spec as JSON without keys, secrets and client options; pass them again: ``gym.make(spec, api_key=…)``.
 
         Raises:
-            ValueError: another argument is no JSON.
+            ValueError: another argument is not JSON.
         """
         plain = copy(self)
         plain.kwargs = {name: _public(name, value) for name, value in self.kwargs.items() if _is_public(name, value)}
@@ -101,7 +101,7 @@ def _public(name: str, value: Any) -> Any:
 
 
 def clean_spec(spec: EnvSpec | None) -> EnvSpec | None:
-    """A copy of the spec that shows no secrets."""
+    """A copy of the spec with secrets wrapped."""
     if spec is None:
         return None
     given: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}

@@ -34,20 +34,20 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
         observation, info = env.reset(seed=0)
         observation, reward, terminated, truncated, info = env.step({"name": "guess", "input": {"word": "crane"}})
 
-    An action is a :class:`~ors_gym.types.ToolCall`, a mapping ``{"name", "input"}``, or the text a model wrote, which
-    the ``action_parser`` reads. The agent's mistakes (text that cannot be read, an unknown tool, refused input) are
-    observations with a ``reason`` in ``info``. ``terminated`` is the environment's word, ``truncated`` a limit of ours.
-    An infrastructure failure raises the client's :class:`~ors_gym.errors.ORSError` from ``step``; the episode then has
-    no return, and the environment can be reset.
+    An action is a :class:`~ors_gym.types.ToolCall`, a mapping ``{"name", "input"}``, or text written by a model, which
+    ``action_parser`` reads. The agent's mistakes (unreadable text, an unknown tool, refused input) are observations
+    with a ``reason`` in ``info``. ``terminated`` is set by the environment, ``truncated`` by a limit. On infrastructure
+    failure ``step`` raises the client's :class:`~ors_gym.errors.ORSError`; the episode then has no return, and the
+    environment can be reset.
 
-    What ``info`` holds is told at :class:`~ors_gym.envs.async_env.AsyncORSEnv`.
+    For ``info`` see :class:`~ors_gym.envs.async_env.AsyncORSEnv`.
 
     Args:
-        url: the server.
-        env_name: the environment; may be left out where the server has one only.
-        render_mode: ``"ansi"`` (the episode so far, as text) or ``"rgb_array"`` (the latest image, else the text drawn;
-            needs Pillow).
-        options: see :class:`~ors_gym.envs.async_env.EnvOptions`.
+        url: The server's URL.
+        env_name: The environment's name; optional if the server has only one.
+        render_mode: ``"ansi"`` (the episode so far, as text) or ``"rgb_array"`` (the latest image, or the text drawn as
+            an image; needs Pillow).
+        options: See :class:`~ors_gym.envs.async_env.EnvOptions`.
     """
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 1}  # noqa: RUF012  (Gymnasium's own)
@@ -70,17 +70,17 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
         self._finalizer = release_when_collected(self, self._portal, self._episode)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode of ``options={"task": {…}}`` or ``{"task_index": …}``, else of a task the seed draws."""
+        """Start an episode of ``options={"task": {…}}`` or ``{"task_index": …}``, or of a task drawn with the seed."""
         super().reset(seed=seed)
         task = self.recipe.named_task(options or {}) or self.recipe.draw_task(self.np_random)
         return self._portal.run(self._episode.reset(task))
 
     def step(self, action: Action) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take one action; a message with several calls makes them in order.
+        """Take one action; several calls of one message are made in order.
 
         Raises:
             ResetNeeded: there is no episode.
-            ORSError: an infrastructure failure.
+            ORSError: on infrastructure failure.
         """
         return self._portal.run(self._episode.step(action))
 
@@ -89,7 +89,7 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
         return render(self.render_mode, self._episode.transcript, self._episode.last_image)
 
     def close(self) -> None:
-        """Close the session and wait until the server has deleted it. Does nothing the second time."""
+        """Close the session and wait until the server has deleted it. Idempotent."""
         if self._finalizer.detach() and self._portal.usable:
             self._portal.run(self._episode.close())
 
@@ -101,7 +101,7 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
 
     @property
     def has_begun(self) -> bool:
-        """Whether an episode has begun."""
+        """Whether an episode has started."""
         return self._episode.task is not None
 
     @property
@@ -111,39 +111,40 @@ class ORSEnv(CopiedByArguments, gymnasium.Env[Any, Action]):  # pyright: ignore[
 
     @property
     def tools(self) -> ToolList:
-        """The tools of this very episode, which may be more than the environment's; asked for when first used."""
+        """The tools of the current episode, which may exceed the environment's; fetched on first use."""
         return self._portal.run(self._episode.list_tools())
 
 
 def checked_render_mode(render_mode: str | None) -> str | None:
-    """The render mode; raises ValueError for one there is not."""
+    """The render mode. Raises ValueError for an unknown one."""
     check_type("render_mode", render_mode, str)
     if render_mode not in (None, *RENDER_MODES):
-        raise ValueError(f"no render_mode is called {render_mode!r}; there are {', '.join(RENDER_MODES)}")
+        raise ValueError(f"unknown render_mode {render_mode!r}; choose one of {', '.join(RENDER_MODES)}")
     return render_mode
 
 
 def look_up(url: str | Secret, env_name: str | None, options: EnvOptions) -> tuple[Portal, EnvRecipe]:
-    """The process's portal, and what the server says of the environment."""
+    """The process's portal, and the environment as the server describes it."""
     check_type("env_name", env_name, str)
     portal, client = client_of(url, options)
     return portal, portal.run(EnvRecipe.look_up(client, env_name, **options))
 
 
 def client_of(url: str | Secret, options: EnvOptions) -> tuple[Portal, ORSClient]:
-    """The process's portal and its client of the server: one for all environments with the same url and key.
+    """The process's portal and its client of the server, shared by all environments with the same URL and key.
 
-    Raises ValueError, with the options there are, for another one.
+    Raises ValueError for an unknown option, listing the known ones.
     """
     given = dict[str, Any](options)
     unknown = given.keys() - EnvOptions.__annotations__.keys()
-    if unknown:  # no TypeError: to one, gym.make adds all arguments, and with them the secrets
+    if unknown:  # not a TypeError, to which gym.make adds all arguments, including secrets
         known = ", ".join(sorted(EnvOptions.__annotations__))
-        raise ValueError(f"there is no option {', '.join(sorted(unknown))}; beside url and env_name there are {known}")
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"unknown option {names}; the options besides url and env_name are {known}")
     _check_options(given)
     portal = shared_portal()
     named = {name: reveal(given[name]) for name in ("api_key", "hosted", "timeouts") if name in given}
-    if isinstance(named.get("timeouts"), Mapping):  # from a spec that was JSON
+    if isinstance(named.get("timeouts"), Mapping):  # from a spec in JSON
         named["timeouts"] = Timeouts(**named["timeouts"])
     return portal, portal.client(reveal(url), **(reveal(given.get("client_options")) or {}), **named)
 
@@ -156,7 +157,7 @@ class Closes(Protocol):
 
 
 def _check_options(given: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for an option that no server could make right."""
+    """Refuse options that are invalid for any server."""
     check_type("split", given.get("split"), str)
     for name, choices in CHOICES.items():
         check_type(name, chosen := given.get(name, choices[0]), str, none=False)
@@ -176,11 +177,11 @@ def _check_options(given: Mapping[str, Any]) -> None:
     check_type("client_options", reveal(given.get("client_options")), Mapping, what="a mapping")
     for name in ("api_key", "hosted", "timeouts"):
         if name in given and name in (reveal(given.get("client_options")) or {}):
-            raise ValueError(f"{name} is given twice: by itself and in client_options")
+            raise ValueError(f"{name} is given twice: as an argument and in client_options")
 
 
 def release_when_collected(owner: object, portal: Portal, *episodes: Closes) -> weakref.finalize[Any, Any]:
-    """Close the episodes' sessions when ``owner`` is forgotten without being closed; at exit the portal does it."""
+    """Close the episodes' sessions when ``owner`` is garbage-collected unclosed; at exit the portal closes them."""
     finalizer = weakref.finalize(owner, _release, portal, episodes)
     finalizer.atexit = False
     return finalizer
@@ -189,6 +190,6 @@ def release_when_collected(owner: object, portal: Portal, *episodes: Closes) -> 
 def _release(portal: Portal, episodes: tuple[Closes, ...]) -> None:
     try:
         for episode in episodes:
-            portal.submit(episode.close())  # not waited for: the collector may run on any thread
+            portal.submit(episode.close())  # not awaited: the garbage collector may run on any thread
     except PortalError:
-        pass  # closed, and with it every session; or a forked child, whose parent's sessions they are
+        pass  # closed with every session, or in a forked child, whose parent owns the sessions

@@ -1,4 +1,4 @@
-"""What Gymnasium calls to make the environments that are registered."""
+"""The entry points of the environments in Gymnasium's registry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["make_env", "make_vector_env"]
 
 
 class _Maker:
-    """Calls the class that ``spaces`` asks for."""
+    """Constructs the class selected by ``spaces``."""
 
     def __init__(self, text: type[Any], native: type[Any]) -> None:
         self._text, self._native = text, native
-        self.metadata = getattr(text, "metadata", {})  # gym.make looks here whether a render mode needs a wrapper
+        self.metadata = getattr(text, "metadata", {})  # gym.make reads it to decide on a render wrapper
 
     @types_in_words
     def __call__(self, *args: Any, spaces: str = "text", **kwargs: Any) -> Any:

@@ -18,22 +18,22 @@ __all__ = ["NativeEnv"]
 
 
 class NativeEnv(CopiedByArguments, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]  # spec
-    """The environment that a server has from Gymnasium: its spaces, observations, rewards, endings and infos.
+    """A Gymnasium environment on a server: its own spaces, observations, rewards, termination and infos.
 
     ::
 
         env = gym.make("ors_gym/ORS-v0", url="http://localhost:8080", env_name="cartpole", spaces="native")
         observation, info = env.reset(seed=0)          # float32 of shape (4,), as from CartPole itself
 
-    The seed is the environment's own, and so are the options of ``reset``. With ``split`` each episode begins with a
-    task of that split instead, and the seed draws it. An exception of the environment is a
-    :class:`~ors_gym.errors.ToolFailedError`; after any other :class:`~ors_gym.errors.ORSError`, ``reset`` begins a new
-    session. A value of an ``info`` that cannot travel is an :class:`~ors_gym.spaces.native_values.Unsent`.
+    The seed and the options of ``reset`` are the environment's own. With ``split``, each episode starts with a task of
+    that split instead, drawn with the seed. An exception of the environment is raised as
+    :class:`~ors_gym.errors.ToolFailedError`; after any other :class:`~ors_gym.errors.ORSError`, ``reset`` opens a new
+    session. A value of ``info`` that cannot be sent is an :class:`~ors_gym.spaces.native_values.Unsent`.
 
     Args:
-        url: the server.
-        env_name: the environment; may be left out where the server has one only.
-        render_mode: one of the environment's own.
+        url: The server's URL.
+        env_name: The environment's name; optional if the server has only one.
+        render_mode: One of the environment's own.
         options: ``split``, ``api_key``, ``hosted``, ``secrets``, ``timeouts`` and ``client_options`` of
             :class:`~ors_gym.envs.async_env.EnvOptions`.
     """
@@ -62,13 +62,14 @@ class NativeEnv(CopiedByArguments, gymnasium.Env[Any, Any]):  # pyright: ignore[
 
     @property
     def has_begun(self) -> bool:
-        """Whether an episode has begun."""
+        """Whether an episode has started."""
         return self._has_begun
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; without a seed, the environment's own generator goes on."""
+        """Start an episode; without a seed, the environment's generator continues."""
         if seed is None and self._np_random is not None and self._remote.is_fresh:
-            seed = int(self.np_random.integers(2**31))  # a new session's generator would forget the seed given before
+            # A new session's generator does not continue from the earlier seed.
+            seed = int(self.np_random.integers(2**31))
         super().reset(seed=seed)
         self._has_begun = True
         return self._portal.run(self._remote.reset(seed, options))
@@ -79,16 +80,16 @@ class NativeEnv(CopiedByArguments, gymnasium.Env[Any, Any]):  # pyright: ignore[
         Raises:
             ResetNeeded: there is no episode.
             ToolFailedError: the environment raised.
-            ORSError: an infrastructure failure; the episode is lost.
+            ORSError: on infrastructure failure; the episode is lost.
         """
         return self._portal.run(self._remote.step(action))
 
     def render(self) -> Any:
-        """What the environment draws in the render mode; None without one."""
+        """The environment's frame in the render mode; None without one."""
         return None if self.render_mode is None else self._portal.run(self._remote.render())
 
     def close(self) -> None:
-        """Close the session and wait until the server has deleted it. Does nothing the second time."""
+        """Close the session and wait until the server has deleted it. Idempotent."""
         if self._finalizer.detach() and self._portal.usable:
             self._portal.run(self._remote.close())
 

@@ -1,4 +1,4 @@
-"""The client's half of :mod:`ors_gym.spaces.native`: one session that holds an environment with its own spaces."""
+"""The client side of :mod:`ors_gym.spaces.native`: a session with an environment in its own spaces."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["NativeDescription", "NativeSession", "check_native_options"]
 T = TypeVar("T")
 
 MEANINGFUL = {"spaces", "split", "secrets", "api_key", "hosted", "timeouts", "client_options"}
-"""The options that mean something where no model reads and writes."""
+"""The options that apply without a model."""
 
 
 def check_native_options(options: EnvOptions) -> None:
-    """Refuse options that only text has use for.
+    """Refuse options that only apply to text.
 
     Raises:
-        ValueError: with their names.
+        ValueError: naming the options.
     """
     other = sorted(options.keys() - MEANINGFUL)
     if other:
@@ -40,7 +40,7 @@ def check_native_options(options: EnvOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NativeDescription:
-    """What the server says of the environment."""
+    """The server's description of the environment."""
 
     observation_space: Space[Any]
     action_space: Space[Any]
@@ -55,7 +55,7 @@ class NativeDescription:
 
 
 class NativeSession:
-    """Opens a session when it is first needed, and a new one after an infrastructure failure."""
+    """Opens a session on first use, and a new one after an infrastructure failure."""
 
     def __init__(self, client: ORSClient, env_name: str | None, native: NativeOptions, options: EnvOptions) -> None:
         self._client = client
@@ -76,7 +76,7 @@ class NativeSession:
         return not self._begun
 
     async def describe(self) -> NativeDescription:
-        """The spaces.
+        """The spaces of the environment.
 
         Raises:
             ValueError: the environment has none, or the options do not fit it.
@@ -84,7 +84,7 @@ class NativeSession:
         try:
             return await self._describe()
         except BaseException:
-            await self.close()  # no one else will: the environment is not made
+            await self.close()  # the environment is not constructed, so nothing else closes it
             raise
 
     async def _describe(self) -> NativeDescription:
@@ -93,11 +93,11 @@ class NativeSession:
         except (StatusError, ToolFailedError) as error:
             if isinstance(error, StatusError) and error.status not in (400, 422, 500):
                 raise
-            raise ValueError(f"{self} cannot be had, for its server fails: {error}") from error
+            raise ValueError(f"{self} cannot be opened: {error}") from error
         return _interpret(lambda: NativeDescription.from_wire(wire))
 
     async def reset(self, seed: int | list[int | None] | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
-        """Begin an episode: its first observation and info."""
+        """Start an episode and return its first observation and info."""
         given = {"seed": _written("seed", seed), "options": _written("options", options)}
         if self._session is not None and self._session.state is SessionState.LOST:
             self._leave()
@@ -106,7 +106,7 @@ class NativeSession:
         return _interpret(lambda: (read_value(wire["observation"]), read_value(wire["info"])))
 
     async def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Take a step: observation, reward, terminated, truncated and info."""
+        """Take a step and return observation, reward, terminated, truncated and info."""
         if not self._begun:
             raise ResetNeeded("call reset before the first step")
         wire = await self._call(STEP, {"action": _written("action", action)})
@@ -117,12 +117,12 @@ class NativeSession:
         return observation, reward, terminated, truncated, info
 
     async def render(self) -> Any:
-        """What the environment draws."""
+        """The environment's frame."""
         wire = await self._call(RENDER, {})
         return _interpret(lambda: read_value(wire["frame"]))
 
     async def close(self) -> None:
-        """Close the session and wait until it is deleted. Does nothing the second time."""
+        """Close the session and wait until it is deleted. Idempotent."""
         self._closed = True
         self._leave()
         await asyncio.gather(*self._closing)
@@ -144,7 +144,7 @@ class NativeSession:
             return metadata
         if output.reason == "not_found":
             raise ValueError(
-                f"the environment {session.env_name!r} has no spaces of its own to give: that takes one served from "
+                f"the environment {session.env_name!r} has no native spaces: they require an environment served from "
                 "Gymnasium by ors_gym_server (as_ors_environment, or ors-gym serve gym:ID)"
             )
         raise ValueError(f"{name} was refused: {output.error}")
@@ -186,4 +186,4 @@ def _interpret(read: Callable[[], T]) -> T:
         if isinstance(error, ORSError):
             raise
         reason = f"{type(error).__name__}: {error}"
-    raise ProtocolError(f"the server's answer is no environment's: {reason}")
+    raise ProtocolError(f"invalid answer from the server: {reason}")

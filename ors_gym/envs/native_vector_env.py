@@ -1,7 +1,7 @@
-"""Many Gymnasium environments behind an ORS server as one vector environment with their own spaces."""
+"""Many Gymnasium environments on a server as one vector environment in their own spaces."""
 
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# Spaces and their values are of any type, which pyright calls unknown when it narrows them.
+# Spaces and their values have any type, which pyright reports as unknown after narrowing.
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ T = TypeVar("T")
 
 
 class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """``num_envs`` environments of one kind, with their own spaces: what ``SyncVectorEnv`` of them gives.
+    """``num_envs`` environments of one kind in their own spaces, equivalent to ``SyncVectorEnv``.
 
     ::
 
         envs = gym.make_vec("ors_gym/ORS-v0", num_envs=64, url=…, env_name="cartpole", spaces="native")
         observations, infos = envs.reset(seed=0)       # float32 of shape (64, 4)
 
-    By default one session holds all members and steps them in turn: one request a step. With ``sessions=k`` they are
-    spread over k sessions that step at the same time, which pays where a step takes longer than a request (and, on a
-    server with worker processes, uses more processors). An infrastructure failure is raised; ``reset`` begins anew.
+    By default one session holds all members and steps them in turn, with one request per step. With ``sessions=k`` they
+    are distributed over k sessions that step concurrently, which pays off if a step takes longer than a request (and
+    uses more processors on a server with worker processes). An infrastructure failure is raised; ``reset`` starts anew.
 
     Args:
-        num_envs: how many members.
-        url: the server.
-        env_name: the environment; may be left out where the server has one only.
-        sessions: how many sessions hold the members; divides ``num_envs``.
-        autoreset_mode: Gymnasium's.
-        render_mode: one of the environment's own.
-        max_episode_steps: steps until an episode is truncated, beside the environment's own limit.
-        options: as for :class:`~ors_gym.envs.native_env.NativeEnv`.
+        num_envs: Number of members.
+        url: The server's URL.
+        env_name: The environment's name; optional if the server has only one.
+        sessions: Number of sessions that hold the members; divides ``num_envs``.
+        autoreset_mode: Gymnasium's autoreset mode.
+        render_mode: One of the environment's own.
+        max_episode_steps: Number of steps until an episode is truncated, in addition to the environment's own limit.
+        options: As for :class:`~ors_gym.envs.native_env.NativeEnv`.
     """
 
     @types_in_words
@@ -70,7 +70,7 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
         for name, count in (("num_envs", num_envs), ("sessions", sessions)):
             check_number(name, count, none=False, whole=True)
         if num_envs < 1 or sessions < 1 or num_envs % sessions:
-            raise ValueError(f"num_envs={num_envs} members do not fill sessions={sessions} evenly")
+            raise ValueError(f"num_envs={num_envs} must be a multiple of sessions={sessions}, and both at least 1")
         check_number("max_episode_steps", max_episode_steps, whole=True)
         check_type("env_name", env_name, str)
         check_type("render_mode", render_mode, str)
@@ -112,16 +112,16 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
 
     @property
     def has_begun(self) -> bool:
-        """Whether episodes have begun."""
+        """Whether episodes have started."""
         return self._has_begun
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in every member, or in those that ``options["reset_mask"]`` (bool array) marks."""
+        """Start an episode in every member, or in those selected by ``options["reset_mask"]`` (bool array)."""
         self._check_open()
         if seed is None and self._np_random is not None and all(remote.is_fresh for remote in self._remotes):
-            seed = int(self.np_random.integers(2**31))  # new sessions' generators would forget the seed given before
+            seed = int(self.np_random.integers(2**31))  # new sessions' generators do not continue from the earlier seed
         if isinstance(seed, int | np.integer):
             self._np_random, self._np_random_seed = seeding.np_random(int(seed))
             seed = [int(seed) + i for i in range(self.num_envs)]
@@ -131,7 +131,8 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
         options = dict(options or {})
         mask = options.get("reset_mask")
         if mask is not None and (not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or not mask.any()):
-            raise ValueError(f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got {mask!r}")
+            shape = f"({self.num_envs},)"
+            raise ValueError(f"reset_mask must be a bool array of shape {shape} with at least one True, got {mask!r}")
 
         def begin(place: int, remote: NativeSession) -> Awaitable[tuple[Any, Any]] | None:
             own = slice(place * self._size, (place + 1) * self._size)
@@ -165,7 +166,7 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
         return self._joined(), rewards, terminations, truncations, self._joined_infos([each[4] for each in answers])
 
     def render(self) -> tuple[Any, ...] | None:
-        """What each member draws in the render mode; None without one."""
+        """The frame of each member in the render mode; None without one."""
         if self.render_mode is None:
             return None
         return tuple(frame for frames in self._all(lambda place, remote: remote.render()) for frame in frames)
@@ -176,7 +177,7 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
             self._portal.run(_gather([remote.close() for remote in self._remotes]))
 
     def __del__(self) -> None:
-        """Nothing: what was not closed is closed by the finalizer, which does not wait as older Gymnasiums do."""
+        """Do nothing: the finalizer closes sessions without waiting, unlike older Gymnasium versions."""
 
     def __repr__(self) -> str:
         called = "" if self.spec is None else f"{self.spec.id}, "
@@ -199,7 +200,7 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
             raise ClosedEnvironmentError("the vector environment is closed")
 
     def _all(self, begin: Callable[[int, NativeSession], Awaitable[T] | None]) -> list[Any]:
-        """Do the same in every session at once; the first fault is raised when all have come to an end."""
+        """Do the same in every session concurrently; the first error is raised after all have finished."""
         work = [begin(place, remote) for place, remote in enumerate(self._remotes)]
         return self._portal.run(_gather(work))
 
@@ -211,7 +212,7 @@ class NativeVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[Any, Any, N
         return _batch(self.single_observation_space, items)
 
     def _joined_infos(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Gymnasium's infos, arrays with masks, of all members."""
+        """Gymnasium's batched infos (arrays with masks) of all members."""
         if len(parts) == 1:
             return parts[0]
         joined: dict[str, Any] = {}

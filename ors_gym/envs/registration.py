@@ -1,7 +1,7 @@
-"""The environments' ids in Gymnasium's registry.
+"""Registration of environments in Gymnasium.
 
-Gymnasium 1 reads no entry points: a package registers when it is imported, and ``import ors_gym`` does. Where that is
-not wanted in the code, Gymnasium imports it itself for ``gym.make("ors_gym:ors_gym/ORS-v0", …)``.
+Gymnasium 1 reads no entry points: a package registers on import, as ``import ors_gym`` does. Gymnasium also imports the
+package itself for ``gym.make("ors_gym:ors_gym/ORS-v0", …)``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["register_envs"]
 def register_envs(url: str, *, namespace: str = "ors", **options: Unpack[EnvOptions]) -> tuple[str, ...]:
     """Register every environment of a server under its own id, and return the ids.
 
-    ``wordle`` becomes ``ors/wordle-v0``; characters that Gymnasium has no place for become ``-``. The options are
-    kept for ``gym.make``, which may override them. Registering a name again replaces it.
+    ``wordle`` becomes ``ors/wordle-v0``; characters that Gymnasium forbids become ``-``. The options are stored for
+    ``gym.make``, which may override them. Registering a name again replaces it.
 
     >>> register_envs("http://localhost:8080")  # doctest: +SKIP
     ('ors/wordle-v0', 'ors/sudoku-v0')

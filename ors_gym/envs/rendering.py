@@ -1,4 +1,4 @@
-"""Episodes as pictures: the environment's own image, or its text drawn. Needs Pillow, which is asked for when used."""
+"""Rendering of episodes: the environment's own image, or its text as an image. Needs Pillow, imported on use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS, LINE_PIXELS = 100, 14
 
 
 def render(mode: str | None, transcript: list[str], image: ImageBlock | None) -> str | NDArray[np.uint8] | None:
-    """The episode as text (``"ansi"``) or as a picture (``"rgb_array"``), None without a mode."""
+    """The episode as text (``"ansi"``) or as an image (``"rgb_array"``); None without a mode."""
     match mode:
         case "ansi":
             return "\n".join(transcript)
@@ -35,7 +35,7 @@ def render(mode: str | None, transcript: list[str], image: ImageBlock | None) ->
 
 
 def image_frame(image: ImageBlock) -> NDArray[np.uint8]:
-    """The pixels of an image, uint8 of shape ``(height, width, 3)``; raises ProtocolError for what is no image."""
+    """The pixels of an image, uint8 of shape ``(height, width, 3)``. Raises ProtocolError for invalid data."""
     pillow = _pillow("Image")
     try:
         opened = pillow.open(io.BytesIO(base64.b64decode(image.data)))

@@ -1,4 +1,4 @@
-"""One member of a vector environment: which task comes next, and what happens after an episode's end."""
+"""One member of a vector environment: selection of its next task, and autoreset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["SubEnv", "SubEnvResult"]
 
 @dataclass(frozen=True, slots=True)
 class SubEnvResult:
-    """What a member's step, or the beginning of an episode, came to."""
+    """The result of a member's step or of the start of an episode."""
 
     observation: Any
     reward: float = 0.0
@@ -28,32 +28,32 @@ class SubEnvResult:
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict[str, Any])
     final: Step | None = None
-    """The step that ended the episode before, where the same step began the next one."""
+    """The step that ended the previous episode, if the same step started the next one."""
 
 
 class SubEnv:
-    """One member of a vector. Everything but `check_ready` runs on the event loop."""
+    """One member of a vector environment. Everything but `check_ready` runs on the event loop."""
 
     def __init__(self, recipe: EnvRecipe, mode: AutoresetMode, restarts: int) -> None:
         self.episode = AsyncORSEnv(recipe)
         self.rng = np.random.default_rng()
         self.seed = -1
         self.seeded = False
-        self.observation: Any = _nothing_seen(recipe)
+        self.observation: Any = _empty_observation(recipe)
         self.down: ORSError | None = None
-        """Why no episode could be begun."""
+        """Why no episode could be started."""
         self.tasks_missed = 0
-        """How many tasks in a row could not be begun."""
+        """Number of consecutive tasks that could not be started."""
         self._recipe = recipe
         self._mode = mode
         self._restarts = restarts
         self._begun = False
         self._over = False
         self._failures = 0
-        """Of the task that is to be played again; 0 if the next one is to be."""
+        """Failures of the task that is to be retried; 0 if the next task is due."""
 
     async def begin(self, task: TaskRef | None = None, *, again: bool = True) -> SubEnvResult:
-        """Begin the next episode: of ``task``, else of the task that failed (``again``), else of one drawn."""
+        """Start the next episode: of ``task``, of the failed task (``again``), or of a newly drawn one."""
         if task is not None or not again or self._failures > self._restarts:
             self._failures = 0
         if task is None:
@@ -67,14 +67,14 @@ class SubEnv:
                 self._failures += 1
                 if self._failures <= self._restarts:
                     continue
-                self.down, self._over, self.observation = error, True, _nothing_seen(self._recipe)
+                self.down, self._over, self.observation = error, True, _empty_observation(self._recipe)
                 self.tasks_missed += 1
                 return SubEnvResult(self.observation, math.nan, False, True, _failure_info(error))
             self.down, self._over, self.tasks_missed = None, False, 0
             return SubEnvResult(self.observation, info=info)
 
     def check_ready(self, action: Action) -> None:
-        """Raise what `advance` would raise for a mistake in its use, before any member moves."""
+        """Raise the errors of incorrect use that `advance` would raise, before any member steps."""
         if not self._begun:
             raise ResetNeeded("call reset before the first step")
         if self._over and self._mode is not AutoresetMode.NEXT_STEP and self.down is None:
@@ -82,7 +82,7 @@ class SubEnv:
         check_action(action)
 
     async def advance(self, action: Action) -> SubEnvResult:
-        """Take an action, and do at an episode's end what the autoreset mode says."""
+        """Take an action, and apply the autoreset mode at an episode's end."""
         if self._over:
             return await self.begin()
         try:
@@ -96,9 +96,9 @@ class SubEnv:
         if not self._over or self._mode is not AutoresetMode.SAME_STEP:
             return SubEnvResult(*step)
         begun = await self.begin()
-        told = {"failure": step.info["failure"]} if "failure" in step.info else {}
+        failure = {"failure": step.info["failure"]} if "failure" in step.info else {}
         return SubEnvResult(
-            begun.observation, step.reward, step.terminated, step.truncated, {**told, **begun.info}, step
+            begun.observation, step.reward, step.terminated, step.truncated, {**failure, **begun.info}, step
         )
 
 
@@ -106,6 +106,6 @@ def _failure_info(error: ORSError) -> dict[str, Any]:
     return {"failure": Failure(error.kind, str(error)), "reward_given": False, "stop_reason": StopReason.FAILED}
 
 
-def _nothing_seen(recipe: EnvRecipe) -> Any:
-    """The observation of a member that has no episode."""
+def _empty_observation(recipe: EnvRecipe) -> Any:
+    """The observation of a member without an episode."""
     return "" if recipe.observation_mode == "text" else ()

@@ -10,10 +10,10 @@ __all__ = ["SubEnvAttributes"]
 
 
 class SubEnvAttributes:
-    """What Gymnasium's vector environments offer of their members, for what this process knows of them.
+    """Gymnasium's access to members, limited to the attributes known in this process.
 
-    The environments themselves are on the server, and none of their attributes can be reached: an AttributeError says
-    so, where an attribute that is set here and read by no one would not.
+    The environments themselves are on the server, and their attributes cannot be reached: an AttributeError reports
+    that, instead of setting an attribute that has no effect.
     """
 
     num_envs: int
@@ -23,10 +23,10 @@ class SubEnvAttributes:
         """The attributes and methods of one member."""
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute ``name`` of each member, called with the arguments where it is a method.
+        """The attribute ``name`` of each member, called with the arguments if it is a method.
 
         Raises:
-            AttributeError: members have no such attribute here.
+            AttributeError: members have no such attribute in this process.
         """
         found = [self._attribute(member, name) for member in range(self.num_envs)]
         return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
@@ -36,16 +36,17 @@ class SubEnvAttributes:
         return self.call(name)
 
     def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
-        """Refused: what could be set is on the server.
+        """Not supported: the environments are on the server.
 
         Raises:
             AttributeError: always.
         """
-        raise AttributeError(f"{name!r} cannot be set: the environments are on the server; arguments are given to make")
+        raise AttributeError(f"{name!r} cannot be set: the environments are on the server; pass it to make instead")
 
     def _attribute(self, member: int, name: str) -> Any:
         attributes = self._attributes_of(member)
         if name not in attributes:
             known = ", ".join(sorted(attributes))
-            raise AttributeError(f"members have no {name!r} here: the environments are on the server; there is {known}")
+            where = "the environments are on the server"
+            raise AttributeError(f"members have no {name!r} here: {where}; available: {known}")
         return attributes[name]

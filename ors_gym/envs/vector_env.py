@@ -35,7 +35,7 @@ Batch: TypeAlias = tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.bool_]
 
 
 class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...], Sequence[Action], NDArray[Any]]):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """``num_envs`` episodes of one ORS environment, each on its own session.
+    """``num_envs`` episodes of one ORS environment, each in its own session.
 
     ::
 
@@ -43,34 +43,34 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         observations, infos = envs.reset(seed=0)
         observations, rewards, terminations, truncations, infos = envs.step(actions)
 
-    Member i does what an :class:`~ors_gym.ORSEnv` does under `gymnasium.vector.SyncVectorEnv`, at the same time as
-    the others. Observations are a tuple of the members' observations.
+    Member i behaves like an :class:`~ors_gym.ORSEnv` under `gymnasium.vector.SyncVectorEnv`, but members run
+    concurrently. Observations are a tuple of the members' observations.
 
     **Groups.** With ``group_size=G`` members ``0…G-1``, ``G…2G-1``, … are groups: the k-th episode since the last seed
-    plays the same task in all members of a group, whenever each of them gets there. The seed of a group's first
-    member counts.
+    plays the same task in all members of a group, whenever each of them reaches it. The seed of a group's first member
+    applies.
 
-    **Failures.** An infrastructure failure fails one member only. Gymnasium has no third flag beside `terminations` and
-    `truncations`, so a failed episode ends like this: ``infos["failure"][i]`` says what happened
-    (:class:`~ors_gym.trajectory.Failure`), ``truncations[i]`` is True, ``rewards[i]`` is NaN, the observation is the
-    last one again. It must not be scored. The member then plays the same task again on a fresh session, up to
-    ``restarts`` times, then goes on to its next task. A member that cannot even begin a task ``1 + restarts`` times in
-    a row has no episode: ``infos["failure"]`` says so, and its next step begins the next task. The error is raised
-    when no member can begin in a full `reset`, or when none could begin any of its last ``1 + restarts`` tasks.
+    **Failures.** An infrastructure failure affects only one member. Gymnasium has no third flag besides `terminations`
+    and `truncations`, so a failed episode ends as follows: ``infos["failure"][i]`` describes the failure
+    (:class:`~ors_gym.trajectory.Failure`), ``truncations[i]`` is True, ``rewards[i]`` is NaN, and the observation
+    repeats the last one. It must not be scored. The member then retries the task in a new session, up to ``restarts``
+    times, and continues with its next task. A member that cannot start a task ``1 + restarts`` times in a row has no
+    episode: ``infos["failure"]`` reports it, and its next step starts the next task. The error is raised if no member
+    can start in a full `reset`, or if none could start any of its last ``1 + restarts`` tasks.
 
-    **Without a barrier.** ``send(actions, env_ids)`` and ``recv(min_envs)`` in place of ``step``: a slow member delays
-    itself only.
+    **Without a barrier.** ``send(actions, env_ids)`` and ``recv(min_envs)`` replace ``step``: a slow member delays only
+    itself.
 
     Args:
-        num_envs: how many members.
-        url: the server.
-        env_name: the environment; may be left out where the server has one only.
-        group_size: how many neighbours play the same tasks; divides ``num_envs``.
-        autoreset_mode: Gymnasium's; by default the step after an episode's end begins the next one.
-        restarts: how often a task whose episode failed is begun again.
-        render_mode: as in ORSEnv.
-        max_episode_steps: as for ``gym.make``; ``max_turns`` by Gymnasium's name.
-        options: see :class:`~ors_gym.envs.async_env.EnvOptions`.
+        num_envs: Number of members.
+        url: The server's URL.
+        env_name: The environment's name; optional if the server has only one.
+        group_size: Number of adjacent members that play the same tasks; divides ``num_envs``.
+        autoreset_mode: Gymnasium's; by default the step after an episode's end starts the next one.
+        restarts: Maximum retries of a task whose episode failed.
+        render_mode: As in ORSEnv.
+        max_episode_steps: As for ``gym.make``; Gymnasium's name for ``max_turns``.
+        options: See :class:`~ors_gym.envs.async_env.EnvOptions`.
     """
 
     @types_in_words
@@ -91,7 +91,7 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
             check_number(name, count, none=False, whole=True)
         check_number("max_episode_steps", max_episode_steps, whole=True)
         if num_envs < 1 or group_size < 1 or num_envs % group_size:
-            raise ValueError(f"num_envs={num_envs} members do not make groups of group_size={group_size}")
+            raise ValueError(f"num_envs={num_envs} must be a multiple of group_size={group_size}, and both at least 1")
         if restarts < 0:
             raise ValueError("restarts must be at least 0")
         if max_episode_steps is not None:
@@ -133,12 +133,12 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Begin an episode in every member, or in those that ``options["reset_mask"]`` (bool array) marks.
+        """Start an episode in every member, or in those selected by ``options["reset_mask"]`` (bool array).
 
         Args:
-            seed: an int seeds member i with ``seed + i``; a sequence has one for each member.
-            options: beside ``reset_mask``, ``task`` and ``task_index`` as in ORSEnv, for all members, or
-                ``task_index`` as a sequence with one for each member.
+            seed: An int seeds member i with ``seed + i``; a sequence has one seed per member.
+            options: Besides ``reset_mask``, ``task`` and ``task_index`` as in ORSEnv for all members, or ``task_index``
+                as a sequence with one per member.
         """
         self._check_open()
         check_type("options", options, Mapping, what="a mapping")
@@ -163,7 +163,7 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         return tuple(member.observation for member in self._members), infos
 
     def step(self, actions: Sequence[Action]) -> Batch:
-        """Take one action in every member, all at once, and wait for the slowest."""
+        """Take one action in every member concurrently, and wait for the slowest."""
         self.send(actions)
         outcomes = self._land(self.num_envs)
         return self._batch([outcomes[i] for i in range(self.num_envs)])
@@ -173,12 +173,12 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         return self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Abandon what is under way, close every session and wait until the server has deleted them."""
+        """Cancel running steps, close every session and wait until the server has deleted them."""
         if self._finalizer.detach() and self._portal.usable:
             self._portal.run(self._close())
 
     def __del__(self) -> None:
-        """Nothing: what was not closed is closed by the finalizer, which does not wait as older Gymnasiums do."""
+        """Do nothing: the finalizer closes sessions without waiting, unlike older Gymnasium versions."""
 
     async def _close(self) -> None:
         await self._cancel()
@@ -187,15 +187,15 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
     # ---------------------------------------------------------------- without a barrier
 
     def send(self, actions: Sequence[Action], env_ids: ArrayLike | None = None) -> None:
-        """Begin one step in the members ``env_ids`` (all by default), one action each, and do not wait.
+        """Start one step in the members ``env_ids`` (default: all), with one action each, without waiting.
 
         Raises:
-            AlreadyPendingCallError: a member's last step has not been received.
+            AlreadyPendingCallError: a member's previous step has not been received.
         """
         self._check_open()
         members = list(range(self.num_envs)) if env_ids is None else [int(i) for i in np.asarray(env_ids).reshape(-1)]
         if isinstance(actions, str | Mapping) or not hasattr(actions, "__len__"):
-            raise TypeError(f"expected a sequence with one action for each member, got {type(actions).__name__}")
+            raise TypeError(f"expected a sequence with one action per member, got {type(actions).__name__}")
         if len(actions) != len(members):
             raise ValueError(f"{len(actions)} actions for {len(members)} members")
         if len(set(members)) != len(members) or not all(0 <= i < self.num_envs for i in members):
@@ -207,16 +207,16 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         self._launch({i: partial(self._members[i].advance, action) for i, action in steps})
 
     def recv(self, min_envs: int = 1) -> Batch:
-        """Wait until at least ``min_envs`` steps are complete; return these and all others that are.
+        """Wait until at least ``min_envs`` steps are complete, and return all completed ones.
 
-        Everything has one entry for each member received, in the order of completion; ``infos["env_id"]`` (int array)
-        says which members these are.
+        All results have one entry per received member, in order of completion; ``infos["env_id"]`` (int array)
+        identifies the members.
 
         Raises:
-            NoAsyncCallError: fewer steps are under way.
+            NoAsyncCallError: fewer steps are pending.
         """
         if not 1 <= min_envs <= len(self._pending):
-            raise NoAsyncCallError(f"recv({min_envs}) with {len(self._pending)} steps under way", "recv")
+            raise NoAsyncCallError(f"recv({min_envs}) with {len(self._pending)} pending steps", "recv")
         outcomes = self._land(min_envs)
         batch = self._batch(list(outcomes.values()))
         batch[-1]["env_id"] = np.array(list(outcomes))
@@ -224,14 +224,14 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
 
     @property
     def pending(self) -> tuple[int, ...]:
-        """The members whose steps have been sent and not received."""
+        """The members whose steps have been sent but not received."""
         return tuple(sorted(self._pending))
 
     # ---------------------------------------------------------------- members
 
     @property
     def has_begun(self) -> bool:
-        """Whether episodes have begun."""
+        """Whether episodes have started."""
         return any(task is not None for task in self.tasks)
 
     @property
@@ -276,16 +276,16 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
     def _check_idle(self, members: Sequence[int]) -> None:
         busy = sorted(self._pending.intersection(members))
         if busy:
-            raise AlreadyPendingCallError(f"members {busy} have steps under way: recv them first", "recv")
+            raise AlreadyPendingCallError(f"members {busy} have pending steps: call recv first", "recv")
 
     def _check_alive(self, tasks: int) -> None:
-        """Raise the last error when no member could begin one of its last tasks."""
+        """Raise the last error if no member could start any of its last tasks."""
         error = self._members[-1].down
         if error is not None and all(member.tasks_missed >= tasks for member in self._members):
             raise error
 
     def _launch(self, work: Mapping[int, Callable[[], Coroutine[Any, Any, SubEnvResult]]]) -> None:
-        """Start the members' work on the event loop: all of it, or none where an interrupt comes first."""
+        """Start the members' work on the event loop: all of it, or none if interrupted before."""
         started = False
 
         async def start() -> None:
@@ -305,7 +305,7 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
             raise
 
     def _abandon(self) -> None:
-        """Give up the steps that are under way."""
+        """Cancel pending steps."""
         if self._pending:
             self._portal.run(self._cancel())
             self._pending.clear()
@@ -323,9 +323,9 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         self._landing.set()
 
     def _land(self, count: int) -> dict[int, SubEnvResult]:
-        """Wait for ``count`` members, take those that are there beside them, and raise the first fault that is ours.
+        """Wait for ``count`` members, take all completed ones, and raise the first internal error.
 
-        An interrupt of the wait loses nothing: what has landed is taken the next time.
+        An interrupt of the wait loses nothing: completed results are returned by the next call.
         """
         self._landing.clear()
         while len(self._landed) < count:
@@ -338,14 +338,14 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         return {i: task.result() for i, task in tasks.items()}
 
     def _batch(self, outcomes: Sequence[SubEnvResult]) -> Batch:
-        """Outcomes in Gymnasium's form; infos by its own rules for as many members as there are."""
+        """Outcomes in Gymnasium's batch format; infos follow its rules for the number of members received."""
         infos: dict[str, Any] = {}
         rules = _InfoBatch(len(outcomes))
-        for place, outcome in enumerate(outcomes):
+        for index, outcome in enumerate(outcomes):
             if outcome.final is not None:
                 final = {"final_obs": outcome.final.observation, "final_info": outcome.final.info}
-                infos = rules._add_info(infos, final, place)
-            infos = rules._add_info(infos, outcome.info, place)
+                infos = rules._add_info(infos, final, index)
+            infos = rules._add_info(infos, outcome.info, index)
         self._check_alive(tasks=1 + self._restarts)
         return (
             tuple(outcome.observation for outcome in outcomes),
@@ -363,7 +363,7 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
         return seed
 
     def _seed(self, seeds: Sequence[int | None], members: Sequence[int]) -> None:
-        """Seed each member with its group's seed: equal generators draw equal tasks, with nothing shared."""
+        """Seed each member with its group's seed: equal generators draw equal tasks without shared state."""
         fresh = {leader: seeding.np_random(seeds[leader])[1] for leader in range(0, self.num_envs, self.group_size)}
         for i in members:
             leader = i - i % self.group_size
@@ -372,7 +372,7 @@ class ORSVectorEnv(CopiedByArguments, SubEnvAttributes, VectorEnv[tuple[Any, ...
                 self._members[i].seeded = True
 
     def _marked(self, mask: NDArray[np.bool_]) -> list[int]:
-        """The members that a reset mask marks, with Gymnasium's own complaints about other masks."""
+        """The members selected by a reset mask; invalid masks raise Gymnasium's own errors."""
         if not isinstance(mask, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
         if mask.shape != (self.num_envs,):

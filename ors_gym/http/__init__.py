@@ -9,7 +9,7 @@ __all__ = ["ASGITransport"]
 
 
 def __getattr__(name: str) -> Any:
-    """``ASGITransport`` when it is asked for: servers, which import this room too, start sooner without httpx."""
+    """Import ``ASGITransport`` on first use: servers also import this package, and start faster without httpx."""
     if name == "ASGITransport":
         from ors_gym.http.asgi import ASGITransport
 

@@ -32,7 +32,7 @@ from ors_gym.http.url import host_of
 __all__ = ["KEEPALIVE_SECONDS", "AsyncioTransport"]
 
 KEEPALIVE_SECONDS = 4.0
-"""How long an idle connection is kept: less than uvicorn's default of 5 s, because a connection that closes while a
+"""Maximum age of an idle connection: less than uvicorn's default of 5 s, because a connection that closes while a
 request is on its way leaves a call that may or may not have run."""
 
 MAX_TARGETS = 4096

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["HTTPXClient", "HTTPXTransport"]
 
 HTTPXClient: TypeAlias = "httpx.AsyncClient | httpx2.AsyncClient"
-"""httpx2 has the same interface and exceptions of its own. It is used where the user brings it, and needed nowhere."""
+"""httpx2 has the same interface and its own exceptions. It is optional, used for a client of the user's."""
 
 
 class HTTPXTransport:

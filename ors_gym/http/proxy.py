@@ -24,7 +24,7 @@ CONNECT_SECONDS = 5.0
 """Connect timeout; servers are on this machine or in this cluster."""
 
 MAX_KEYS = 1000
-"""How many accepted API keys are remembered, by their digests."""
+"""Number of accepted API keys that are cached by their digests."""
 
 HOP_BY_HOP = frozenset(
     (b"host", b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"te", b"upgrade", b"expect")
@@ -158,7 +158,7 @@ class StickyProxy:
         except (TransportError, ProtocolError) as error:
             if not begun:
                 raise RefusedError(502, f"the server that holds the session did not answer: {error.message}") from None
-            # Returning without the last piece cuts the answer short, as it was for us.
+            # Returning without the last chunk truncates the answer, as the upstream server did.
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()

@@ -15,7 +15,7 @@ MAX_ANSWER_BYTES = LIMITS.max_bytes
 """Maximum size of an answer read into memory."""
 
 BEGINNING_BYTES = 64 * 1024
-"""How much of an error's body is read; messages show its beginning."""
+"""Maximum bytes read of an error's body; messages show its beginning."""
 
 
 class TransportResponse(Protocol):

@@ -21,7 +21,7 @@ class ServerURL:
     """A parsed server URL."""
 
     text: str
-    """The URL without credentials, as it is shown; a non-ASCII path percent-encoded."""
+    """The URL for display, without credentials; a non-ASCII path is percent-encoded."""
     username: str | None
     password: str | None
 
@@ -63,7 +63,7 @@ def host_of(name: str) -> str:
 
 
 def _fault(url: str, parts: SplitResult, port: int | None, *, query: bool) -> str:
-    """What is wrong with a URL."""
+    """The problem of a URL."""
     if any(character.isspace() or not character.isprintable() for character in url):
         return "a server's url holds no blanks and no control characters"
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -1,4 +1,4 @@
-"""A model's answer in progress, whichever API it comes from, and the reply that it becomes. No I/O."""
+"""A model's answer in progress, independent of the API, and its conversion to a reply. No I/O."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ __all__ = ["Answer", "Finish", "Origin", "Piece", "as_array", "as_place", "count
 
 
 MAX_COUNT = 2**53
-"""More tokens than any answer has; a larger number cannot be averaged."""
+"""An upper limit for token counts; larger numbers cannot be averaged."""
 
 
 class Finish(Enum):
     """The meaning of a finish reason."""
 
     DONE = auto()
-    """The model ended its answer."""
+    """The model completed its answer."""
     CUT = auto()
     """A token limit cut the answer off."""
     FILTERED = auto()
     """A content filter, or the model itself, withheld the answer."""
     MALFORMED = auto()
-    """The model wrote a call that the endpoint could not read."""
+    """The model wrote a call that the endpoint could not parse."""
     FAILED = auto()
-    """Anything else, unknown finish reasons included."""
+    """Anything else, including unknown finish reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The endpoint and model of a message; its original form goes back to these only."""
+    """The endpoint and model of a message, the only ones that its original form is sent back to."""
 
     endpoint: str
     model: str
 
     def keep(self, sent: JSONObject | None) -> JSONObject | None:
-        """The ``detail`` of a block with this original form."""
+        """The ``detail`` of a block that preserves this original form."""
         return None if sent is None else {"endpoint": self.endpoint, "model": self.model, "sent": sent}
 
     def kept(self, block: MessageBlock) -> dict[str, Any] | None:
@@ -66,17 +66,17 @@ class Piece:
     kind: Literal["text", "reasoning", "call"]
     text: str = ""
     sent: JSONObject | None = None
-    """The part as it came, to be sent back unchanged; None where its text is enough."""
+    """The part as received, to be sent back unchanged; None if its text suffices."""
     call_id: str = ""
     name: str = ""
     arguments: Any = None
     """JSON text or an object."""
 
     def read(self, names: ToolNames) -> ToolCall:
-        """The call, with the id of its provider.
+        """The call, with the provider's id.
 
         Raises:
-            ValueError: it cannot be read, in words.
+            ValueError: the call cannot be read; the message says why.
         """
         text = self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
         call = tool_call({"id": self.call_id, "name": self.name, "arguments": text})
@@ -88,28 +88,28 @@ class Piece:
 
 @dataclass
 class Answer(ABC):
-    """An answer in progress: fed with a stream's events or with one whole answer, then read as a reply."""
+    """An answer in progress: fed with stream events or one complete answer, then converted to a reply."""
 
     words: ClassVar[Mapping[str, Finish]]
-    """The finish reasons that are known; every other one is a failure."""
+    """The known finish reasons; every other one is a failure."""
 
     begun: bool = False
     """Whether the model has produced anything."""
     finish_reason: str = ""
-    """Why the answer ended; empty while it has not."""
+    """Why the answer ended; empty before its end."""
     usage: dict[str, int | None] = field(default_factory=dict[str, "int | None"])
-    """The counts of a reply, by their names."""
+    """Token counts of the reply, by field name."""
 
     @abstractmethod
     def feed(self, event: Any) -> None:
-        """Take one event of a stream, or a whole answer.
+        """Process one event of a stream, or a complete answer.
 
         Raises:
-            ProtocolError: it is neither.
+            ProtocolError: ``event`` is neither.
         """
 
     def end(self) -> None:
-        """End the stream, where the API has a mark for it."""
+        """Mark the end of the stream, for APIs that send such a mark."""
         return
 
     def error_of(self, event: Any) -> Any:
@@ -138,10 +138,10 @@ class Answer(ABC):
         origin: Origin | None = None,
         max_tokens: int | None = None,
     ) -> Reply:
-        """What the model said. ``dialect`` reads its text, which holds calls where the server does not parse them.
+        """The model's reply. ``dialect`` reads its text, which contains calls if the server does not parse them.
 
         An answer that was cut off makes no call, nor does one with unreadable arguments: the reply then has an
-        ``error`` and a ``reason``, and the calls stand in its text. vLLM reports ``tool_calls`` for calls that
+        ``error`` and a ``reason``, and its text contains the calls. vLLM reports ``tool_calls`` for calls that
         ``max_tokens`` cut off, so an answer with calls that reaches ``max_tokens`` counts as cut off.
         """
         pieces = list(self.pieces())
@@ -151,16 +151,16 @@ class Answer(ABC):
         cut = at_limit or self.finish is Finish.CUT
         shown = [replace(tool, name=names.shown(tool.name)) for tool in tools]
         parsed = dialect.parse("".join(piece.text for piece in pieces if piece.kind == "text"), tools=shown, cut=cut)
-        thoughts = (*(piece.text for piece in pieces if piece.kind == "reasoning"), parsed.reasoning)
+        reasoning = (*(piece.text for piece in pieces if piece.kind == "reasoning"), parsed.reasoning)
         counted = replace(
             parsed,
             tool_calls=tuple(replace(call, name=names.own(call.name)) for call in parsed.tool_calls),
-            reasoning="\n".join(filter(None, thoughts)),
+            reasoning="\n".join(filter(None, reasoning)),
             truncated=cut,
             **cast("Any", self.usage),
         )
         if self.finish is Finish.MALFORMED:
-            why = f"the endpoint could not read the call ({self.finish_reason})"
+            why = f"the endpoint could not parse the call ({self.finish_reason})"
             return _unread(counted, calls, why, "invalid_call")
         if parsed.error is not None:
             return counted
@@ -183,10 +183,10 @@ def _unread(reply: Reply, calls: Iterable[Piece], why: str, reason: str) -> Repl
 
 
 def _blocks(pieces: Sequence[Piece], parsed: Reply, whole: Reply, origin: Origin) -> Iterator[MessageBlock]:
-    """The message in the endpoint's order, each block with what the endpoint sent of it."""
+    """The message in the endpoint's order, each block with its original form."""
     calls = list(whole.tool_calls)
     in_text, made = calls[: len(parsed.tool_calls)], iter(calls[len(parsed.tool_calls) :])
-    if parsed.reasoning or in_text:  # the dialect took the text apart
+    if parsed.reasoning or in_text:  # the dialect split the text
         yield from (
             ReasoningBlock(each.text, detail=origin.keep(each.sent)) for each in pieces if each.kind == "reasoning"
         )
@@ -206,12 +206,12 @@ def _blocks(pieces: Sequence[Piece], parsed: Reply, whole: Reply, origin: Origin
 
 
 def count_or(value: Any, known: int | None = None) -> int | None:
-    """A number of tokens, ``known`` where there is none that can be one."""
+    """A token count, or ``known`` if ``value`` is not a valid one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else known
 
 
 def count_in(usage: JSONObject, group: str, *names: str) -> int | None:
-    """A number of tokens inside a group of the usage, under the first of its names; None where there is none."""
+    """A token count inside a group of the usage, under the first of ``names`` found; None if there is none."""
     details = usage.get(group)
     if not isinstance(details, Mapping):
         return None
@@ -220,19 +220,20 @@ def count_in(usage: JSONObject, group: str, *names: str) -> int | None:
 
 
 def as_place(value: Any, what: str) -> int | str | None:
-    """The place of a part, by which later pieces of it are known.
+    """The index of a part, to which later deltas refer.
 
-    Raises ProtocolError for something else.
+    Raises:
+        ProtocolError: ``value`` is not an index.
     """
     if value is None or isinstance(value, int | str):
         return value
-    raise ProtocolError(f"expected a number for the place of {what}, got {type(value).__name__}")
+    raise ProtocolError(f"expected a number for the index of {what}, got {type(value).__name__}")
 
 
 def as_array(value: Any, what: str) -> Sequence[Any]:
-    """A JSON array of an answer, empty where there is none; ``what`` names it in the error.
+    """A JSON array of an answer, empty if absent; ``what`` names it in the error.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: ``value`` is not an array.
     """
     return [] if value is None else sequence(value, what)

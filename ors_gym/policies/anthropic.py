@@ -1,7 +1,7 @@
-"""Anthropic's Messages. No I/O.
+"""Anthropic's Messages API. No I/O.
 
-https://docs.anthropic.com/en/api/messages. The blocks of an answer, thinking with its signature among them, go back
-unchanged and in their order. The results of a message's calls open the next user message.
+https://docs.anthropic.com/en/api/messages. The blocks of an answer, including signed thinking, are sent back unchanged
+and in order. The results of a message's calls open the next user message.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class AnthropicMessages(API):
     default_limit = 8192
 
     def root(self, path: str) -> str:
-        """The path of an address, to which the provider's own clients add the version."""
+        """The path of an address, without the version, as the provider's own clients add it."""
         path = path.rstrip("/").removesuffix("/messages")
         return path if path.endswith(self.version) else path + self.version
 
     def call(self, model: str, *, stream: bool) -> str:
-        """Always the same."""
+        """The same path for every model."""
         return "/messages"
 
     def headers(self, key: str) -> dict[str, str]:
-        """A header of its own."""
+        """The API's own key header."""
         return {"x-api-key": key}
 
     def own_headers(self) -> dict[str, str]:
-        """The version that accepts sampling parameters, for the models that have them."""
+        """The API version, which accepts sampling parameters for models that have them."""
         return {"anthropic-version": "2023-06-01"}
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The request."""
+        """The request body."""
         system, rest = split_system(request.messages)
         body: dict[str, Any] = {
             "model": request.model,
@@ -67,31 +67,31 @@ class AnthropicMessages(API):
         return body | dict(request.options)
 
     def answer(self) -> Answer:
-        """A message."""
+        """An empty message."""
         return AnthropicMessage()
 
 
 def _tool(tool: ToolSpec, name: str) -> dict[str, Any]:
-    """A tool. Keywords rejected at the top of its schema go into the description."""
+    """A tool in the API's format. Keywords rejected at the top level of its schema move into the description."""
     schema = {"type": "object", **tool.parameters}
     moved = {key: schema.pop(key) for key in COMBINED if key in schema}
     description = tool.description
     if moved:
-        description = f"{description}\nThe input also has to satisfy this JSON Schema: {json.dumps(moved)}".strip()
+        description = f"{description}\nThe input must also satisfy this JSON Schema: {json.dumps(moved)}".strip()
     return {"name": name, "description": description, "input_schema": schema}
 
 
 def _messages(messages: Iterable[Message], request: Request) -> list[dict[str, Any]]:
-    """The messages in turns."""
+    """The messages as alternating turns."""
 
-    def said() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def turns() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for message in messages:
             content = list(_content(message, request))
             while content and content[-1]["type"] in ("thinking", "redacted_thinking"):
                 content.pop()  # a message must not end with one
             yield "assistant" if message.role == "assistant" else "user", content
 
-    return in_turns(said(), "content", {"type": "text", "text": "Begin."})
+    return in_turns(turns(), "content", {"type": "text", "text": "Begin."})
 
 
 def _content(message: Message, request: Request) -> Iterator[dict[str, Any]]:
@@ -128,7 +128,7 @@ def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
 
 
 class AnthropicMessage(Answer):
-    """A message: its content blocks as they come."""
+    """A message, assembled from its content blocks."""
 
     words: ClassVar[Mapping[str, Finish]] = {
         **dict.fromkeys(("end_turn", "tool_use", "stop_sequence"), Finish.DONE),
@@ -138,11 +138,11 @@ class AnthropicMessage(Answer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._blocks: dict[object, _BlockInTheMaking] = {}
+        self._blocks: dict[object, _PartialBlock] = {}
         self._counts: dict[str, Any] = {}
 
     def feed(self, event: Any) -> None:
-        """Take one event of a stream, or a whole message."""
+        """Process one event of a stream, or a complete message."""
         fields = mapping(event, "a message")
         match fields.get("type"):
             case "message":
@@ -150,11 +150,11 @@ class AnthropicMessage(Answer):
             case "message_start":
                 self._begin(mapping(fields.get("message"), "a message"))
             case "content_block_start":
-                self._blocks[as_place(fields.get("index"), "a block")] = _BlockInTheMaking(fields.get("content_block"))
+                self._blocks[as_place(fields.get("index"), "a block")] = _PartialBlock(fields.get("content_block"))
                 self.begun = True
             case "content_block_delta":
-                place = as_place(fields.get("index"), "a block")
-                block = self._blocks.setdefault(place, _BlockInTheMaking({"type": "text", "text": ""}))
+                index = as_place(fields.get("index"), "a block")
+                block = self._blocks.setdefault(index, _PartialBlock({"type": "text", "text": ""}))
                 block.add(mapping(fields.get("delta"), "a delta"))
                 self.begun = True
             case "message_delta":
@@ -166,14 +166,14 @@ class AnthropicMessage(Answer):
         check_count(self._blocks)
 
     def _begin(self, message: JSONObject) -> None:
-        for place, block in enumerate(as_array(message.get("content"), "a message's content")):
-            self._blocks[place] = _BlockInTheMaking(block)
+        for index, block in enumerate(as_array(message.get("content"), "a message's content")):
+            self._blocks[index] = _PartialBlock(block)
             self.begun = True
         self.finish_reason = str(message.get("stop_reason") or self.finish_reason)
         self._count(message.get("usage"))
 
     def _count(self, usage: Any) -> None:
-        """Count the tokens; later counts of a stream replace earlier ones."""
+        """Record the tokens; later counts of a stream replace earlier ones."""
         if usage is None:
             return
         self._counts |= {name: value for name, value in mapping(usage, "a usage").items() if value is not None}
@@ -188,14 +188,14 @@ class AnthropicMessage(Answer):
         }
 
     def pieces(self) -> Iterator[Piece]:
-        """One for each block, without empty texts, which the API does not accept back."""
+        """One piece per block, without empty texts, which the API rejects."""
         for block in self._blocks.values():
             piece = block.piece()
             if piece.kind != "text" or piece.text:
                 yield piece
 
 
-class _BlockInTheMaking:
+class _PartialBlock:
     def __init__(self, start: Any) -> None:
         self._fields = dict(mapping(start, "a content block"))
         self._grown: dict[str, list[str]] = {}
@@ -221,7 +221,7 @@ class _BlockInTheMaking:
         if kind == "tool_use":
             arguments: Any = "".join(self._arguments)
             if arguments.strip():
-                with suppress(ValueError):  # said when the call is read
+                with suppress(ValueError):  # reported when the call is read
                     sent["input"] = read_json(arguments)
             else:
                 arguments = sent.get("input") or {}

@@ -1,4 +1,4 @@
-"""What a policy needs of a provider's API: where requests go, how a turn is written, how an answer is read. No I/O."""
+"""The interface of a provider's API: where requests go, how a turn is encoded, how an answer is decoded. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["API", "OpenAIAPI", "Request", "in_turns", "said_blocks", "split_syst
 
 @dataclass(frozen=True)
 class Request:
-    """A turn, with the settings of its policy."""
+    """A turn with the settings of its policy."""
 
     model: str
     messages: Sequence[Message]
@@ -30,64 +30,64 @@ class Request:
     stream: bool = True
     max_tokens: int | None = None
     limit_name: str = "max_tokens"
-    """What the limit is called, one of :attr:`API.limits`."""
+    """The name of the token limit, one of :attr:`API.limits`."""
     send_reasoning: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     quirks: frozenset[str] = frozenset()
-    """What is known of the endpoint: see :attr:`API.quirks`."""
+    """Known deviations of the endpoint: see :attr:`API.quirks`."""
 
 
 class API(ABC):
     """A provider's API. Stateless."""
 
     name: ClassVar[str]
-    """Selects the API: ``ChatPolicy(api=…)``, ``NAME:MODEL`` at the command line."""
+    """Selects the API: ``ChatPolicy(api=…)``, and ``NAME:MODEL`` on the command line."""
     address: ClassVar[str]
-    """The provider's own endpoint."""
+    """The URL of the provider's endpoint."""
     address_variable: ClassVar[str]
-    """The environment variable with another address, which the command line reads."""
+    """The environment variable for another URL, read by the command line."""
     key_variables: ClassVar[tuple[str, ...]]
-    """The environment variables with the key, which the command line reads."""
+    """The environment variables for the key, read by the command line."""
     version: ClassVar[str] = "/v1"
-    """The path that is added to an address without one."""
+    """The path that is added to a URL without one."""
     limits: ClassVar[tuple[str, ...]]
-    """Names of the token limit of a message; the first is the default."""
+    """Names of the token limit of a message, starting with the default."""
     default_limit: ClassVar[int | None] = None
-    """The token limit of a message where none is set, for an API that requires one."""
+    """The token limit of a message if none is set, for an API that requires one."""
     quirks: ClassVar[Mapping[str, re.Pattern[str]]] = {}
-    """Deviations of endpoints, each with the pattern of the error that reveals it; later requests respect it."""
+    """Deviations of endpoints, each with the pattern of the error that reveals it; later requests account for them."""
 
     def root(self, path: str) -> str:
-        """The path of an address without the part that names the call."""
+        """The path of a URL without the part that names the call."""
         return path.rstrip("/") or self.version
 
     @abstractmethod
     def call(self, model: str, *, stream: bool) -> str:
-        """The path, and the query, of the call that asks for an answer."""
+        """The path and query of the call."""
 
     @abstractmethod
     def headers(self, key: str) -> dict[str, str]:
         """The headers that carry the key."""
 
     def own_headers(self) -> dict[str, str]:
-        """Further headers of every request."""
+        """Further headers for every request."""
         return {}
 
     def names(self, tools: Iterable[ToolSpec]) -> ToolNames:
-        """The tools' names as the API accepts them."""
+        """The tools' names in a form that the API accepts."""
         return ToolNames(tools)
 
     @abstractmethod
     def body(self, request: Request) -> dict[str, Any]:
-        """The request."""
+        """The request body."""
 
     @abstractmethod
     def answer(self) -> Answer:
-        """An answer, of which nothing has come yet."""
+        """An empty answer."""
 
 
 class OpenAIAPI(API):
-    """An API of OpenAI: one path for every model, and a bearer token."""
+    """An API of OpenAI: one path for all models, and a bearer token."""
 
     address = "https://api.openai.com/v1"
     address_variable = "OPENAI_BASE_URL"
@@ -96,11 +96,11 @@ class OpenAIAPI(API):
     """The path of the call."""
 
     def root(self, path: str) -> str:
-        """The path of an address, which may name the call too."""
+        """The path of a URL, which may include the call."""
         return super().root(path.rstrip("/").removesuffix(self.path))
 
     def call(self, model: str, *, stream: bool) -> str:
-        """Always the same."""
+        """The same path for every model."""
         return self.path
 
     def headers(self, key: str) -> dict[str, str]:
@@ -109,9 +109,9 @@ class OpenAIAPI(API):
 
 
 def in_turns(messages: Iterable[tuple[str, list[Any]]], key: str, first: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Merge ``messages`` (a role and its parts) into turns that alternate, the user's first, none of them empty.
+    """Merge ``messages`` (a role and its parts) into alternating, non-empty turns that start with the user's.
 
-    The parts are under ``key``; ``first`` is the user's part where another role begins.
+    The parts are stored under ``key``; ``first`` is the user's part if another role starts.
     """
     wire: list[dict[str, Any]] = []
     for role, parts in messages:
@@ -127,7 +127,7 @@ def in_turns(messages: Iterable[tuple[str, list[Any]]], key: str, first: Mapping
 
 
 def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
-    """The text of the system messages that come first, and the rest."""
+    """The text of the leading system messages, and the other messages."""
     rest = list(messages)
     system: list[str] = []
     while rest and rest[0].role == "system":
@@ -136,6 +136,6 @@ def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
 
 
 def said_blocks(message: Message) -> list[TextBlock | ImageBlock]:
-    """The text and the images of a message, empty texts left out."""
+    """The text and images of a message, without empty texts."""
     found = [block for block in message.blocks if isinstance(block, TextBlock | ImageBlock)]
     return [block for block in found if isinstance(block, ImageBlock) or block.text]

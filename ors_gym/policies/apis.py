@@ -1,4 +1,4 @@
-"""The APIs that a policy can ask a model by, by name."""
+"""The APIs of model endpoints, by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ APIS: dict[str, API] = {
 def api_named(name: str) -> API:
     """The API of that name.
 
-    Raises ValueError, with the names there are, for another name.
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if name not in APIS:
-        raise ValueError(f"no API is called {name!r}; there are {', '.join(APIS)}")
+        raise ValueError(f"unknown API {name!r}; choose one of {', '.join(APIS)}")
     return APIS[name]

@@ -1,4 +1,4 @@
-"""Asking a policy: asynchronous or not, and whatever form of an answer it gives."""
+"""Calling a policy: synchronous or asynchronous, with any accepted form of answer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["ask", "reply_of"]
 
 
 async def ask(policy: Policy, turn: Turn) -> Reply:
-    """A policy's reply.
+    """Call a policy and return its reply.
 
-    ``act`` may be a plain function; it then runs on a thread, so that one that waits for a model holds up no other
-    episode. Like a coroutine it is asked for many episodes at once. For what it may return see :func:`reply_of`.
+    ``act`` may be a plain function: it then runs on a thread, so that a blocking call delays no other episode. Like a
+    coroutine it is called for many episodes concurrently. For its return value see :func:`reply_of`.
 
     Raises:
-        TypeError: it answered with something else.
+        TypeError: the policy returned another type.
     """
     act: Any = policy.act
     if inspect.iscoroutinefunction(act) or inspect.iscoroutinefunction(getattr(act, "__call__", None)):  # noqa: B004
@@ -36,13 +36,13 @@ async def ask(policy: Policy, turn: Turn) -> Reply:
 
 
 def reply_of(answer: object, whose: str = "the policy") -> Reply:
-    """What a policy said, as a reply.
+    """Convert a policy's answer to a reply.
 
-    A call, a list of calls, a text, and an assistant's message of chat completions (a mapping, or a client library's
-    object) are replies too.
+    Accepts a call, a list of calls, a text, and an assistant message of Chat Completions (a mapping, or a client
+    library's object).
 
     Raises:
-        TypeError: it is none of these; ``whose`` says who gave it.
+        TypeError: the answer is none of these; ``whose`` names its source.
     """
     if isinstance(answer, Reply):
         return answer

@@ -1,8 +1,7 @@
-"""OpenAI's Chat Completions, which vLLM, SGLang, llama.cpp, Ollama and most hosted models speak too. No I/O.
+"""OpenAI's Chat Completions, also spoken by vLLM, SGLang, llama.cpp, Ollama and most hosted models. No I/O.
 
-https://platform.openai.com/docs/api-reference/chat. Where servers differ, what any of them sends is read: see
-:mod:`ors_gym.policies.completion`. Where they accept different things, the request is written as OpenAI has it until
-the endpoint refuses that (``quirks``).
+https://platform.openai.com/docs/api-reference/chat. Answers are read in all variants of these servers: see
+:mod:`ors_gym.policies.completion`. Requests follow OpenAI's format until the endpoint rejects it (``quirks``).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ors_gym.types import ImageBlock, Message, ReasoningBlock, TextBlock, ToolCa
 __all__ = ["ChatCompletions", "chat_messages"]
 
 SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
-"""Mistral's ids of calls."""
+"""The format of Mistral's call ids."""
 
 
 class ChatCompletions(OpenAIAPI):
@@ -39,7 +38,7 @@ class ChatCompletions(OpenAIAPI):
     }
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The request, with a server's own words where the calls are read here."""
+        """The request body, with vLLM's parameters if the dialect reads the calls."""
         body: dict[str, Any] = {
             "model": request.model,
             "messages": chat_messages(
@@ -57,7 +56,7 @@ class ChatCompletions(OpenAIAPI):
             body["tools"] = [tool.to_openai() for tool in request.tools]
             for tool in body["tools"]:
                 tool["function"]["name"] = request.names.shown(tool["function"]["name"])
-            if request.dialect.name != "plain":  # the calls are read here: vLLM refuses tools that it should parse
+            if request.dialect.name != "plain":  # vLLM rejects tools without a parser unless disabled
                 body["tool_choice"] = "none"
                 if request.dialect.special_marks:
                     body["skip_special_tokens"] = False
@@ -67,7 +66,7 @@ class ChatCompletions(OpenAIAPI):
         return body | dict(request.options)
 
     def answer(self) -> Answer:
-        """A completion."""
+        """An empty completion."""
         return Completion()
 
 
@@ -79,11 +78,11 @@ def chat_messages(
     origin: Origin | None = None,
     quirks: frozenset[str] = frozenset(),
 ) -> list[dict[str, Any]]:
-    """A conversation as the API takes it.
+    """A conversation in the format of the API.
 
-    A tool result is its own message with the role ``tool``, which holds text only: images of results follow in a user
+    A tool result is its own message with the role ``tool``, which holds only text: images of results follow in a user
     message. Assistant messages from ``origin`` keep their original form. ``with_reasoning`` adds ``reasoning_content``
-    to messages of other origin; False omits reasoning everywhere.
+    to messages of other origin; False omits all reasoning.
     """
     system, rest = split_system(messages)
     wire: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
@@ -141,12 +140,12 @@ def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
 
 
 def _content(parts: Sequence[Mapping[str, Any]]) -> str | Sequence[Mapping[str, Any]]:
-    """Plain text where there is nothing else: some servers take nothing else."""
+    """Plain text if there are only text parts: some servers accept nothing else."""
     return "\n".join(part["text"] for part in parts) if all(part["type"] == "text" for part in parts) else parts
 
 
 def _shorten_ids(wire: Iterable[dict[str, Any]]) -> None:
-    """Give every call that has no id of Mistral's one that looks like it."""
+    """Replace every call id that is not in Mistral's format."""
 
     def short(call_id: str) -> str:
         return call_id if SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]

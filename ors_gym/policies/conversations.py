@@ -1,9 +1,9 @@
-"""Conversations in the forms of OpenAI, Anthropic, Google and chat templates, and back. No I/O.
+"""Conversations in the formats of OpenAI, Anthropic, Google and chat templates, and back. No I/O.
 
-For loops of your own around :class:`~ors_gym.ORSClient`: ``to_anthropic(messages)`` is what the provider's client
-takes, and ``from_anthropic`` reads what you kept of it. Written by the same code as the requests of
-:class:`~ors_gym.ChatPolicy`. Going back loses what only the provider understands, such as signatures of thoughts
-other than Anthropic's, and what a form has no place for: Chat Completions hold no images in results of tools.
+For custom loops around :class:`~ors_gym.ORSClient`: ``to_anthropic(messages)`` returns the arguments of the provider's
+client, and ``from_anthropic`` reads stored messages. The code is the same as for the requests of
+:class:`~ors_gym.ChatPolicy`. Converting back loses provider-specific data, such as signatures of reasoning other than
+Anthropic's, and what a format cannot hold: Chat Completions have no images in tool results.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def to_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def to_anthropic(messages: Iterable[Message]) -> dict[str, Any]:
-    """``system=`` (where there is a system message) and ``messages=`` of Anthropic's Messages."""
+    """``system=`` (if there is a system message) and ``messages=`` of Anthropic's Messages."""
     return _written("anthropic", messages, ("system", "messages"))
 
 
 def to_google(messages: Iterable[Message]) -> dict[str, Any]:
-    """``systemInstruction`` (where there is a system message) and ``contents`` of Google's generateContent."""
+    """``systemInstruction`` (if there is a system message) and ``contents`` of Google's generateContent."""
     return _written("google", messages, ("systemInstruction", "contents"))
 
 
 def _written(name: str, messages: Iterable[Message], fields: Sequence[str]) -> dict[str, Any]:
-    api, nobody = api_named(name), Origin("", "")
-    request = Request("", tuple(messages), (), ToolNames(()), nobody, dialect("plain"), stream=False)
+    api, no_origin = api_named(name), Origin("", "")
+    request = Request("", tuple(messages), (), ToolNames(()), no_origin, dialect("plain"), stream=False)
     body = api.body(request)
     return {field: body[field] for field in fields if field in body}
 
@@ -59,7 +59,7 @@ def from_openai(messages: Iterable[Any]) -> tuple[Message, ...]:
     """Messages of Chat Completions, as mappings or as a client library's objects.
 
     Raises:
-        ValueError: a message has another form, in words.
+        ValueError: a message has another format.
     """
     read: list[Message] = []
     for message in map(_fields, messages):
@@ -77,7 +77,7 @@ def from_openai(messages: Iterable[Any]) -> tuple[Message, ...]:
             case "user":
                 _add(read, _openai_parts(content))
             case _:
-                raise ValueError(f"a message of chat completions has no role {role!r}")
+                raise ValueError(f"Chat Completions has no role {role!r}")
     return tuple(read)
 
 
@@ -93,7 +93,7 @@ def _openai_part(part: Mapping[str, Any]) -> Block:
         return _image_of(str(url))
     if isinstance(part.get("text"), str):
         return TextBlock(part["text"])
-    raise ValueError(f"a part of type {part.get('type')!r} is neither text nor an image")
+    raise ValueError(f"unsupported part of type {part.get('type')!r}: expected text or image_url")
 
 
 def _call_block(call: Any) -> ToolCallBlock:
@@ -102,13 +102,13 @@ def _call_block(call: Any) -> ToolCallBlock:
 
 
 def from_anthropic(messages: Iterable[Any], system: Any = None) -> tuple[Message, ...]:
-    """Messages of Anthropic's Messages, as mappings or as the client library's objects, after the system prompt.
+    """Messages of Anthropic's Messages, as mappings or as the client library's objects, preceded by the system prompt.
 
     Raises:
-        ValueError: a message has another form, in words.
+        ValueError: a message has another format.
     """
-    said = _anthropic_blocks(system)
-    read = [Message("system", said)] if said else []
+    system_blocks = _anthropic_blocks(system)
+    read = [Message("system", system_blocks)] if system_blocks else []
     for message in map(_fields, messages):
         role, blocks = message.get("role"), _anthropic_blocks(message.get("content"))
         if role == "assistant":
@@ -116,7 +116,7 @@ def from_anthropic(messages: Iterable[Any], system: Any = None) -> tuple[Message
         elif role == "user":
             _add(read, blocks)
         else:
-            raise ValueError(f"a message of Anthropic's has no role {role!r}")
+            raise ValueError(f"Anthropic's Messages has no role {role!r}")
     return tuple(read)
 
 
@@ -137,7 +137,7 @@ def _anthropic_block(part: Mapping[str, Any]) -> MessageBlock:
         case "image":
             source = _fields(part.get("source"))
             if source.get("type") != "base64":
-                raise ValueError("an image by its address cannot be kept: give it as base64")
+                raise ValueError("image URLs are not supported: embed the image as base64")
             return ImageBlock(str(source.get("data")), str(source.get("media_type")))
         case "tool_use":
             return ToolCallBlock(str(part.get("id") or ""), str(part.get("name")), dict(part.get("input") or {}))
@@ -145,25 +145,26 @@ def _anthropic_block(part: Mapping[str, Any]) -> MessageBlock:
             inner = cast("tuple[Block, ...]", _anthropic_blocks(part.get("content")))
             return ToolResultBlock(str(part.get("tool_use_id") or ""), inner, bool(part.get("is_error")))
         case kind:
-            raise ValueError(f"a block of type {kind!r} has no counterpart")
+            raise ValueError(f"unsupported block of type {kind!r}")
 
 
 def from_google(contents: Iterable[Any], system: Any = None) -> tuple[Message, ...]:
-    """Contents of Google's generateContent, as mappings or as the client library's objects, after the instruction.
+    """Contents of Google's generateContent, as mappings or as the client library's objects, preceded by the
+    instruction.
 
-    A call without an id is given one, and so is its response: responses stand in the order of the calls.
+    Calls without an id get one, and so do their responses, which are matched in the order of the calls.
 
     Raises:
-        ValueError: a content has another form, in words.
+        ValueError: a content has another format.
     """
     parts = [{"text": system}] if isinstance(system, str) else _fields(system or {}).get("parts") or ()
-    said = tuple(TextBlock(str(_fields(part).get("text") or "")) for part in parts)
-    read = [Message("system", said)] if said else []
-    waiting: list[tuple[str, str]] = []  # the name and the id of calls without a response so far
+    system_blocks = tuple(TextBlock(str(_fields(part).get("text") or "")) for part in parts)
+    read = [Message("system", system_blocks)] if system_blocks else []
+    unanswered: list[tuple[str, str]] = []  # name and id of calls without a response so far
     for number, content in enumerate(map(_fields, contents)):
         blocks = [
-            _google_block(_fields(part), f"call_{number}_{place}", waiting)
-            for place, part in enumerate(content.get("parts") or ())
+            _google_block(_fields(part), f"call_{number}_{index}", unanswered)
+            for index, part in enumerate(content.get("parts") or ())
         ]
         if content.get("role") == "model":
             read.append(Message("assistant", tuple(blocks)))
@@ -172,21 +173,21 @@ def from_google(contents: Iterable[Any], system: Any = None) -> tuple[Message, .
     return tuple(read)
 
 
-def _google_block(part: Mapping[str, Any], new_id: str, waiting: list[tuple[str, str]]) -> MessageBlock:
+def _google_block(part: Mapping[str, Any], new_id: str, unanswered: list[tuple[str, str]]) -> MessageBlock:
     call, response = part.get("functionCall"), part.get("functionResponse")
     call, response = call or part.get("function_call"), response or part.get("function_response")
     data = part.get("inlineData") or part.get("inline_data")
     if call is not None:
         fields = _fields(call)
         name, call_id = str(fields.get("name")), str(fields.get("id") or new_id)
-        waiting.append((name, call_id))
+        unanswered.append((name, call_id))
         return ToolCallBlock(call_id, name, dict(fields.get("args") or {}))
     if response is not None:
         fields = _fields(response)
-        answered = next((one for one in waiting if fields.get("id") == one[1]), None)
-        answered = answered or next((one for one in waiting if one[0] == fields.get("name")), None)
+        answered = next((call for call in unanswered if fields.get("id") == call[1]), None)
+        answered = answered or next((call for call in unanswered if call[0] == fields.get("name")), None)
         if answered is not None:
-            waiting.remove(answered)
+            unanswered.remove(answered)
         images = tuple(_google_image(_fields(each)) for each in fields.get("parts") or ())
         return _google_result(answered[1] if answered else str(fields.get("id") or ""), fields, images)
     if data is not None:
@@ -198,8 +199,8 @@ def _google_block(part: Mapping[str, Any], new_id: str, waiting: list[tuple[str,
 def _google_result(call_id: str, fields: Mapping[str, Any], images: tuple[Block, ...]) -> ToolResultBlock:
     answer = dict(fields.get("response") or {})
     is_error = "error" in answer and "output" not in answer
-    said: Any = answer.get("error") if is_error else answer.get("output", answer.get("result", answer))
-    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+    output: Any = answer.get("error") if is_error else answer.get("output", answer.get("result", answer))
+    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
     return ToolResultBlock(call_id, (*((TextBlock(text),) if text else ()), *images), is_error)
 
 
@@ -211,12 +212,12 @@ def _google_image(part: Mapping[str, Any]) -> ImageBlock:
 def _image_of(url: str) -> ImageBlock:
     head, comma, data = url.partition(";base64,")
     if not (comma and head.startswith("data:")):
-        raise ValueError("an image by its address cannot be kept: give it as a data URL with base64")
+        raise ValueError("image URLs are not supported: use a data URL with base64")
     return ImageBlock(data, head.removeprefix("data:"))
 
 
 def _add(read: list[Message], blocks: Iterable[MessageBlock]) -> None:
-    """Say this as the user: after the results of the same message's calls, in the same message."""
+    """Append blocks of the user: to the message that holds the results of the last calls, or as a new message."""
     after_results = bool(read) and any(isinstance(block, ToolResultBlock) for block in read[-1].blocks)
     if after_results:
         read[-1] = Message("user", (*read[-1].blocks, *blocks))
@@ -225,9 +226,9 @@ def _add(read: list[Message], blocks: Iterable[MessageBlock]) -> None:
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
-    """A mapping's fields, or those of a client library's object."""
+    """The fields of a mapping, or of a client library's object."""
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value)
     if hasattr(value, "model_dump"):
         return cast("Mapping[str, Any]", value.model_dump(exclude_none=True))
-    raise ValueError(f"expected a message or a part of one, got {type(value).__name__}")
+    raise ValueError(f"expected a message or a part of a message, got {type(value).__name__}")

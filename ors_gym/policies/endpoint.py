@@ -1,21 +1,22 @@
-"""A policy behind a model's endpoint: vLLM, SGLang, llama.cpp, or a hosted model by its provider's own API.
+"""A policy that calls a model's endpoint: vLLM, SGLang, llama.cpp, or a hosted model through its provider's API.
 
 ::
 
     async with ChatPolicy("http://localhost:8000/v1", "Qwen/Qwen3-8B", max_tokens=2048) as policy:
         trajectory = await EpisodeRunner(client, policy).run_episode(TaskRef("wordle", "train", 3))
 
-Each turn is one streamed request with the conversation and the tools of the episode. What the endpoint sent beside text
+Each turn is one streamed request with the conversation and the tools of the episode. Data that the endpoint sends
+besides text and calls, such as signed or encrypted reasoning, is sent back unchanged. Failures:
 and calls, such as signed or encrypted reasoning, goes back to it unchanged. Failures:
 
-- The endpoint is busy (429), down (5xx) or unreachable, and no part of the answer has arrived: the request is repeated
+- The endpoint is busy (429), down (5xx) or unreachable, and no part of the answer has arrived: the request is retried
   after its ``Retry-After``, or with increasing delays, for at most ``retry_seconds``.
-- The answer breaks off, ends with an unknown finish reason, or that time is over:
+- The answer breaks off or ends with an unknown finish reason, or ``retry_seconds`` have passed:
   :class:`~ors_gym.errors.EndpointError`. The episode fails, and is retried or dropped as on any infrastructure failure.
 - A content filter withholds the answer or refuses the conversation: this episode fails.
 - The conversation is too long for the model: the episode is truncated (``max_tokens``).
-- ``max_tokens`` exceeds what the model allows: it is lowered, and the log says so.
-- The endpoint refuses the key, the model, the first request, or further spending, or was never reached:
+- ``max_tokens`` exceeds the model's limit: it is lowered, with a warning in the log.
+- The endpoint rejects the key, the model, the first request or further spending, or was never reached:
   :class:`EndpointRefusedError` ends the run.
 - The model wrote a call that cannot be read or was cut off: no call of that message is made.
 """
@@ -59,15 +60,15 @@ if TYPE_CHECKING:
 __all__ = ["ChatPolicy", "EndpointRefusedError"]
 
 FIRST_CONTACT_SECONDS = 15.0
-"""Time limit for reaching an endpoint that was never reached: its address may be wrong."""
+"""Time limit for the first connection to an endpoint: its URL may be wrong."""
 QUIET_SECONDS = 20.0
-"""Delay before the log says that the first answer has not begun."""
+"""Delay before a warning that the first answer has not started."""
 
 logger = logging.getLogger(__name__)
 
 
 class _RefusedError(Exception):
-    """A request was refused, and nothing was produced."""
+    """A request was rejected before any part of an answer."""
 
     def __init__(self, why: str, refusal: Refusal, *, unreached: bool = False) -> None:
         super().__init__(why, refusal)
@@ -81,31 +82,32 @@ def _again(why: str, *, unreached: bool = False) -> _RefusedError:
 
 
 class ChatPolicy:
-    """Asks a model at an endpoint. Picklable, so that each Ray actor can have its own.
+    """A policy that calls a model at an endpoint. Picklable, so that each Ray actor can have its own copy.
 
     Args:
-        base_url: The API's address, such as ``http://localhost:8000/v1`` (``/v1``, or what the API has instead, is
-            added to an address without a path).
-        model: The model's name there.
+        base_url: The API's URL, such as ``http://localhost:8000/v1``; ``/v1``, or the API's own version, is added to a
+            URL without a path.
+        model: The model's name at the endpoint.
         api: The provider's API: ``openai`` for Chat Completions, ``responses`` for OpenAI's Responses, ``anthropic``
             for Messages, ``google`` for generateContent.
-        api_key: Sent as the API wants it; in no log, error or repr. No environment variable is read.
-        max_tokens: Of one message. An episode's own limit (``RolloutLimits.max_tokens``) lowers it.
-        options: Anything else of the request's body: ``temperature``, ``top_p``, ``seed``, ``tool_choice``,
-            ``chat_template_kwargs``, ``thinking``, … Google's go into the ``generationConfig`` where they belong there.
-        parser: Reads the text of a message. The default sets ``<think>…</think>`` apart; for a server of Chat
-            Completions that does not parse tool calls give the model's dialect (see :mod:`ors_gym.dialects`): the
-            request then says so.
-        send_reasoning: By default reasoning goes back as the endpoint sent it. True also sends reasoning of other
-            origin, as ``reasoning_content``; False sends none. For Chat Completions only.
-        stream: Ask for the answer in pieces: a dead endpoint is noticed by its silence.
-        max_tokens_field: What the endpoint calls ``max_tokens``, if not what the API does; OpenAI's newer models want
-            ``max_completion_tokens``. Any name of the limit may be given in ``options`` instead.
-        retry_seconds: How long a busy endpoint, or one that is not there, is asked again for one message.
-        silence_seconds: How long an answer may go without a sign of life, the wait for its beginning included.
-        answer_seconds: How long one answer may take, signs of life included.
+        api_key: Sent in the API's own header; never in a log, error or repr. No environment variable is read.
+        max_tokens: Maximum tokens of one message. An episode's own limit (``RolloutLimits.max_tokens``) lowers it.
+        options: Other fields of the request body: ``temperature``, ``top_p``, ``seed``, ``tool_choice``,
+            ``chat_template_kwargs``, ``thinking``, … For Google, they are sorted into the body and its
+            ``generationConfig``.
+        parser: The dialect that reads the text of a message. The default separates ``<think>…</think>``. For a Chat
+            Completions server that does not parse tool calls, give the model's dialect (see :mod:`ors_gym.dialects`);
+            the request then disables tool parsing.
+        send_reasoning: By default reasoning is sent back as received. True also sends reasoning of other origin, as
+            ``reasoning_content``; False sends none. For Chat Completions only.
+        stream: Request a streamed answer, so that a dead endpoint is noticed by its silence.
+        max_tokens_field: The endpoint's name for ``max_tokens``, if it differs from the API's; OpenAI's newer models
+            require ``max_completion_tokens``. Any name of the limit may also be given in ``options``.
+        retry_seconds: Maximum seconds to retry one message at a busy or unreachable endpoint.
+        silence_seconds: Maximum seconds without receiving any data, including the wait for the start of the answer.
+        answer_seconds: Maximum seconds for one answer, even while data arrives.
         headers: Sent with every request; kept as secret as the key.
-        http_client: An httpx client of your own (proxies, certificates), instead of the faster default.
+        http_client: An httpx client (proxies, certificates) to use instead of the faster default.
     """
 
     def __init__(
@@ -130,28 +132,28 @@ class ChatPolicy:
         self._api = api_named(api)
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"an endpoint's base_url begins with http:// or https://, got {base_url!r}")
+            raise ValueError(f"an endpoint's base_url must start with http:// or https://, got {base_url!r}")
         if parts.username is not None:
-            raise ValueError("an endpoint's base_url holds no credentials: give them as api_key or headers")
+            raise ValueError("an endpoint's base_url must not hold credentials: pass them as api_key or headers")
         self._options = dict(options or {})
         stream = bool(self._options.pop("stream", stream))
         path, _, query = (self._api.root(parts.path) + self._api.call(model, stream=stream)).partition("?")
         whole = parts._replace(path=path, query="&".join(filter(None, (parts.query, query))), fragment="")
         self._target = whole.geturl()
         self.url = whole._replace(query="").geturl()
-        """Where requests go, without the query, in which some endpoints want the key."""
+        """The request URL without its query, which holds the key for some endpoints."""
         self.model = model
         self.api = api
-        of_key = self._api.headers(api_key) if api_key else {}
+        key_headers = self._api.headers(api_key) if api_key else {}
         given = {name.lower(): value for name, value in (headers or {}).items()}
-        common = {"content-type": "application/json", "user-agent": "ors-gym", **self._api.own_headers(), **of_key}
+        common = {"content-type": "application/json", "user-agent": "ors-gym", **self._api.own_headers(), **key_headers}
         self._headers = {name: value for name, value in common.items() if name.lower() not in given} | dict(
             headers or {}
         )
-        of_query = [value for _, value in parse_qsl(parts.query)]
-        self._redact = Redactor([api_key or "", *(headers or {}).values(), *of_query])
+        query_values = [value for _, value in parse_qsl(parts.query)]
+        self._redact = Redactor([api_key or "", *(headers or {}).values(), *query_values])
         self._limit_name = max_tokens_field or self._api.limits[0]
-        for name in self._api.limits:  # so that an episode's own limit lowers it here too
+        for name in self._api.limits:  # so that an episode's own limit also lowers it
             if name in self._options:
                 self._limit_name, max_tokens = max_tokens_field or name, self._options.pop(name)
         if max_tokens is not None and max_tokens < 1:
@@ -159,7 +161,7 @@ class ChatPolicy:
         self._max_tokens = max_tokens
         self._dialect = dialect(parser)
         if self._dialect.name != "plain" and api != "openai":
-            raise ValueError(f"the API {api!r} sends calls apart from text: parser is for {'openai'!r}")
+            raise ValueError(f"the API {api!r} sends calls separately from text: parser requires api='openai'")
         self._send_reasoning = send_reasoning
         self._stream = stream
         self._retry_seconds = retry_seconds
@@ -194,11 +196,11 @@ class ChatPolicy:
             await transport.aclose()
 
     async def act(self, turn: Turn) -> Reply:
-        """Ask the model for its next message.
+        """Request the model's next message.
 
         Raises:
-            EndpointError: the endpoint failed; this episode is over.
-            EndpointRefusedError: it refuses such requests; so is the run.
+            EndpointError: the endpoint failed; the episode ends.
+            EndpointRefusedError: the endpoint rejects such requests; the run ends.
         """
         names = self._api.names(turn.tools)
         origin = Origin(self.url, self.model)
@@ -221,7 +223,7 @@ class ChatPolicy:
                 self._options,
                 self._quirks,
             )
-            # Half a surrogate pair, which an environment may well have sent, is no Unicode and becomes a question mark.
+            # A lone surrogate, which an environment may send, is not valid Unicode and becomes a question mark.
             body = self._api.body(request)
             wire = json.dumps(body, ensure_ascii=False, allow_nan=False).encode(errors="replace")
             try:
@@ -239,42 +241,42 @@ class ChatPolicy:
                         continue
                     case Verdict.TOO_LONG | Verdict.LESS_OUTPUT:
                         return Reply(truncated=True)
-                    case Verdict.MORE_OUTPUT if turn.max_tokens == limit:  # what is left of the episode's tokens
+                    case Verdict.MORE_OUTPUT if turn.max_tokens == limit:  # the episode's remaining tokens
                         return Reply(truncated=True)
                     case verdict:
                         raise self._ending(verdict, refused.why) from None
             try:
                 return answer.reply(self._dialect, names, turn.tools, origin=origin, max_tokens=limit)
             except ProtocolError as error:
-                raise self._failure(f"the endpoint's answer makes no sense: {error.message}") from None
+                raise self._failure(f"invalid answer from the endpoint: {error.message}") from None
 
     async def _wait(self, refused: _RefusedError, attempt: int, began: float) -> None:
-        """Wait before the request is sent again, or give up."""
-        patience = self._retry_seconds
+        """Wait before the next attempt, or give up."""
+        budget = self._retry_seconds
         never_reached = refused.unreached and not self._reached
         if never_reached:
-            patience = min(patience, FIRST_CONTACT_SECONDS)
+            budget = min(budget, FIRST_CONTACT_SECONDS)
         delay = refused.refusal.after_seconds
         delay = backoff_seconds(attempt, 0.5, 20.0) if delay is None else max(delay, 0.05)
-        if time.monotonic() + delay > began + patience:
+        if time.monotonic() + delay > began + budget:
             times = f"{attempt + 1} attempt{'s' if attempt else ''}"
-            why = f"{refused.why} ({times} in {patience:g} s)"
-            if never_reached and patience < self._retry_seconds:
+            why = f"{refused.why} ({times} in {budget:g} s)"
+            if never_reached and budget < self._retry_seconds:
                 raise self._ending(Verdict.RUN, why)
             raise self._failure(why)
         if not self._accepted:
-            self._say("waiting", f"{refused.why}; asking again for up to {patience:g} s")
+            self._say("waiting", f"{refused.why}; retrying for up to {budget:g} s")
         await asyncio.sleep(delay)
 
     def _learn(self, refused: _RefusedError, known: frozenset[str]) -> bool:
-        """Whether the refusal names a part of the request that can be written otherwise."""
-        said = refused.refusal.said
-        learned = {quirk for quirk, words in self._api.quirks.items() if words.search(said)} - known
+        """Whether the error reveals a new deviation of the endpoint, so that the request can be rewritten."""
+        text = refused.refusal.said
+        learned = {quirk for quirk, pattern in self._api.quirks.items() if pattern.search(text)} - known
         self._quirks |= learned
         return bool(learned)
 
     def _lowered(self, refused: _RefusedError, limit: int | None) -> int | None:
-        """The limit to use instead; None where no token would be left, or where there is no limit."""
+        """A lower token limit; None if no token would be left, or if there is no limit."""
         limit = self._api.default_limit if limit is None else limit
         if limit is None:
             return None
@@ -284,14 +286,14 @@ class ChatPolicy:
             return None
         if room is not None and room.always and self._max_tokens is not None:
             self._max_tokens = min(self._max_tokens, lower)
-        self._say("lowered", f"max_tokens={limit} is more than the model allows: lowered to {lower}")
+        self._say("lowered", f"max_tokens={limit} exceeds the model's limit: lowered to {lower}")
         return lower
 
     async def _ask(self, body: bytes) -> Answer:
         """Send a request once.
 
         Raises:
-            _RefusedError: nothing was produced.
+            _RefusedError: the request was rejected before any part of an answer.
         """
         answer = self._api.answer()
         loop = asyncio.get_running_loop()
@@ -313,7 +315,7 @@ class ChatPolicy:
                     silence.reschedule(loop.time() + self._silence_seconds)
                     for event in events:
                         self._take(event, answer)
-        # What happens to the connection after the answer's end does not matter.
+        # Errors of the connection after the answer's end are ignored.
         except TimeoutError:
             if not answer.finish_reason:
                 why = f"the endpoint was silent for {self._silence_seconds:g} s"
@@ -327,17 +329,17 @@ class ChatPolicy:
             if not answer.finish_reason:
                 raise self._failure(f"the answer was cut off: {error.message}") from error
         except ProtocolError as error:
-            raise self._failure(f"the endpoint's answer makes no sense: {error.message}") from None
+            raise self._failure(f"invalid answer from the endpoint: {error.message}") from None
         finally:
             quiet.cancel()
         if not answer.finish_reason:
             if answer.begun:
                 raise self._failure("the answer was cut off before its end")
-            raise _again("the answer ended before it began")
+            raise _again("the answer was empty")
         if answer.finish is Finish.FILTERED:
-            raise self._failure(f"the endpoint's content filter kept the answer back ({answer.finish_reason})")
+            raise self._failure(f"the endpoint's content filter withheld the answer ({answer.finish_reason})")
         if answer.finish is Finish.FAILED:
-            why = f"the answer ended with {answer.finish_reason!r}, which is no proper end"
+            why = f"the answer ended with {answer.finish_reason!r}, which is not a known finish reason"
             if not answer.begun and judge(None, {}, {"code": answer.finish_reason}).verdict is Verdict.AGAIN:
                 raise _again(why)
             raise self._failure(why)
@@ -345,7 +347,7 @@ class ChatPolicy:
         return answer
 
     def _take(self, event: Any, answer: Answer) -> None:
-        """Feed a piece of the answer, unless it says that something broke."""
+        """Feed a part of the answer, or raise the error that it carries."""
         if event == DONE:
             answer.end()
             return
@@ -354,7 +356,7 @@ class ChatPolicy:
             answer.feed(event)
             return
         refusal = judge(None, {}, error)
-        why = f"the endpoint broke the answer off: {refusal.said[:1000]}"
+        why = f"the endpoint aborted the answer: {refusal.said[:1000]}"
         if answer.begun and refusal.verdict is not Verdict.RUN:
             raise self._failure(why)
         raise _RefusedError(why, refusal)
@@ -370,7 +372,7 @@ class ChatPolicy:
         return self._transport
 
     def _refuse(self, response: TransportResponse, body: bytes) -> None:
-        """Raise what an answer means that is no 200."""
+        """Raise the error for a response whose status is not 200."""
         try:
             refusal = judge(response.status, response.headers, parse_json(body))
         except ProtocolError:
@@ -379,7 +381,7 @@ class ChatPolicy:
         raise _RefusedError(f"{why}: {refusal.said[:1000]}" if refusal.said else why, refusal)
 
     def _ending(self, verdict: Verdict, why: str) -> EndpointError | EndpointRefusedError:
-        """The error that ends the run, or only the episode."""
+        """The error that ends the run or the episode."""
         accepted = self._accepted and verdict is Verdict.REQUEST
         if verdict is Verdict.EPISODE or accepted:
             return self._failure(why)

@@ -1,7 +1,7 @@
-"""Google's generateContent, of Gemini. No I/O.
+"""Google's generateContent, for Gemini. No I/O.
 
-https://ai.google.dev/api/generate-content. The parts of an answer go back unchanged, each with its
-``thoughtSignature``. The results of a message's calls stand in one content, as many as there were calls.
+https://ai.google.dev/api/generate-content. The parts of an answer are sent back unchanged, each with its
+``thoughtSignature``. The results of a message's calls form one content, one for each call.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ors_gym.types.shapes import JSONObject, mapping
 __all__ = ["GoogleGenerateContent"]
 
 TOP = frozenset({"safetySettings", "toolConfig", "generationConfig", "cachedContent", "labels", "serviceTier", "store"})
-"""Options at the top of a request; all others go into its ``generationConfig``."""
+"""Options at the top level of a request; all others belong to its ``generationConfig``."""
 NOT_SIGNED = "skip_thought_signature_validator"
-"""The signature for calls that this model did not make."""
+"""The placeholder signature for calls that another model made."""
 BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\b|gemini-[12]\.")
 FILTERS = "SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII LANGUAGE IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT BLOCKED"
 MALFORMED = "MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL MALFORMED_RESPONSE TOO_MANY_TOOL_CALLS"
@@ -48,7 +48,7 @@ class GoogleGenerateContent(API):
     limits = ("maxOutputTokens", "max_output_tokens", "max_tokens")
 
     def root(self, path: str) -> str:
-        """The path of an address, to which the provider's own clients add the version."""
+        """The path of a URL, without the version, as the provider's own clients add it."""
         path = re.sub(r"/models(/.*)?$", "", path.rstrip("/"))
         return path if re.search(r"/v\d\w*(/|$)", path) else path + self.version
 
@@ -57,15 +57,15 @@ class GoogleGenerateContent(API):
         return f"/models/{model}:streamGenerateContent?alt=sse" if stream else f"/models/{model}:generateContent"
 
     def headers(self, key: str) -> dict[str, str]:
-        """A header of its own."""
+        """The API's own key header."""
         return {"x-goog-api-key": key}
 
     def names(self, tools: Iterable[ToolSpec]) -> ToolNames:
-        """Names begin with a letter or ``_``."""
+        """The tools' names, each starting with a letter or ``_``."""
         return ToolNames(tools, letter_first=True)
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The request."""
+        """The request body."""
         system, rest = split_system(request.messages)
         body: dict[str, Any] = {"contents": _contents(rest, request)}
         if system:
@@ -88,15 +88,15 @@ class GoogleGenerateContent(API):
         return body | options | ({"generationConfig": settings} if settings else {})
 
     def answer(self) -> Answer:
-        """A candidate."""
+        """An empty candidate."""
         return GenerateContent()
 
 
 def _contents(messages: Iterable[Message], request: Request) -> list[dict[str, Any]]:
-    """The contents in turns."""
-    calls: dict[str, tuple[str, str | None]] = {}  # by our id: the name, and the id if the model gave one
+    """The contents as alternating turns."""
+    calls: dict[str, tuple[str, str | None]] = {}  # by our id: the name, and the model's id if it sent one
 
-    def said() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def turns() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for message in messages:
             if message.role == "assistant":
                 yield "model", list(_model_parts(message, request, calls))
@@ -105,7 +105,7 @@ def _contents(messages: Iterable[Message], request: Request) -> list[dict[str, A
             parts.sort(key=lambda part: "functionResponse" not in part)  # the responses come first
             yield "user", parts
 
-    return in_turns(said(), "parts", {"text": "Begin."})
+    return in_turns(turns(), "parts", {"text": "Begin."})
 
 
 def _model_parts(
@@ -143,18 +143,18 @@ def _user_parts(block: Any, request: Request, calls: Mapping[str, tuple[str, str
 def _response(
     result: ToolResultBlock, request: Request, calls: Mapping[str, tuple[str, str | None]]
 ) -> Iterator[dict[str, Any]]:
-    """The response to a call: its images are in it, or beside it for models before Gemini 3."""
+    """The response to a call. Its images are part of it, or follow it for models before Gemini 3."""
     name, call_id = calls.get(result.tool_call_id, ("", None))
     answer = {"error" if result.is_error else "output": text_of(result.blocks)}
     response: dict[str, Any] = {"name": name, "response": answer}
     if call_id is not None:
         response["id"] = call_id
     images = [_part(block) for block in said_blocks(Message("user", result.blocks)) if isinstance(block, ImageBlock)]
-    beside = BEFORE_GEMINI_3.search(request.model) is not None
-    if images and not beside:
+    separate = BEFORE_GEMINI_3.search(request.model) is not None
+    if images and not separate:
         response["parts"] = images
     yield {"functionResponse": response}
-    if beside:
+    if separate:
         yield from images
 
 
@@ -165,7 +165,7 @@ def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
 
 
 class GenerateContent(Answer):
-    """A candidate: its parts as they come, and neighbours of plain text joined."""
+    """A candidate, assembled from its parts; adjacent plain text is joined."""
 
     words: ClassVar[Mapping[str, Finish]] = {
         "STOP": Finish.DONE,
@@ -179,7 +179,7 @@ class GenerateContent(Answer):
         self._parts: list[JSONObject] = []
 
     def feed(self, event: Any) -> None:
-        """Take one piece of a stream, or a whole answer."""
+        """Process one chunk of a stream, or a complete answer."""
         fields = mapping(event, "an answer")
         for candidate in as_array(fields.get("candidates"), "candidates")[:1]:
             candidate = mapping(candidate, "a candidate")
@@ -197,9 +197,9 @@ class GenerateContent(Answer):
             self._count(mapping(usage, "a usage"))
 
     def _count(self, usage: JSONObject) -> None:
-        said, thought = count_or(usage.get("candidatesTokenCount")), count_or(usage.get("thoughtsTokenCount"))
+        written, thought = count_or(usage.get("candidatesTokenCount")), count_or(usage.get("thoughtsTokenCount"))
         counts = {
-            "num_tokens": None if said is None and thought is None else (said or 0) + (thought or 0),
+            "num_tokens": None if written is None and thought is None else (written or 0) + (thought or 0),
             "num_prompt_tokens": count_or(usage.get("promptTokenCount")),
             "num_cached_tokens": count_or(usage.get("cachedContentTokenCount")),
             "num_reasoning_tokens": thought,
@@ -207,7 +207,7 @@ class GenerateContent(Answer):
         self.usage |= {name: count_or(value, self.usage.get(name)) for name, value in counts.items()}
 
     def pieces(self) -> Iterator[Piece]:
-        """One for each part, and for each run of text without signatures."""
+        """One piece per part, and per run of text without signatures."""
         texts: list[str] = []
         kind: str | None = None
         for part in self._parts:

@@ -1,4 +1,4 @@
-"""The names of tools before a model: ORS allows any name, the models' APIs letters, digits, ``_`` and ``-``."""
+"""Tool names for models: ORS allows any name, the models' APIs letters, digits, ``_`` and ``-``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ors_gym.types import ToolSpec
 __all__ = ["ToolNames"]
 
 MAX_NAME = 64
-"""The longest name of a tool that OpenAI and Anthropic accept."""
+"""The longest tool name that OpenAI and Anthropic accept."""
 
 
 class ToolNames:
-    """The names of an episode's tools, as the environment and as the model know them.
+    """Maps the names of an episode's tools between environment and model.
 
-    ``letter_first`` is for an API that accepts no digit and no ``-`` at the beginning of a name.
+    ``letter_first`` is for an API that rejects names starting with a digit or ``-``.
     """
 
     def __init__(self, tools: Iterable[ToolSpec], *, letter_first: bool = False) -> None:
@@ -35,7 +35,7 @@ class ToolNames:
         return self._shown.get(name) or self._allowed(name)
 
     def own(self, shown: str) -> str:
-        """The environment's name of a tool; a name that the model made up stays as it is."""
+        """The environment's name of a tool; an unknown name is returned unchanged."""
         return self._own.get(shown, shown)
 
     def _allowed(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON values put together from the pieces in which a stream brings them, in linear time. No I/O."""
+"""JSON values assembled from the deltas of a stream in linear time. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PARTS = 250_000
 """Maximum number of parts of an answer that are kept apart: more than any model writes tokens in one message."""
 
 GROWING = frozenset({"text", "summary"})
-"""Fields of an item that come in pieces; its other fields come once."""
+"""Fields of an item that arrive in deltas; its other fields arrive once."""
 
 
 def check_count(parts: Sized) -> None:
@@ -25,10 +25,10 @@ def check_count(parts: Sized) -> None:
 
 
 class Growing:
-    """A value in progress: text is added to text, objects and lists are merged, all else is taken as it comes.
+    """A value in progress: text is appended, objects and lists are merged, other values are replaced.
 
-    Items of a list belong together if they have the same ``index`` and ``type``, as OpenRouter's ``reasoning_details``
-    have; an item without an index is one of its own.
+    Items of a list belong together if they have the same ``index`` and ``type``, as in OpenRouter's
+    ``reasoning_details``; an item without an index is always new.
 
     >>> value = Growing()
     >>> value.add([{"index": 0, "text": "h"}])
@@ -47,7 +47,7 @@ class Growing:
         self._last: Any = None
 
     def add(self, piece: Any) -> None:
-        """Take one more piece."""
+        """Add one more delta."""
         self._last = piece
         if isinstance(piece, str):
             self._texts.append(piece)
@@ -79,15 +79,15 @@ def _place(item: Any) -> object:
 
 
 def joined_parts(pieces: Iterable[Any]) -> list[JSONObject]:
-    """The parts of a content that came as pieces of text and as parts: neighbours of one kind are one part."""
+    """The parts of a content that arrives as text deltas and parts; adjacent ones of the same kind are joined."""
 
     def kind(part: JSONObject) -> object:
         return part["type"] if part.get("type") in ("text", "thinking") else object()
 
     def joined() -> Iterator[JSONObject]:
         parts = ({"type": "text", "text": piece} if isinstance(piece, str) else piece for piece in pieces)
-        for of_kind, neighbours in itertools.groupby(parts, kind):
-            group = list(neighbours)
+        for of_kind, adjacent in itertools.groupby(parts, kind):
+            group = list(adjacent)
             whole = {name: value for part in group for name, value in part.items()}
             if of_kind == "text":
                 whole["text"] = "".join(str(part.get("text") or "") for part in group)

@@ -1,8 +1,8 @@
 """What an endpoint's error means for the request, the episode and the run. No I/O.
 
-Endpoints share statuses but not words: OpenAI's ``{"error": {"message", "code", "type"}}``, FastAPI's ``detail``,
-Anthropic's ``{"type": "error", "error": {…}}``, Google's ``details``, and OpenRouter's ``metadata.raw`` with the error
-of the host behind it.
+Endpoints share statuses but not error formats: OpenAI's ``{"error": {"message", "code", "type"}}``, FastAPI's
+``detail``, Anthropic's ``{"type": "error", "error": {…}}``, Google's ``details``, and OpenRouter's ``metadata.raw``
+with the error of the upstream host.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ __all__ = ["Refusal", "Room", "Verdict", "judge", "room_left"]
 
 
 class Verdict(Enum):
-    """What follows from an error."""
+    """The consequence of an error."""
 
     AGAIN = auto()
-    """The endpoint is busy or down: the request may be sent again."""
+    """The endpoint is busy or down: retry the request."""
     TOO_LONG = auto()
     """The conversation does not fit the model."""
     LESS_OUTPUT = auto()
-    """``max_tokens`` does not fit beside the conversation, or the model never writes that much."""
+    """``max_tokens`` does not fit with the conversation, or exceeds the model's output limit."""
     MORE_OUTPUT = auto()
-    """``max_tokens`` is less than the endpoint allows."""
+    """``max_tokens`` is below the endpoint's minimum."""
     EPISODE = auto()
-    """The endpoint refuses this conversation."""
+    """The endpoint rejects this conversation."""
     RUN = auto()
-    """The endpoint refuses the key, the model or further spending."""
+    """The endpoint rejects the key, the model or further spending."""
     REQUEST = auto()
-    """The endpoint refuses the request. Ends the run if it never accepted one, else the episode."""
+    """The endpoint rejects the request. Ends the run if it never accepted one, else the episode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error, and what follows from it."""
+    """An error and its consequence."""
 
     verdict: Verdict
     said: str
     after_seconds: float | None = None
-    """When to ask again, where the endpoint says so."""
+    """Seconds to wait before a retry, if the endpoint sends them."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -63,7 +63,7 @@ NO_MONEY_TEXT = re.compile(
     r"|exceeded your current quota|enable billing|billing (account|is) (disabled|not)"
 )
 NEVER = re.compile(r"PerDay|limit: 0\b")
-"""Google's words for a quota that does not recover within minutes."""
+"""Google's terms for a quota that does not recover within minutes."""
 FILTERED = _words(
     "content_filter content_policy_violation responsibleaipolicyviolation invalid_prompt cyber_policy bio_policy"
     " misalignment_policy_violation data_inspection_failed"
@@ -100,9 +100,9 @@ UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|unrecognized|not permit
 
 
 def judge(status: int | None, headers: Mapping[str, str], answer: Any) -> Refusal:
-    """What an error means, whose ``status`` is None where it came inside a stream.
+    """Classify an error; ``status`` is None if it arrived inside a stream.
 
-    ``answer`` is the JSON of the body, or its text where it is none.
+    ``answer`` is the JSON of the body, or its text if it is not JSON.
     """
     said = _said(answer)
     fields = list(_fields(answer))
@@ -149,11 +149,11 @@ def _length(text: str) -> Verdict | None:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The tokens that an answer may have, by an error."""
+    """The number of tokens available for an answer, according to an error."""
 
     tokens: int
     always: bool
-    """Whether this holds for every conversation."""
+    """Whether the number applies to every conversation."""
 
 
 NUMBER = r"([\d,]+)"
@@ -166,14 +166,14 @@ PROMPT = re.compile(
     rf"|prompt tokens)|prompt contains at least {NUMBER}"
 )
 SUM = re.compile(rf"{NUMBER} \+ {NUMBER} > {NUMBER}")
-"""Anthropic's way: input + max_tokens > limit."""
-MOST = re.compile(
+"""Anthropic's format: input + max_tokens > limit."""
+MAX_OUTPUT = re.compile(
     rf"(?i)at most {NUMBER}|> {NUMBER}, which is the maximum|less than or equal to `?{NUMBER}|to {NUMBER} \(exclusive\)"
 )
 
 
 def room_left(said: str) -> Room | None:
-    """The tokens left for an answer, computed from the numbers in an error; None without known numbers."""
+    """The number of tokens left for an answer, from the numbers in an error; None without known numbers."""
     summed = SUM.search(said)
     if summed is not None:
         return Room(_number(summed[3]) - _number(summed[1]), always=False)
@@ -181,7 +181,7 @@ def room_left(said: str) -> Room | None:
     if context is not None:
         read = 0 if prompt is None else _number(_group(prompt))
         return Room(_number(_group(context)) - read, always=False)
-    most = MOST.search(said)
+    most = MAX_OUTPUT.search(said)
     if most is None:
         return None
     return Room(_number(_group(most)) - ("exclusive" in most[0]), always=True)
@@ -196,7 +196,7 @@ def _number(digits: str) -> int:
 
 
 def _fields(value: Any, depth: int = 6) -> Iterator[tuple[str, Any]]:
-    """Every field of an error, those of inner objects and of JSON in text included."""
+    """Every field of an error, including those of nested objects and of JSON in text."""
     if isinstance(value, str) and value.lstrip().startswith("{") and len(value) < 1 << 16:
         try:
             value = json.loads(value)
@@ -215,7 +215,7 @@ def _fields(value: Any, depth: int = 6) -> Iterator[tuple[str, Any]]:
 
 
 def _said(answer: Any) -> str:
-    """The message of an error, of the innermost server that sent one."""
+    """The error message of the innermost server that sent one."""
     while isinstance(answer, Mapping | list):
         if isinstance(answer, list):
             items: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]
@@ -235,9 +235,9 @@ def _after_seconds(headers: Mapping[str, str], fields: list[tuple[str, Any]]) ->
     milliseconds = headers.get("retry-after-ms", "")
     if re.fullmatch(r"\d{1,9}(\.\d*)?", milliseconds):
         return float(milliseconds) / 1000
-    asked = retry_after_seconds(headers)
-    if asked is not None:
-        return asked
+    delay = retry_after_seconds(headers)
+    if delay is not None:
+        return delay
     delays = [value for name, value in fields if name == "retryDelay" and isinstance(value, str)]
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)s", delays[0]) if delays else None
     return None if match is None else float(match[1])

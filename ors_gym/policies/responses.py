@@ -1,7 +1,7 @@
 """OpenAI's Responses, without its storage: each request carries the whole conversation. No I/O.
 
-https://platform.openai.com/docs/api-reference/responses. The items of an answer, encrypted reasoning among them, go
-back unchanged, in their order, before the outputs of their calls.
+https://platform.openai.com/docs/api-reference/responses. The items of an answer, including encrypted reasoning, are
+sent back unchanged and in order, before the outputs of their calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Responses(OpenAIAPI):
     }
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The request."""
+        """The request body."""
         instructions, rest = split_system(request.messages)
         body: dict[str, Any] = {
             "model": request.model,
@@ -59,7 +59,7 @@ class Responses(OpenAIAPI):
         return body | dict(request.options)
 
     def answer(self) -> Answer:
-        """A response."""
+        """An empty response."""
         return Response()
 
 
@@ -78,7 +78,7 @@ def _items(message: Message, request: Request) -> Iterator[dict[str, Any]]:
         elif isinstance(block, ToolResultBlock):
             outputs.append(_output(block))
         elif isinstance(block, ReasoningBlock):
-            continue  # of another endpoint: this one accepts only its own
+            continue  # an endpoint accepts only its own reasoning
         elif message.role == "assistant":
             if isinstance(block, TextBlock) and block.text:
                 yield {"role": "assistant", "content": [{"type": "output_text", "text": block.text}]}
@@ -124,14 +124,14 @@ class Response(Answer):
         return Finish.CUT if cut and super().finish is Finish.DONE else super().finish
 
     def feed(self, event: Any) -> None:
-        """Take one event of a stream, or a whole response."""
+        """Process one event of a stream, or a complete response."""
         fields = mapping(event, "a response")
         kind = str(fields.get("type") or "")
         if kind.endswith(".delta") or kind == "response.output_item.added":
             self.begun = True
         elif kind == "response.output_item.done":
-            place = count_or(fields.get("output_index"), len(self._done))
-            self._done[cast("int", place)] = mapping(fields.get("item"), "an item of a response")
+            index = count_or(fields.get("output_index"), len(self._done))
+            self._done[cast("int", index)] = mapping(fields.get("item"), "an item of a response")
             check_count(self._done)
             self.begun = True
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
@@ -167,11 +167,11 @@ class Response(Answer):
         }
 
     def _output(self) -> list[JSONObject]:
-        """The completed items, or those of the response where no item came alone."""
-        return [self._done[place] for place in sorted(self._done)] or self._items
+        """The completed items, or those of the response if none arrived separately."""
+        return [self._done[index] for index in sorted(self._done)] or self._items
 
     def pieces(self) -> Iterator[Piece]:
-        """One for each item."""
+        """One piece per item."""
         for item in self._output():
             kind = item.get("type")
             if kind == "function_call":
@@ -180,13 +180,13 @@ class Response(Answer):
                 yield Piece("call", sent=item, call_id=call_id, name=name, arguments=arguments)
             elif kind == "message":
                 yield Piece("text", "".join(_texts(item.get("content"))), item)
-            else:  # reasoning, and whatever else an answer holds
+            else:  # reasoning, and any other kind
                 thoughts = (*_texts(item.get("summary")), *_texts(item.get("content")))
                 yield Piece("reasoning", "\n".join(thoughts), item)
 
 
 def _texts(parts: Any) -> Iterable[str]:
-    """The text of an item's parts; a refusal is what the model said."""
+    """The text of an item's parts; a refusal counts as text."""
     listed: list[Any] = parts if isinstance(parts, list) else []  # pyright: ignore[reportUnknownVariableType]
     for part in listed:
         fields = mapping(part, "a part of an item")

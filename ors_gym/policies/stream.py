@@ -1,4 +1,4 @@
-"""An endpoint's answer as it arrives."""
+"""Decoding an endpoint's answer as it arrives."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ors_gym.json_text import parse_json
 __all__ = ["DONE", "answer_events"]
 
 DONE = "[DONE]"
-"""The end of a stream, where the API has one."""
+"""The end of a stream, in APIs that send one."""
 
 
 async def answer_events(response: TransportResponse) -> AsyncIterator[list[Any]]:
-    """The JSON of an answer: a stream's events, or the whole where the endpoint does not stream.
+    """The JSON of an answer: the events of a stream, or the complete answer if the endpoint does not stream.
 
-    Every piece that arrives gives a list, which is empty for a comment that only keeps the connection alive.
+    Yields a list for every chunk; it is empty for a keep-alive comment.
 
     Raises:
-        ProtocolError: the answer is no JSON, or exceeds the limits.
+        ProtocolError: the answer is not JSON, or exceeds the limits.
     """
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
         yield [parse_json(await response.read())]
@@ -31,5 +31,5 @@ async def answer_events(response: TransportResponse) -> AsyncIterator[list[Any]]
     async for chunk in response.chunks():
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
-            raise ProtocolError(f"an answer longer than {MAX_ANSWER_BYTES:,} bytes")
+            raise ProtocolError(f"the answer exceeds {MAX_ANSWER_BYTES:,} bytes")
         yield [DONE if data.strip() == DONE else parse_json(data) for _, data in events.feed(chunk)]

@@ -1,4 +1,4 @@
-"""Conversations and tools as the chat templates of open models take them. No I/O."""
+"""Conversations and tools in the format of open models' chat templates. No I/O."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["images_in", "template_tools", "to_chat_template"]
 
 
 def template_tools(tools: ToolList) -> list[dict[str, Any]] | None:
-    """The tools as chat templates take them, their JSON Schemas whole; None for no tools, not an empty list."""
+    """The tools for a chat template, with their complete JSON Schemas; None instead of an empty list."""
     return [tool.to_openai() for tool in tools] or None
 
 
 def to_chat_template(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """An ORS conversation as chat templates take it: tool results become messages of the role ``tool``.
+    """An ORS conversation for a chat template: tool results become messages of the role ``tool``.
 
-    Content with images is a list of parts, other content a text.
+    Content with images is a list of parts; other content is text.
     """
     chat: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -69,7 +69,7 @@ def _content(blocks: Sequence[MessageBlock]) -> str | list[dict[str, Any]]:
 
 
 def images_in(messages: Iterable[Message]) -> Iterator[ImageBlock]:
-    """The images, in the order in which :func:`to_chat_template` has them."""
+    """The images in the order of :func:`to_chat_template`."""
     for message in messages:
         for block in message.blocks:
             if isinstance(block, ToolResultBlock):

@@ -74,7 +74,7 @@ class Conversation:
 
     @property
     def end(self) -> StopReason | None:
-        """How the environment ended the episode, None while it goes on.
+        """How the environment ended the episode; None while it is running.
 
         ORS has one flag for both ends; an environment served from Gymnasium tells them apart in the metadata.
         """
@@ -86,7 +86,7 @@ class Conversation:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the episode ended with the last message, None while it goes on; limits of the runner are not counted."""
+        """Why the episode ended with the last message; None while it is running or if a runner's limit ended it."""
         if not self.exchanges:
             return None
         last = self.exchanges[-1]

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """What happens to a group when some of its episodes fail."""
+    """The handling of a group with failed episodes."""
 
     retries: int = 2
     """Maximum retries of a failed member, each on a new session."""
@@ -195,9 +195,9 @@ def run_groups(
 
     At most ``max_concurrent_groups`` run at once, so ``tasks`` may be infinite; ``num_groups`` takes its first ones.
     Under ``FailurePolicy(incomplete="refill")`` a dropped group's place is then given to the next task
-    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` says so. No refill starts before the
+    after those, up to ``refills`` times, and ``TrajectoryGroup.refilled_for`` records it. No refill starts before the
     first ``num_groups`` tasks have started. With a ``seed`` the policy draws the same for the n-th group of a task in
-    every run, in whatever order groups end.
+    every run, independent of the order in which groups end.
 
     A group in which every episode failed says nothing about the policy: the server may be gone, or have no such
     environment. ``max_failed_groups`` of them in a row, as they complete, end the run with an error, and so does a run
@@ -225,7 +225,7 @@ def run_groups(
 class GroupRun(AsyncIterator[TrajectoryGroup]):
     """The groups of a run, as they complete; made by :func:`run_groups`.
 
-    Waiting for the next group may be cancelled or time out: the groups go on, and the next call waits for them again.
+    Waiting for the next group may be cancelled or time out: the groups continue, and the next call waits for them.
     :meth:`aclose` (``async with contextlib.aclosing(run_groups(…)) as groups``) ends the episodes that are still
     running and closes their sessions; so does the collection of a run that is no longer referenced.
     """
@@ -269,7 +269,7 @@ class GroupRun(AsyncIterator[TrajectoryGroup]):
             refills, refilled_for = self._running.pop(ended)
             group = ended.result()
         except asyncio.CancelledError:
-            raise  # the groups go on
+            raise  # the groups continue
         except BaseException:
             await self.aclose()
             raise

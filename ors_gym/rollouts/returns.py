@@ -75,7 +75,7 @@ def trajectory_return(
     stopped_reward: float | None = None,
     unrewarded_return: float | None = 0.0,
 ) -> float | None:
-    """A trajectory's return; None for a failed one, whatever its rewards.
+    """A trajectory's return; always None for a failed one.
 
     ``truncated_reward`` counts as one more reward after the last step of a truncated episode, ``stopped_reward`` of an
     episode that the policy ended by a plain message. Without them such episodes keep the rewards of their steps.

@@ -78,7 +78,7 @@ class KnowsTasks(Protocol):
         ...
 
     async def num_tasks(self, env_name: str, split: str) -> int:
-        """How many tasks a split has."""
+        """The number of tasks in a split."""
         ...
 
 

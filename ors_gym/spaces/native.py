@@ -1,4 +1,4 @@
-"""What a client and a server agree on to step a Gymnasium environment with its own spaces over ordinary ORS.
+"""The protocol between client and server for stepping a Gymnasium environment in its own spaces over ordinary ORS.
 
 A session is native if its task says so: ``{"gymnasium": {}}``, or with the fields of :class:`NativeOptions`. Such a
 session answers four tools that no list of tools names; in every other session they do not exist, so a model cannot
@@ -49,14 +49,14 @@ _KINDS: Mapping[str, type] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NativeOptions:
-    """What a native session is to hold."""
+    """The settings of a native session."""
 
     num_envs: int | None = None
-    """Members of a vector environment; None: one environment that is no vector."""
+    """Number of members of a vector environment; None: a single environment."""
     autoreset_mode: str = "NextStep"
     """Of a vector environment, in Gymnasium's words."""
     max_episode_steps: int | None = None
-    """Steps until an episode is truncated, beside the environment's own limit."""
+    """Steps until an episode is truncated, in addition to the environment's own limit."""
     split: str | None = None
     """Draw each episode from the tasks of a split; None: the seeds are the caller's."""
     render_mode: str | None = None

@@ -53,7 +53,7 @@ _DTYPE = re.compile(r"[<>|](?:[biufc]\d{1,2}|[SU]\d{1,7}|[mM]8(?:\[\d{0,6}[a-zA-
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """What stands in an ``info`` for a value that cannot travel, such as an object of a class of the server's."""
+    """Placeholder in an ``info`` for a value that cannot be sent, such as an object of a server-side class."""
 
     type: str
     text: str

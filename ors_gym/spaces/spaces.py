@@ -94,7 +94,7 @@ class BlocksSpace(gymnasium.Space[tuple[Block, ...]]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: blocks are no arrays."""
+        """False: blocks are not arrays."""
         return False
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Block, ...]:
@@ -126,7 +126,7 @@ class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: messages are no arrays."""
+        """False: messages are not arrays."""
         return False
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Message, ...]:
@@ -173,7 +173,7 @@ class ToolCallSpace(gymnasium.Space[ToolCall]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: calls are no arrays."""
+        """False: calls are not arrays."""
         return False
 
     def mask(self, *names: str) -> NDArray[np.int8]:

@@ -1,4 +1,4 @@
-"""How the checks of a server came out, for people and for machines."""
+"""The results of checking a server, as objects, text, JSON and JUnit XML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Level(StrEnum):
-    """How much the standard asks for something."""
+    """How strongly the standard demands something."""
 
     REQUIRED = "required"
     RECOMMENDED = "recommended"
@@ -25,34 +25,34 @@ class Level(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     PASS = "pass"
     FAIL = "fail"
     WARN = "warn"
-    """It is not so, and need not be."""
+    """Not met, but not required."""
     SKIP = "skip"
-    """It does not apply, or what it builds on failed."""
+    """Not applicable, or a prerequisite failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, the statement of the protocol it stands for, how it came out and what was seen."""
+    """One check: its name, the statement of the protocol that it tests, its outcome and the observation."""
 
     name: str
     statement: str
     outcome: Outcome
     message: str
     number: str = ""
-    """Its place in the kit, which stays the same: ``2.3``."""
+    """The check's permanent number in the kit: ``2.3``."""
     level: Level = Level.REQUIRED
     reference: str = ""
-    """Where the statement comes from."""
+    """The source of the statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All checks of one environment of a server, in the order they ran. As a string, a line for each."""
+    """All checks of one environment of a server, in order of execution. As a string, one line per check."""
 
     url: str
     env_name: str
@@ -60,7 +60,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing that is required failed."""
+        """Whether no required check failed."""
         return not self.failed
 
     @property
@@ -70,7 +70,7 @@ class CheckReport:
 
     @property
     def counts(self) -> Mapping[Outcome, int]:
-        """How many checks came out in each way."""
+        """Number of checks by outcome."""
         return Counter(check.outcome for check in self.checks)
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class CheckReport:
         return json.dumps({"url": self.url, "env_name": self.env_name, "ok": self.ok, "checks": checks}, indent=2)
 
     def to_junit(self) -> str:
-        """The report as JUnit's XML; a recommendation that is not met is a skipped test with its reason."""
+        """The report as JUnit XML; an unmet recommendation is a skipped test with its reason."""
         suite = ElementTree.Element(
             "testsuite",
             name=_xml(f"ORS {self.env_name} at {self.url}"),

@@ -1,4 +1,4 @@
-"""Running the checks: whatever a server does is an outcome, never an exception."""
+"""Running the checks: any behavior of the server is an outcome, never an exception."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def check_server(
     seconds_per_check: float = 60.0,
     client_options: Mapping[str, Any] | None = None,
 ) -> CheckReport:
-    """Check one environment of a server, the first unless ``env_name`` says which, with one task of one split.
+    """Check one environment of a server (default: the first) with one task of one split.
 
-    A fault of the server is a failed check, never an exception. ``secrets`` are what the environment needs to start,
-    ``client_options`` further arguments of :class:`~ors_gym.ORSClient`. With ``play``, tasks are played too, to see
-    whether they are the same when they are opened again; without it, only what they begin with is compared.
+    An error of the server is a failed check, never an exception. ``secrets`` are the secrets that the environment
+    needs, ``client_options`` further arguments of :class:`~ors_gym.ORSClient`. With ``play``, tasks are also played to
+    check that reopened tasks are the same; otherwise only their prompts are compared.
     """
     options: dict[str, Any] = {"api_key": api_key, **(client_options or {})}
     checks: list[Check] = []
@@ -62,13 +62,13 @@ async def _check(statement: Statement, server: ServerUnderTest, seconds: float) 
         server.reached = False
         message = f"the server was not reached: {error}"
     except TimeoutError:
-        server.reached = statement.number != "1.1"  # a server that is silent at first is not waited for again
+        server.reached = statement.number != "1.1"  # do not wait again for a server that never answered
         message = f"no answer within {seconds:g} seconds"
     except ORSError as error:
         message = f"{type(error).__name__}: {error}"
-    except Exception as error:  # what a server sends may break a check in ways not thought of
-        message = f"the answer makes no sense ({type(error).__name__}: {str(error)[:500]})"
+    except Exception as error:  # a server's answer may break a check unexpectedly
+        message = f"invalid answer ({type(error).__name__}: {str(error)[:500]})"
     if outcome is Outcome.FAIL and statement.level is not Level.REQUIRED and server.reached:
         outcome = Outcome.WARN
-    place = statement.number, statement.level, statement.reference
-    return Check(statement.name, statement.words, outcome, message, *place)
+    source = statement.number, statement.level, statement.reference
+    return Check(statement.name, statement.words, outcome, message, *source)

@@ -1,4 +1,4 @@
-"""The server under test, asked by bare requests: the client forgives what some statements forbid."""
+"""The server under test, queried with plain requests: the client tolerates what some statements forbid."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Answer", "DoesNotApplyError", "NotAsStatedError", "ServerUnderTest",
 
 
 class NotAsStatedError(Exception):
-    """The server did something else than the statement says."""
+    """The server does not behave as stated."""
 
 
 class DoesNotApplyError(Exception):
-    """The statement cannot be checked here."""
+    """The statement cannot be checked on this server."""
 
 
 def require(condition: object, message: str) -> None:
-    """Fail the check unless ``condition`` holds."""
+    """Fail the check if ``condition`` is false."""
     if not condition:
         raise NotAsStatedError(message)
 
@@ -46,7 +46,7 @@ def as_object(value: Any, what: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, with the request it belongs to in words."""
+    """A response, with a description of its request."""
 
     request: str
     status: int
@@ -55,23 +55,23 @@ class Answer:
 
     @property
     def missing(self) -> bool:
-        """Whether the server has no such path."""
+        """Whether the server does not have the path."""
         return self.status in (404, 405, 501)
 
     def json(self) -> Any:
-        """The JSON of an answer with status 200."""
+        """The JSON of a response with status 200."""
         require(self.status == 200, f"{self.request} answered {self.status}, not 200")
         try:
             return read_json(self.body)
         except ValueError as error:
             beginning = self.body[:80].decode(errors="replace")
-            what = f"{self.request} answered something that is not JSON: {beginning!r} ({error})"
+            what = f"{self.request} answered with invalid JSON: {beginning!r} ({error})"
             raise NotAsStatedError(what) from None
 
 
 @dataclass
 class ServerUnderTest:
-    """The server under test, and what the checks learned of it so far."""
+    """The server under test, and the results that later checks need."""
 
     client: ORSClient
     env_name: str = ""
@@ -100,38 +100,38 @@ class ServerUnderTest:
         return Answer(f"{method} {path}", response.status, response.headers, content)
 
     async def get(self, path: str) -> Any:
-        """The JSON at a path."""
+        """Get the JSON at a path."""
         return (await self.ask("GET", path)).json()
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON that answers a body."""
+        """Post a body and return the response's JSON."""
         return (await self.ask("POST", path, body)).json()
 
     @property
     def env_path(self) -> str:
-        """What the environment's paths begin with."""
+        """The prefix of the environment's paths."""
         if not self.env_name:
             raise DoesNotApplyError("no environment was found")
         return "/" + quote(self.env_name, safe="")
 
     @property
     def open_session(self) -> Session:
-        """The session that the checks share."""
+        """The session shared by the checks."""
         if self.session is None:
             raise DoesNotApplyError("no session could be opened")
         return self.session
 
     def of_session(self, session_id: str | None = None) -> Mapping[str, str]:
-        """The header that names a session."""
+        """The header that identifies a session."""
         return {"X-Session-ID": session_id or self.open_session.id}
 
     def need_tasks(self) -> None:
-        """Skip the check where no task was found."""
+        """Skip the check if no task was found."""
         if self.num_tasks.get(self.split, 0) <= self.index:
             raise DoesNotApplyError("no task was found")
 
     def names(self, values: Sequence[Any], what: str) -> list[str]:
-        """Names that are text and differ."""
+        """Non-empty, distinct names."""
         require(all(isinstance(name, str) and name for name in values), f"{what} must have non-empty strings as names")
         repeated = {name for name in values if values.count(name) > 1}
         require(not repeated, f"{what} with the same name: {shown(sorted(repeated))}")

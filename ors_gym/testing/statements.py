@@ -1,4 +1,4 @@
-"""The statements of the protocol, each a check. Numbers stay: new statements are added at the end of their part."""
+"""The statements of the protocol, each with a check. Numbers never change: new statements are appended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Check: TypeAlias = Callable[[Server], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of the protocol and the check that stands for it."""
+    """One statement of the protocol and its check."""
 
     number: str
     level: Level
@@ -46,7 +46,7 @@ class Statement:
 
 
 STATEMENTS: list[Statement] = []
-"""All statements, in the order they are checked."""
+"""All statements, in the order of the checks."""
 
 STANDARD = "openrewardstandard.io, HTTP API"
 REFERENCE = "openreward, environments/server.py"
@@ -117,7 +117,7 @@ async def tools(server: Server) -> str:
 async def tool_descriptions(server: Server) -> str:
     """Each tool has a description."""
     if server.tools is None:
-        raise DoesNotApplyError("the tools are not known")
+        raise DoesNotApplyError("the tools are unknown")
     silent = [tool.name for tool in server.tools if not tool.description.strip()]
     require(not silent, f"tools without a description, which a model needs: {', '.join(silent)}")
     return f"{len(server.tools)} checked"
@@ -127,14 +127,14 @@ async def tool_descriptions(server: Server) -> str:
 async def tool_schemas(server: Server) -> str:
     """A tool's input_schema is null, or a JSON Schema of an object."""
     if server.tools is None:
-        raise DoesNotApplyError("the tools are not known")
+        raise DoesNotApplyError("the tools are unknown")
     for tool in server.tools:
         if tool.input_schema is None:
             continue
         try:
             Draft202012Validator.check_schema(tool.input_schema)
         except SchemaError as error:
-            raise NotAsStatedError(f"{tool.name}: no JSON Schema: {error.message}") from None
+            raise NotAsStatedError(f"{tool.name}: not a JSON Schema: {error.message}") from None
         kind = tool.input_schema.get("type")
         require(kind == "object", f"{tool.name}: the schema's type is {shown(kind)}, not 'object'")
     return f"{len(server.tools)} checked"
@@ -168,29 +168,29 @@ async def num_tasks(server: Server) -> str:
     for split, listed in server.num_tasks.items():
         answer = as_object(await server.post(f"{server.env_path}/num_tasks", {"split": split}), "the answer")
         count: object = answer.get("num_tasks")
-        require(count == listed, f"split {split!r}: it answered {shown(answer)}, and {listed} are listed")
+        require(count == listed, f"split {split!r}: it answered {shown(answer)}, but {listed} are listed")
     return ", ".join(f"{split} {number:,}" for split, number in server.num_tasks.items())
 
 
 @_states("2.7", Level.RECOMMENDED)
 async def task(server: Server) -> str:
-    """POST /{env}/task gives the task at an index, a JSON object, and the same one each time."""
+    """POST /{env}/task returns the task at an index, a JSON object, and the same one each time."""
     server.need_tasks()
     body = {"split": server.split, "index": server.index}
     first, second = [await server.post(f"{server.env_path}/task", body) for _ in range(2)]
     as_object(as_object(first, "the answer").get("task"), "the task")
-    require(first == second, "asked twice, it gave two different tasks")
+    require(first == second, "two requests returned different tasks")
     return f"{server.split}[{server.index}]"
 
 
 @_states("2.8", Level.RECOMMENDED)
 async def task_range(server: Server) -> str:
-    """POST /{env}/task_range gives the tasks from start to before stop."""
+    """POST /{env}/task_range returns the tasks from start to before stop."""
     server.need_tasks()
     body = {"split": server.split, "start": server.index, "stop": server.index + 1}
     answer = as_object(await server.post(f"{server.env_path}/task_range", body), "the answer")
     given = as_list(answer.get("tasks"), "tasks")
-    require(len(given) == 1, f"one task was asked for, {len(given)} came")
+    require(len(given) == 1, f"one task was requested, {len(given)} were returned")
     return "one task"
 
 
@@ -223,7 +223,7 @@ async def session_opens(server: Server) -> str:
 
 @_states("3.2")
 async def prompt(server: Server) -> str:
-    """GET /{env}/prompt gives at least one block of text or image."""
+    """GET /{env}/prompt returns at least one block of text or image."""
     blocks = await server.open_session.get_prompt()
     require(blocks, "the prompt is empty")
     return ", ".join(block.type for block in blocks)
@@ -231,22 +231,22 @@ async def prompt(server: Server) -> str:
 
 @_states("3.3", Level.RECOMMENDED)
 async def prompt_is_not_stored(server: Server) -> str:
-    """GET /{env}/prompt answers with Cache-Control: no-store; a cache would give it to other sessions."""
+    """GET /{env}/prompt answers with Cache-Control: no-store; otherwise a cache could send it to other sessions."""
     answer = await server.ask("GET", f"{server.env_path}/prompt", headers=server.of_session())
-    said = answer.headers.get("cache-control", "")
-    require("no-store" in said or "private" in said, f"Cache-Control is {said!r}")
-    return said
+    value = answer.headers.get("cache-control", "")
+    require("no-store" in value or "private" in value, f"Cache-Control is {value!r}")
+    return value
 
 
 @_states("3.4", Level.RECOMMENDED, REFERENCE)
 async def session_tools(server: Server) -> str:
-    """GET /{env}/task_tools lists the tools of this very session."""
+    """GET /{env}/task_tools lists the tools of this session."""
     answer = await server.ask("GET", f"{server.env_path}/task_tools", headers=server.of_session())
     return ", ".join(ToolList.from_wire(answer.json()).names) or "none"
 
 
 async def _call(server: Server, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Call a tool by hand and read the stream: its result."""
+    """Call a tool with a plain request and return the result at the end of the stream."""
     body = {"name": name, "input": arguments}
     headers = {**server.of_session(), "Accept": "text/event-stream"}
     answer = await server.ask("POST", f"{server.env_path}/call", body, headers)
@@ -262,7 +262,7 @@ async def _call(server: Server, name: str, arguments: Mapping[str, Any]) -> Mapp
 
 @_states("3.5")
 async def unknown_tool(server: Server) -> str:
-    """Calling a tool that does not exist answers a stream that ends with ok:false."""
+    """Calling a tool that does not exist answers with a stream that ends with ok:false."""
     result = await _call(server, f"no_such_tool_{uuid.uuid4().hex[:8]}", {})
     require(result.get("ok") is False, f"the call was accepted: {shown(result)}")
     return f"refused: {shown(result.get('error'))}"
@@ -270,7 +270,7 @@ async def unknown_tool(server: Server) -> str:
 
 @_states("3.6", Level.RECOMMENDED, REFERENCE)
 async def reason_of_refusal(server: Server) -> str:
-    """A refusal says why: the reason of an unknown tool is not_found."""
+    """A refusal has a reason: that of an unknown tool is not_found."""
     result = await _call(server, f"no_such_tool_{uuid.uuid4().hex[:8]}", {})
     require(result.get("reason") == "not_found", f"the reason is {shown(result.get('reason'))}")
     return "not_found"
@@ -278,7 +278,7 @@ async def reason_of_refusal(server: Server) -> str:
 
 @_states("3.7", Level.RECOMMENDED)
 async def wrong_input(server: Server) -> str:
-    """Calling a tool with input that its schema forbids answers ok:false, with reason input_validation."""
+    """Calling a tool with input that its schema forbids answers with ok:false and the reason input_validation."""
     for tool in await server.open_session.list_tools():
         schema = Schema(tool.input_schema)
         names: Mapping[str, Any] = schema.document.get("properties") or {}
@@ -291,7 +291,7 @@ async def wrong_input(server: Server) -> str:
             require(not output.ok, f"{called} was accepted")
             require(output.reason == "input_validation", f"{called}: the reason is {output.reason!r}")
             return f"{called} refused with input_validation"
-    raise DoesNotApplyError("no tool's schema forbids anything that could be tried")
+    raise DoesNotApplyError("no tool's schema forbids any of the tried inputs")
 
 
 @_states("3.8", Level.RECOMMENDED)
@@ -317,7 +317,7 @@ async def sessions_are_apart(server: Server) -> str:
 
 @_states("3.10", Level.RECOMMENDED, REFERENCE)
 async def call_is_replayed(server: Server) -> str:
-    """A call sent again with its task_id gives the same result and runs nothing."""
+    """A call sent again with its task_id returns the same result and runs nothing."""
     body: dict[str, Any] = {"name": "no_such_tool", "input": {}}
     headers = {**server.of_session(), "Accept": "text/event-stream"}
     first = await server.ask("POST", f"{server.env_path}/call", body, headers)
@@ -341,13 +341,13 @@ async def deleted_session(server: Server) -> str:
 
 @_states("3.12")
 async def unknown_session(server: Server) -> str:
-    """A session id that the server never gave is unknown to it: 404 or 410."""
+    """A session id that the server did not issue is unknown to it: 404 or 410."""
     return await _is_unknown(server, str(uuid.uuid4()), "unknown")
 
 
 @_states("3.13", Level.RECOMMENDED, "ors-gym")
 async def same_task(server: Server) -> str:
-    """A task that is opened again is the same episode: groups, evaluations and replays compare nothing else."""
+    """A reopened task is the same episode, as groups, evaluations and replays assume."""
     server.need_tasks()
     report = await probe_tasks(
         server.client,
@@ -376,7 +376,7 @@ async def _is_unknown(server: Server, session_id: str, what: str) -> str:
 
 @_states("4.1", Level.EXTENSION, REFERENCE)
 async def messages(server: Server) -> str:
-    """GET /{env}/messages gives the task as a conversation."""
+    """GET /{env}/messages returns the task as a conversation."""
     async with _another_session(server) as session:
         answer = await server.ask("GET", f"{server.env_path}/messages", headers=server.of_session(session.id))
     return f"{len(as_list(answer.json(), 'the answer'))} messages"
@@ -384,7 +384,7 @@ async def messages(server: Server) -> str:
 
 @_states("4.2", Level.EXTENSION, "ors-gym")
 async def client_task_ids(server: Server) -> str:
-    """A client may name a call's task_id, so that a call whose answer never began can be sent again."""
+    """A client may choose a call's task_id, so that a call without any response can be sent again."""
     async with _another_session(server):
         names = server.client.connection.names_tasks
     require(names, "not offered")

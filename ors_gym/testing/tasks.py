@@ -1,9 +1,9 @@
-"""Whether a task is one problem: the same each time it is opened, and another than the next task.
+"""Checks that a task is one problem: the same each time it is opened, and different from other tasks.
 
-Training compares the episodes of one task, and an evaluation those of the test split with nothing seen in training. An
+Training compares the episodes of one task, and an evaluation assumes that test tasks do not occur in training. An
 environment that ignores its seed breaks the first, one whose seeds change nothing the second, and neither raises an
-error. So a few tasks are opened and played with moves that are drawn alike for all: what was shown and rewarded has to
-agree for one task, in another session, beside other sessions and in another process, and to differ between tasks.
+error. So a few tasks are opened and played with identical moves: prompts, results and rewards must agree for one task,
+in another session, next to concurrent sessions and in another process, and must differ between tasks.
 """
 
 from __future__ import annotations
@@ -26,37 +26,35 @@ from ors_gym.types.shapes import JSONObject
 __all__ = ["Finding", "Playout", "TaskReport", "difference", "outcome_shown", "probe_tasks"]
 
 Playout: TypeAlias = tuple[str, ...]
-"""What an episode showed: the prompt, then the result of each move."""
+"""The content of an episode: the prompt, then the result of each move."""
 
 NUM_TASKS = 8
 NUM_MOVES = 12
 CLOCK_SECONDS = 1.1
-"""Time between the two openings of a task on another machine, more than the second that clocks are read to."""
+"""Seconds between two openings of a task on another machine, longer than the resolution of clocks used as seeds."""
 
 _MEANINGS = {
     "repeatable": "a task is the same episode each time",
-    "independent": "sessions at once leave each other alone",
+    "independent": "concurrent sessions do not affect each other",
 }
 
 _SAYS_WHICH = {"enum", "const", "examples", "pattern", "format"}
-"""Keywords of a schema that say which texts mean something."""
+"""Keywords of a schema that restrict which texts are meaningful."""
 
-"""Keywords of a schema that say which texts mean something."""
-
-ISOLATE = "give each session a process to itself: ors-gym serve … --isolated 8, or serve(…, isolated=8)"
+ISOLATE = "give each session its own process: ors-gym serve … --isolated 8, or serve(…, isolated=8)"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One property of the tasks: whether it holds, what was seen, and what to do where it does not."""
+    """One property of the tasks: whether it holds, what was observed, and the remedy if it does not."""
 
     name: str
     holds: bool | None
-    """None: it was not judged."""
+    """None: not judged."""
     message: str
     remedy: str = ""
     is_fault: bool = True
-    """Whether the property has to hold. Games without chance have one start, and are no fault."""
+    """Whether the property is required. Games without chance have only one start, which is not a fault."""
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
@@ -64,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """What was found of the tasks of one split."""
+    """The findings on the tasks of one split."""
 
     env_name: str
     split: str
@@ -72,17 +70,17 @@ class TaskReport:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """The properties that have to hold, and do not."""
+        """The required properties that do not hold."""
         return tuple(each for each in self.findings if each.holds is False and each.is_fault)
 
     @property
     def ok(self) -> bool:
-        """No property that has to hold is known to fail."""
+        """Whether no required property is known to fail."""
         return not self.faults
 
 
 def outcome_shown(output: ToolOutput) -> str:
-    """What an agent gets for a move. Rewards count to six digits: the last ones depend on the machine."""
+    """The result of a move for an agent. Rewards are rounded to six digits: further ones depend on the machine."""
     if not output.ok:
         return f"refused: {output.error}"
     reward = "none" if output.reward is None else f"{output.reward:.6g}"
@@ -90,7 +88,7 @@ def outcome_shown(output: ToolOutput) -> str:
 
 
 def difference(one: Playout, other: Playout) -> str | None:
-    """Where two playouts part, in words; None if they agree."""
+    """Where two playouts diverge, as text; None if they agree."""
     for number, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return f"after {number} moves" if number else "in the prompt"
@@ -117,13 +115,13 @@ async def probe_tasks(
         env_name: The environment.
         split: The split whose first tasks are played.
         elsewhere: The same environment in another process.
-        reseeds: Whether that process draws another state of the global random generators before each request.
-        num_tasks: How many tasks are compared.
-        num_moves: How many calls an episode is played for.
-        at_once: Whether sessions are opened side by side; not where the server holds one at a time.
-        secrets: What the environment needs to start.
-        seconds: What is not judged by then is left out. Beginning the first episode, which imports what the environment
-            needs, has as long once more.
+        reseeds: Whether that process randomizes the global random generators before each request.
+        num_tasks: Number of tasks to compare.
+        num_moves: Number of calls per episode.
+        at_once: Whether to open sessions concurrently; False if the server holds only one at a time.
+        secrets: The secrets that the environment needs.
+        seconds: Time limit; properties not judged by then are omitted. The start of the first episode, which imports
+            the environment's packages, has the same limit again.
     """
     probe = _Probe(
         client, elsewhere, reseeds, env_name, split, secrets, num_tasks, num_moves, seconds / 20, seconds / 4
@@ -169,7 +167,7 @@ class _Probe:
     """Whether the calls are texts of which nothing says what they may be: hardly any does something."""
     findings: list[Finding] = field(default_factory=list[Finding])
     playouts: list[Playout] = field(default_factory=list[Playout])
-    """Of the first tasks, one each."""
+    """One playout for each of the first tasks."""
 
     async def warm_up(self) -> None:
         """Begin an episode in each process: the first one takes longer than others, and says nothing of them."""
@@ -184,7 +182,7 @@ class _Probe:
         began = time.monotonic()
         num_tasks = min(self.num_tasks, await self.client.num_tasks(self.env_name, self.split))
         first = await self._play(self.client, 0)
-        if time.monotonic() > began + self.walk_seconds:  # from here on, all are as long as one walk was in that time
+        if time.monotonic() > began + self.walk_seconds:  # limits all later walks to the length of this one
             first = first[: self.first_walk]
             self.walks, self.attempts = 1, self.first_walk - 1
         self.walk_seconds = math.inf
@@ -198,14 +196,14 @@ class _Probe:
         self._judge(
             "repeatable",
             parts is None,
-            "opened twice, a task is the same episode"
+            "a reopened task is the same episode"
             if parts is None
-            else f"opened twice, task {self.split}[0] is two different episodes (they part {parts}), so that groups "
+            else f"reopened, task {self.split}[0] is a different episode (they diverge {parts}), so that groups "
             "and evaluations compare different problems",
-            "have reset() use the task's seed for all that it draws, and no clock and no random state of the process",
+            "make reset() draw everything from the task's seed, not from a clock or the process's random state",
         )
         if parts is not None:
-            self.playouts.clear()  # how many differ says nothing
+            self.playouts.clear()  # their variety is meaningless
             return
         if self.elsewhere is not None:
             await self._judge_elsewhere(self.elsewhere, first)
@@ -224,7 +222,7 @@ class _Probe:
         return {each.name for each in self.findings}
 
     def judge_variety(self) -> None:
-        """How many of the tasks that were played differ."""
+        """Judge how many of the played tasks differ."""
         different, count = len(set(self.playouts)), len(self.playouts)
         if count < 2:
             return
@@ -237,8 +235,8 @@ class _Probe:
             holds,
             f"{different} of the first {count} tasks differ"
             if holds
-            else f"the first {count} tasks of {self.split} are one and the same: what is trained on is what is tested",
-            "name what varies (a map, a level, an opponent, a file) in the tasks, or offer one task"
+            else f"the first {count} tasks of {self.split} are identical: training and test tasks are the same",
+            "put what varies (a map, a level, an opponent, a file) into the tasks, or offer one task"
             + "; only random texts were played: they may differ with examples of actions (--example TEXT)"
             * self.plays_random_texts,
             is_fault=False,
@@ -255,7 +253,7 @@ class _Probe:
                     "independent",
                     False,
                     "the environment draws from the random state of its process (random.seed or numpy.random.seed), "
-                    f"so that sessions at once change each other's episodes (seen {apart})",
+                    f"so that concurrent sessions change each other's episodes (observed {apart})",
                     ISOLATE,
                 )
                 return
@@ -264,27 +262,28 @@ class _Probe:
             parts is None,
             "a task is the same episode in another process"
             if parts is None
-            else f"in another process task {self.split}[0] is another episode (they part {parts})",
-            "let no episode depend on the order of a set or on what the process did before",
+            else f"in another process task {self.split}[0] is a different episode (they diverge {parts})",
+            "make episodes independent of set order and of the process's earlier work",
         )
 
     async def _judge_at_once(self, playouts: Sequence[Playout]) -> None:
         indices = [index for _ in range(2) for index in range(len(playouts))]
-        told = await asyncio.gather(*(self._play(self.client, index) for index in indices))
-        parts = [difference(playouts[index], each) for index, each in zip(indices, told, strict=True)]
+        playthroughs = await asyncio.gather(*(self._play(self.client, index) for index in indices))
+        parts = [difference(playouts[index], each) for index, each in zip(indices, playthroughs, strict=True)]
         apart = next((each for each in parts if each is not None), None)
         self._judge(
             "independent",
             apart is None,
-            "sessions at once leave each other alone"
+            "concurrent sessions do not affect each other"
             if apart is None
-            else f"beside other sessions a task is another episode (they part {apart}): they share state, or are not "
-            "safe on several threads",
-            f"{ISOLATE}; where only several threads are the matter, --one-thread is enough",
+            else f"next to concurrent sessions a task is a different episode (they diverge {apart}): they share state, "
+            "or are not "
+            "thread-safe",
+            f"{ISOLATE}; if only threads are the problem, --one-thread suffices",
         )
 
     async def _play(self, client: ORSClient, index: int) -> Playout:
-        """Play an episode; a second and a third one where the first ends before anything could differ."""
+        """Play an episode, and up to two more if the first ends before anything could differ."""
         shown: list[str] = []
         for walk in range(self.walks):
             async with client.session(self.env_name, split=self.split, index=index, secrets=self.secrets) as session:
@@ -296,7 +295,7 @@ class _Probe:
         return tuple(shown)
 
     async def _walk(self, session: Session, seed: int) -> list[str]:
-        """Play drawn moves. Those that are refused leave the episode where it was, and are not counted."""
+        """Play random moves. Refused ones do not change the episode and are not counted."""
         tools = await session.list_tools()
         shown = ["\n".join([*tools.names, shown_blocks(await session.get_prompt())])]
         if not len(tools):

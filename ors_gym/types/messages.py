@@ -1,4 +1,4 @@
-"""Text, images and the conversation that they stand in."""
+"""Text, images and conversations."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def text_of(blocks: Sequence[MessageBlock]) -> str:
 
 
 def shown_blocks(blocks: Sequence[Block]) -> str:
-    """What an agent sees, as one text; pictures by their content."""
+    """The content that an agent sees, as one text; images are hashed."""
     return "\n".join(
         block.text if isinstance(block, TextBlock) else hashlib.sha256(block.data.encode()).hexdigest()
         for block in blocks
@@ -156,7 +156,7 @@ def block_to_wire(block: MessageBlock) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. Tool calls stand in assistant messages, tool results in user messages."""
+    """One turn of a conversation. Tool calls are in assistant messages, tool results in user messages."""
 
     role: Literal["system", "user", "assistant"]
     blocks: tuple[MessageBlock, ...]

@@ -1,4 +1,4 @@
-"""Readers of JSON by its shape: what is missing or of a wrong type is a ProtocolError in words."""
+"""Readers of JSON by its shape: missing fields and wrong types raise a ProtocolError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 JSONObject: TypeAlias = Mapping[str, Any]
 
 MAX_SHOWN = 200
-"""How much of a value of the server's an error or a record shows, in characters."""
+"""Maximum characters of a server's value in an error or record."""
 
 
 def mapping(wire: Any, record: str) -> JSONObject:
@@ -54,14 +54,14 @@ def string(wire: Any, key: str, record: str) -> str:
 
 
 def text_or_none(value: Any) -> str | None:
-    """Text that is not needed to go on; what is no string is shown as JSON."""
+    """Optional text; a value that is not a string is formatted as JSON."""
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)[:MAX_SHOWN]
 
 
 def object_or_none(value: Any) -> JSONObject | None:
-    """A JSON object that is not needed to go on; another value is kept as its ``value``."""
+    """An optional JSON object; another value is kept as its ``value``."""
     if value is None or isinstance(value, Mapping):
         return cast("JSONObject | None", value)
     return {"value": value}
@@ -90,7 +90,7 @@ def sequence(wire: Any, record: str) -> Sequence[Any]:
 
 
 def reward_or_none(wire: Any) -> float | None:
-    """A finite number, or None where there is none."""
+    """A finite number, or None if absent."""
     if wire is None:
         return None
     with suppress(OverflowError):  # an integer of 400 digits

@@ -91,7 +91,7 @@ class TerminalTool:
 
 @dataclass(frozen=True, slots=True)
 class ToolList(Sequence[ToolSpec]):
-    """The tools an agent may call, and what else the environment says of itself beside them."""
+    """The tools that an agent may call, and further properties of the environment."""
 
     tools: tuple[ToolSpec, ...] = ()
     terminal_tool: TerminalTool | None = None
@@ -137,12 +137,12 @@ class ToolCall:
     name: str
     input: JSONObject = field(default_factory=dict[str, Any])
     id: str = field(default="", compare=False)
-    """What joins the call to its result in the conversation: the model provider's id where it gave one."""
+    """The id that links the call to its result in the conversation: the model provider's if it sent one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
-    """What one tool call gave.
+    """The output of one tool call.
 
     ``reward`` is None when the environment gave none, which is not the same as 0.0. ``ok`` is False when the call was
     the agent's mistake (``error`` says which; ``reason`` is ``not_found``, ``name_collision``, ``input_validation`` or
@@ -175,7 +175,7 @@ class ToolOutput:
 
     @property
     def shown(self) -> tuple[Block, ...]:
-        """What the agent reads: the blocks, or the error of a refused call."""
+        """The blocks shown to the agent, or the error of a refused call."""
         return self.blocks if self.ok else (TextBlock(self.text),)
 
     @property
@@ -211,7 +211,7 @@ class GroupCandidate:
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """What ``/score_group`` gave one candidate: a reward relative to the others'."""
+    """The score of one candidate from ``/score_group``: a reward relative to the others'."""
 
     reward: float
     metadata: JSONObject | None = None

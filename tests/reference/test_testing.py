@@ -146,7 +146,7 @@ def test_a_schema_that_is_none_is_caught(start_app, run):
     ])  # fmt: skip
     report = run(check_server(url))
     assert outcomes(report)["tools"] == "pass"
-    assert messages(report)["tool_schemas"].startswith("a: no JSON Schema: 'strange'")
+    assert messages(report)["tool_schemas"].startswith("a: not a JSON Schema: 'strange'")
     assert messages(report)["splits"] == "GET /toy/splits answered 404, not 200"
 
 
@@ -160,7 +160,7 @@ def test_split_types_and_repeated_names_are_caught(start_app, run):
     report = run(check_server(url))
     assert messages(report)["splits"] == 'unknown split types: "training"'
     assert messages(report)["tools"] == 'tools with the same name: ["a"]'
-    assert "not JSON: '<html>'" in messages(report)["health"]
+    assert "invalid JSON: '<html>'" in messages(report)["health"]
 
 
 KEYS = ["status", "name", "type", "tools", "description", "input_schema", "num_tasks", "task", "terminal_tool", "sid"]

@@ -197,7 +197,7 @@ def test_an_environment_owns_a_sandbox_from_setup_to_teardown(monkeypatch):
 
 def test_a_property_that_cannot_be_had_is_refused_with_what_to_do(monkeypatch):
     async def conversation():
-        with pytest.raises(IsolationError, match=r"(?s)plain: works, but does not hold files\n.*accept less"):
+        with pytest.raises(IsolationError, match=r"(?s)plain: works, but does not guarantee files\n.*accept less"):
             await LocalSandbox(method="plain", require=["files", "output"]).start()
         monkeypatch.setenv("PATH", "/nowhere")
         monkeypatch.setattr("ors_gym_server.sandbox.confinement.SYSTEM_PATH", "/nowhere")

@@ -109,7 +109,7 @@ def test_what_a_login_shell_says_first_and_what_a_service_strips_does_not_matter
 def test_a_sandbox_that_was_closed_says_so():
     async def conversation():
         sandbox = await Nearby().start()
-        with pytest.raises(SandboxError, match="started before"):
+        with pytest.raises(SandboxError, match="already started"):
             await sandbox.start()
         await sandbox.close()
         await sandbox.close()

@@ -89,7 +89,7 @@ def test_nothing_is_written_over(tmp_path: Path):
     "source", ["gym:NoSuch-v0", "gym:no_such_module:A-v0", "gym:", "openai:x", "chess", "openenv:x"]
 )
 def test_a_source_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path, source: str):
-    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|no URL|no attribute"):
+    with pytest.raises(ScaffoldError, match=r"NoSuch|no_such_module|no archetype|gym:|not a URL|no attribute"):
         scaffold(tmp_path / "lake", source)
     assert not any(tmp_path.iterdir())
 
@@ -204,7 +204,7 @@ def test_what_the_class_is_called_is_no_name_for_the_folder(tmp_path, monkeypatc
     monkeypatch.syspath_prepend("")
     monkeypatch.delitem(sys.modules, "own_rooms", raising=False)
     (tmp_path / "own_rooms.py").write_text(MODULE)
-    with pytest.raises(ScaffoldError, match="take another one"):
+    with pytest.raises(ScaffoldError, match="choose another name"):
         scaffold(tmp_path / "rooms", "own_rooms:Rooms")
-    with pytest.raises(ScaffoldError, match=r"is no gymnasium\.Env"):
+    with pytest.raises(ScaffoldError, match=r"is not a gymnasium\.Env"):
         scaffold(tmp_path / "words", "json:JSONDecoder")

@@ -244,5 +244,5 @@ def test_a_server_of_sandboxes_says_at_its_start_where_no_session_can_work(tmp_p
     with modules_of(folder), pytest.raises(SystemExit):
         runpy.run_path(str(folder / "server.py"), run_name="__main__")
     said = capsys.readouterr().err
-    assert "Only sessions that bring the secret E2B_API_KEY can work here: this machine has no sandbox" in said
+    assert "Only sessions with the secret E2B_API_KEY work here: this machine supports no sandbox" in said
     assert "bubblewrap: not installed: bwrap" in said

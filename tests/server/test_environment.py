@@ -210,7 +210,7 @@ def pair(self: Any, params: Pair) -> ToolOutput: ...  # type: ignore[empty-body]
         ({"f": two}, "takes 2 arguments"),
         ({"f": untyped}, "must be a Pydantic model"),
         ({"f": returning}, "must be annotated to return ToolOutput"),
-        ({"f": pair, "terminal": "f"}, "must take one field at most"),
+        ({"f": pair, "terminal": "f"}, "must have at most one field"),
         ({"f": good, "list_splits": classmethod(lambda cls: [])}, "has no splits"),
         ({"f": good, "get_prompt": Environment.get_prompt}, "has no prompt"),
         ({"name": tool(good)}, r"hides the environment's own name\(\)"),
@@ -296,5 +296,5 @@ def test_an_input_model_that_is_made_in_a_function_is_refused_with_what_to_do():
             """Guess."""
             raise NotImplementedError
 
-    with pytest.raises(TypeError, match=r"tool .*guess cannot be read: name 'Hidden' .*at the top of its module"):
+    with pytest.raises(TypeError, match=r"tool .*guess cannot be read: name 'Hidden' .*at module level"):
         create_app([Lab])

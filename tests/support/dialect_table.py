@@ -14,7 +14,7 @@ import trl
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ors_gym.dialects import DIALECTS, UnknownDialectError, dialect_of
-from ors_gym.dialects.proof import PROBES, Template, Written, same
+from ors_gym.dialects.proof import PROBES, Template, TemplateRenderer, same
 from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall, ToolSpec
 from tests.support.argument_set import argument_set
@@ -71,14 +71,14 @@ def plain(call: ToolCall) -> Any:
 
 
 def written(template: Template, call: ToolCall, tool: ToolSpec) -> tuple[str, bool]:
-    return Written(template, tools=(tool,)).call(call)
+    return TemplateRenderer(template, tools=(tool,)).call(call)
 
 
 def outcome(template: Template) -> Outcome:
     """Write the whole argument set with a template, and read it back."""
     dialect = dialect_of(template)
     result = Outcome(dialect.name)
-    writer = Written(template)
+    writer = TemplateRenderer(template)
     writer.call(PROBES[0])  # the way in which the template takes messages
     for call, tool in argument_set(dialect.name):
         text, thinking_open = writer.with_tools(tool).call(call)

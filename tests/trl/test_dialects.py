@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ors_gym.dialects import DIALECTS, UnknownDialectError, dialect, dialect_of
-from ors_gym.dialects.proof import PROBES, TOOLS, Written
+from ors_gym.dialects.proof import PROBES, TOOLS, TemplateRenderer
 from ors_gym.types import ToolCall, ToolSpec
 from tests.support.chat_templates import QWEN, byte_tokenizer
 from tests.support.dialect_table import DOCUMENT, FOLDER, RenderedTemplate, document, written
@@ -47,7 +47,7 @@ def test_a_prefix_of_a_message_never_makes_another_call(name: str):
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_call_in_open_thinking_is_not_made(name: str):
     one = dialect_of(template(name))
-    text = Written(template(name)).call(PROBES[0])[0].rpartition("</think>")[2]
+    text = TemplateRenderer(template(name)).call(PROBES[0])[0].rpartition("</think>")[2]
 
     thought = one.parse("I could write " + text, tools=TOOLS, thinking_open=True)
 
@@ -58,7 +58,7 @@ def test_a_call_in_open_thinking_is_not_made(name: str):
 
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name not in ("llama3_1", "gptoss")])
 def test_several_calls_are_read_in_their_order(name: str):
-    text, thinking_open = Written(template(name)).call(PROBES[0], PROBES[-1], PROBES[0])
+    text, thinking_open = TemplateRenderer(template(name)).call(PROBES[0], PROBES[-1], PROBES[0])
 
     parsed = dialect_of(template(name)).parse(text, tools=TOOLS, thinking_open=thinking_open)
 
@@ -72,7 +72,7 @@ def test_a_tokenizer_of_transformers_is_asked_for_its_template():
 
 @pytest.mark.parametrize("name", sorted(DIALECTS.keys() - {"hermes", "smollm"}))
 def test_a_named_dialect_that_cannot_read_the_template_is_refused(name: str):
-    with pytest.raises(UnknownDialectError, match="does not read what the chat template"):
+    with pytest.raises(UnknownDialectError, match="cannot read the output of the chat template"):
         dialect_of(template("qwen3"), name)
 
 

@@ -49,12 +49,12 @@ def test_a_template_that_no_dialect_reads_ends_the_run_before_an_episode_begins(
 ):
     rollouts = make_rollouts()
     trainer = make_trainer(rollouts, tmp_path, tokenizer=odd_tokenizer())
-    with pytest.raises(UnknownDialectError, match=r"none of \d+ dialects reads"):
+    with pytest.raises(UnknownDialectError, match=r"none of \d+ dialects can read"):
         rollouts.rollout_func(prompts_of(rollouts, [0] * 4 + [1] * 4), trainer)
 
 
 def test_a_named_dialect_that_the_template_does_not_teach_is_refused(make_rollouts: Callable):
-    with pytest.raises(UnknownDialectError, match="the dialect xml does not read"):
+    with pytest.raises(UnknownDialectError, match="the dialect xml cannot read"):
         source_of(make_rollouts(parser="xml")).dialect(ChatTokenizer(byte_tokenizer(QWEN)))
 
 

@@ -1,6 +1,6 @@
 """The actor that plays episodes.
 
-The pool hands over episodes with :meth:`RolloutActor.submit` and listens with :meth:`RolloutActor.poll`, a long poll
+The pool submits episodes with :meth:`RolloutActor.submit` and listens with :meth:`RolloutActor.poll`, a long poll
 that returns whatever happened since. Answers go back with :meth:`RolloutActor.respond`. All three carry many items at
 once, so the number of Ray calls follows time, not the number of episodes.
 """
@@ -61,7 +61,7 @@ class RolloutActor:
         self._notices: dict[str, asyncio.Future[None]] = {}
 
     def __repr__(self) -> str:
-        """What stands before the lines that it prints, where Ray hands them on."""
+        """Prefix of the lines that it prints, as Ray forwards them."""
         return f"rollouts {self._name}"
 
     async def ready(self) -> Home:
@@ -98,9 +98,9 @@ class RolloutActor:
                 task.cancel()
 
     async def poll(self, heard: int) -> list[tuple[int, Event]]:
-        """Wait until something happened after event number ``heard``; return all of it, in order.
+        """Wait for events after number ``heard`` and return them in order.
 
-        Events are kept until a later poll has heard them, so an answer that was not received is given again.
+        Events are kept until a later poll acknowledges them, so an answer that was lost is sent again.
         """
         while self._events and self._events[0][0] <= heard:
             self._events.popleft()
@@ -118,7 +118,7 @@ class RolloutActor:
             return error
 
     async def close(self) -> list[tuple[int, Event]]:
-        """End every episode and close its session; return what the pool has not heard."""
+        """End every episode and close its session; return the events that the pool has not received."""
         episodes = list(self._episodes.values())
         for task in episodes:
             task.cancel()
@@ -168,7 +168,7 @@ class RolloutActor:
             )
             self._tell(Ended(trajectory))
             self._metrics.ended(trajectory)
-        except Exception as error:  # a policy's fault or a bug: told to the pool, which raises it where it is awaited
+        except Exception as error:  # a policy's error or a bug: sent to the pool, which raises it where it is awaited
             self._tell(Broken(job.episode_id, _portable(error)))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -187,7 +187,7 @@ def _portable(error: Exception) -> Exception:
     trace = "".join(traceback.format_exception(error))
     try:
         error = cloudpickle.loads(cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
-    except Exception:  # whatever its own pickling raises
+    except Exception:  # its pickling may raise any exception
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(f"It was raised on the Ray actor:\n{trace}")
     return error

@@ -43,7 +43,7 @@ class ActorConnection:
     def __init__(self, actor: Any, janitor: Janitor) -> None:
         self.actor = actor
         self.home: Home | None = None
-        """Where the actor lives; None before it came to life."""
+        """The actor's node; None before it started."""
         self.death: RayError | None = None
         self.left = False
         """Whether this process left the cluster of the actor (``ray.shutdown()``); the actor dies of it."""
@@ -61,7 +61,7 @@ class ActorConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether it came to life and did not die, as far as is known."""
+        """Whether it started and is not known to have died."""
         return self.home is not None and self.death is None
 
     async def play(self, job: Job, policy: Policy) -> Trajectory:
@@ -98,7 +98,7 @@ class ActorConnection:
             on_life()
             while True:
                 self.hear(await self._answer_of("poll", self._heard))
-        except RayError as death:  # or unreachable, which cannot be told from dead and is made so
+        except RayError as death:  # or unreachable, which cannot be distinguished from dead, so it is killed
             self.death = LeftClusterError() if self._has_left() else death
         self.kill()
         self._janitor.abandon(self._sessions)
@@ -108,7 +108,7 @@ class ActorConnection:
                 self._lose(playing)
 
     async def _answer_of(self, method: str, *arguments: Any) -> Any:
-        """What the actor answers.
+        """The actor's answer.
 
         Raises:
             RayError: it died, or this process left its cluster.
@@ -133,7 +133,7 @@ class ActorConnection:
             ray.kill(self.actor)
 
     def retire(self) -> Any:
-        """Ask the actor to close its sessions, and say nothing more to it; the reference to what was not heard yet."""
+        """Ask the actor to close its sessions, and end the exchange; returns a reference to the remaining events."""
         self._retired = True
         return self.actor.close.remote()
 
@@ -142,7 +142,7 @@ class ActorConnection:
         self._janitor.deleted(*(event.session_id for _, event in events if isinstance(event, Deleted)))
 
     def forget_messages(self) -> None:
-        """Begin again on another event loop: what waited to be sent was of episodes that ended with the last one."""
+        """Restart on another event loop; items still to be sent belong to episodes that ended with the previous one."""
         self._jobs, self._replies, self._noted = [], [], []
         self._flushing = False
 
@@ -152,13 +152,13 @@ class ActorConnection:
 
     @property
     def cannot_live(self) -> bool:
-        """Whether it died of its own making rather than the world's: trying again will not mend that."""
+        """Whether its own code caused its death, so that a retry does not help."""
         return isinstance(self.death, RayTaskError) or (
             isinstance(self.death, RayActorError) and self.death.actor_init_failed
         )
 
     def hear(self, events: Iterable[tuple[int, Event]]) -> None:
-        """Take in events, those heard before left out."""
+        """Process events, skipping those received before."""
         for number, event in events:
             if number <= self._heard:
                 continue

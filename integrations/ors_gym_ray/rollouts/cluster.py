@@ -57,7 +57,7 @@ def spread_by_default(actor_options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wanted_and_free(actor_options: Mapping[str, Any]) -> str:
-    """What each actor wants and what the cluster has."""
+    """The resources that each actor requests and the cluster has."""
     wanted = {
         name: actor_options[name] for name in ("num_cpus", "num_gpus", "memory", "resources") if actor_options.get(name)
     }

@@ -1,4 +1,4 @@
-"""What a pool and its actors say to each other: jobs one way, numbered events the other."""
+"""Messages between a pool and its actors: jobs in one direction, numbered events in the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an actor's episodes come to in Ray's own metrics, which its dashboard and its Prometheus endpoints show."""
+"""Metrics of an actor's episodes in Ray's own metrics, which its dashboard and its Prometheus endpoints show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EpisodeMetrics:
             metric.set_default_tags(tags)
 
     def running(self, count: int) -> None:
-        """So many episodes are being played now."""
+        """Set the number of running episodes."""
         self._running.set(count)
 
     def ended(self, episode: Trajectory) -> None:

@@ -1,4 +1,4 @@
-"""Places for episodes on a pool's actors: who waits for one, in turn, and what is said when none comes free."""
+"""Slots for episodes on a pool's actors: the queue for them, and the error if none becomes free."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Places:
         return self.error
 
     def missing(self) -> str:
-        """What the actors wait for that do not live."""
+        """The reasons why actors have not started."""
         return f"{len(self._workers) - self.num_living} wait for {wanted_and_free(self._actor_options)}"
 
     def begin_again(self) -> None:

@@ -41,7 +41,7 @@ __all__ = ["RolloutPool"]
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 30.0
-"""How long closing the pool waits for its actors to close their sessions; the janitor closes what they do not."""
+"""Seconds that closing the pool waits for its actors to close their sessions; the janitor closes the rest."""
 
 
 class RolloutPool:
@@ -167,7 +167,7 @@ class RolloutPool:
 
     @property
     def num_living_actors(self) -> int:
-        """How many actors play episodes now; the others wait for their place on the cluster."""
+        """Number of actors that play episodes; the others wait for resources of the cluster."""
         return self._places.num_living
 
     async def ready(self) -> None:
@@ -196,7 +196,7 @@ class RolloutPool:
         """Play one episode on the least busy actor. An infrastructure failure comes back as a failed trajectory.
 
         Raises:
-            TimeoutError: no actor came to life within ``start_seconds``.
+            TimeoutError: no actor started within ``start_seconds``.
             RayError: the actors cannot start, such as for want of a module.
             RuntimeError: the pool is closed, or every actor died and the restarts are spent.
         """
@@ -310,7 +310,7 @@ class RolloutPool:
         self._life_changed()
 
     def _life_changed(self) -> None:
-        """An actor lives, or died: go on with what waits for that."""
+        """An actor started or died: continue what waits for that."""
         self._changed.set()
         self._changed = asyncio.Event()
         self._places.hand_out()
@@ -377,7 +377,7 @@ class RolloutPool:
 
 
 def _check_travels(policy: Policy | None) -> None:
-    """Refuse a policy that cannot be copied to actors, in words."""
+    """Refuse a policy that cannot be copied to actors."""
     try:
         cloudpickle.dumps(policy)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever its pickling raises

@@ -136,7 +136,7 @@ class SessionPolicy:
         self._target = target
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """How many replicas there should be."""
+        """The target number of replicas."""
         counts = (context.raw_metrics or {}).get("sessions", {})
         # Replicas that are being drained are not among the running ones: they end with their sessions in any case.
         latest = [series[-1].value for replica in context.running_replicas if (series := counts.get(replica))]

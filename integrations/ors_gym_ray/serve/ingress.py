@@ -13,7 +13,7 @@ from ors_gym_ray.serve.registry import replica_of
 __all__ = ["Ingress"]
 
 REFRESH_SECONDS = 2.0
-"""How long a list of replicas is reused for requests without a session."""
+"""Seconds for which a list of replicas is reused for requests without a session."""
 
 
 class Ingress:

@@ -23,13 +23,13 @@ SILENT_SECONDS = 3.0
 """A replica without a report for this long gets no new session; if it cannot be reached either, it is dead."""
 
 FIRST_SECONDS = 3.0
-"""How long a new registry waits for the first report of a replica that it does not know."""
+"""Seconds that a new registry waits for the first report of an unknown replica."""
 
 PLACING_SECONDS = 10.0
-"""How long a new session waits for a place before its client is told to retry."""
+"""Seconds that a new session waits for a place before its client has to retry."""
 
 COMING_SECONDS = 30.0
-"""How long a place is reserved for a session that has an id and is not created yet."""
+"""Seconds for which a place is reserved for a session that has an id but is not created yet."""
 
 
 @dataclass(frozen=True, slots=True)

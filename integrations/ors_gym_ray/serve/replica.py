@@ -164,7 +164,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Every second, end the connections whose client does not go on with what it began."""
+        """Every second, end connections with incomplete requests that made no progress."""
         if counter % 10 == 0:
             for connection in list(self.server_state.connections):
                 if (end := getattr(connection, "end_if_overdue", None)) is not None:

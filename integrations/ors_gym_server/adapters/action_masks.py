@@ -1,4 +1,4 @@
-"""Which actions are possible now, as far as the environment says it."""
+"""Masks of currently possible actions, for environments that provide them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gymnasium import spaces
 __all__ = ["mask_of", "without_mask"]
 
 KEY = "action_mask"
-"""In the info or in the observation: a number for each action, 0 where it is not possible."""
+"""Key in the info or the observation: a number for each action, 0 if it is not possible."""
 _LISTS = ("legal_actions", "available_actions", "valid_actions")
-"""In the info: the numbers of the possible actions."""
+"""Keys in the info: the numbers of the possible actions."""
 _MASK_METHODS = ("action_masks", "valid_action_mask", "get_action_mask")
 _LIST_METHODS = ("get_available_actions", "get_legal_actions")
 
 
 def mask_of(env: gymnasium.Env[Any, Any], observation: Any, info: Mapping[str, Any]) -> list[bool] | None:
-    """For each value of a Discrete action space whether it is possible now; None where the environment does not say."""
+    """Whether each value of a Discrete action space is possible now; None if the environment does not say."""
     space = env.action_space
     if not isinstance(space, spaces.Discrete):
         return None
@@ -28,12 +28,12 @@ def mask_of(env: gymnasium.Env[Any, Any], observation: Any, info: Mapping[str, A
     if isinstance(observation, Mapping):
         masks.append(cast("Mapping[str, Any]", observation).get(KEY))
     masks += _given_by(env.unwrapped, _MASK_METHODS)
-    for told in masks:
-        values = np.asarray(told)
+    for mask in masks:
+        values = np.asarray(mask)
         if values.shape == (space.n,) and values.dtype.kind in "biuf":
             return [bool(value) for value in values]
-    for told in [info.get(name) for name in _LISTS] + _given_by(env.unwrapped, _LIST_METHODS):
-        values = np.asarray(told)
+    for numbers in [info.get(name) for name in _LISTS] + _given_by(env.unwrapped, _LIST_METHODS):
+        values = np.asarray(numbers)
         if values.ndim == 1 and len(values) and values.dtype.kind in "iu":
             return [number in values for number in range(int(space.start), int(space.start + space.n))]
     return None
@@ -45,7 +45,7 @@ def _given_by(env: Any, methods: tuple[str, ...]) -> list[Any]:
 
 
 def without_mask(observation: Any) -> Any:
-    """The observation without a mask: its actions are told by their names."""
+    """The observation without its mask, whose actions are listed by name instead."""
     if not isinstance(observation, Mapping):
         return observation
     parts = cast("Mapping[str, Any]", observation)

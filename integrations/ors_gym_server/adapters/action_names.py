@@ -1,7 +1,8 @@
-"""What the actions of an environment are called, as far as the environment says it.
+"""Names of an environment's actions, if it provides any.
 
-Environments say it in many ways: by a method (the Arcade Learning Environment), an enumeration (MiniGrid), a list of
-members of enumerations (NLE), a mapping from numbers (highway-env), a list of texts (Crafter), or in the documentation.
+Environments provide them in different ways: by a method (the Arcade Learning Environment), an enumeration (MiniGrid), a
+list of members of enumerations (NLE), a mapping from numbers (highway-env), a list of texts (Crafter), or in the
+documentation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ATTRIBUTES = (
     "ACTIONS",
 )
 _HOLDERS = ("action_type", "_action_type")
-"""Attributes whose own attributes are looked at: highway-env's."""
+"""Attributes whose own attributes are searched: highway-env's."""
 _COMPASS = {
     "n": "north",
     "e": "east",
@@ -43,39 +44,39 @@ _COMPASS = {
 }
 _NUMBERED = re.compile(r"^\s*(?:[-*|]\s*)?`?(\d+)`?\s*(?::|=|\\?\||-|\))\s*`?(.+?)`?\s*\|?\s*$", re.MULTILINE)
 _LONGEST = 40
-"""Characters: a longer text describes an action, and is no name."""
+"""Maximum characters of a name; a longer text is a description."""
 
 
 def own_action_names(env: gymnasium.Env[Any, Any]) -> list[str]:
-    """The names of a Discrete space's values or of a MuJoCo model's joints; empty where the environment has none."""
+    """The names of a Discrete space's values or of a MuJoCo model's joints; empty if the environment has none."""
     bare: Any = env.unwrapped
     if not isinstance(env.action_space, spaces.Discrete):
         return _joint_names(bare)
-    for told in _told_by(bare):
-        names = _names(told, env.action_space)
+    for names_value in _candidates(bare):
+        names = _names(names_value, env.action_space)
         if names:
             return names
     return names_in(inspect.getdoc(type(bare)) or "", env.action_space)
 
 
-def _told_by(env: Any) -> Iterator[Any]:
+def _candidates(env: Any) -> Iterator[Any]:
     for name in _METHODS:
         if callable(method := getattr(env, name, None)):
             yield method()
     for owner in (env, *(getattr(env, holder, None) for holder in _HOLDERS)):
         for name in _ATTRIBUTES:
-            told = getattr(owner, name, None)
-            if told is not None and not inspect.isroutine(told):
-                yield told
+            value = getattr(owner, name, None)
+            if value is not None and not inspect.isroutine(value):
+                yield value
 
 
-def _names(told: Any, space: spaces.Discrete[Any]) -> list[str]:
-    """The names in order, if what is told is names of all the values."""
+def _names(value: Any, space: spaces.Discrete[Any]) -> list[str]:
+    """The names in order, if ``value`` names all values of the space."""
     members: list[Any]
-    if isinstance(told, type) and issubclass(told, enum.Enum):
-        members = sorted(told, key=lambda member: _number(member.value))
-    elif isinstance(told, Mapping):
-        table: dict[Any, Any] = dict(told)
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        members = sorted(value, key=lambda member: _number(member.value))
+    elif isinstance(value, Mapping):
+        table: dict[Any, Any] = dict(value)
         numbers = range(int(space.start), int(space.start + space.n))
         if set(table) == set(numbers):
             members = [table[number] for number in numbers]
@@ -83,14 +84,14 @@ def _names(told: Any, space: spaces.Discrete[Any]) -> list[str]:
             members = sorted(table, key=lambda name: table[name])
         else:
             return []
-    elif isinstance(told, Sequence) and not isinstance(told, str):
-        members = list(told)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        members = list(value)
     else:
         return []
     if not all(isinstance(member, str | enum.Enum) for member in members) or not names_fit(space, members):
         return []
     names = [_name(member) for member in members]
-    if len(set(names)) < len(names):  # of several enumerations, which have some names in common
+    if len(set(names)) < len(names):  # members of several enumerations share some names
         names = [_name(member, among=names) for member in members]
     return names if all(names) and len(set(names)) == len(names) else []
 
@@ -109,7 +110,7 @@ def _name(member: Any, among: Sequence[str] = ()) -> str:
 
 
 def names_in(documentation: str, space: spaces.Discrete[Any]) -> list[str]:
-    """``- 0: left`` and ``| 1 | right |``: the first list in the documentation that numbers all the values."""
+    """``- 0: left`` and ``| 1 | right |``: the first list in the documentation that numbers all values."""
     numbers = [str(number) for number in range(int(space.start), int(space.start + space.n))]
     found = _NUMBERED.findall(documentation)
     for first in range(len(found) - len(numbers) + 1):
@@ -121,7 +122,7 @@ def names_in(documentation: str, space: spaces.Discrete[Any]) -> list[str]:
 
 
 def _joint_names(env: Any) -> list[str]:
-    """The joint that each motor of a MuJoCo model turns."""
+    """The joint that each motor of a MuJoCo model drives."""
     model: Any = getattr(env, "model", None)
     if not hasattr(model, "nu") or not hasattr(model, "actuator"):
         return []

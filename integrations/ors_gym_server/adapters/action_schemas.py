@@ -1,8 +1,8 @@
 """Gymnasium spaces as JSON Schemas, and JSON values as their elements.
 
-One rule for every kind of space: :func:`schema_of` says in JSON Schema what :func:`decode` takes, and :func:`describe`
-says it in words. A schema cannot say everything (not that a float32 must be finite), so what is decoded is asked of the
-space itself in the end; see :mod:`ors_gym_server.adapters.action_tools`.
+For every kind of space, :func:`schema_of` returns the JSON Schema of the values that :func:`decode` accepts, and
+:func:`describe` describes it in words. A schema cannot express everything (such as that a float32 must be finite), so
+decoded values are finally checked by the space itself; see :mod:`ors_gym_server.adapters.action_tools`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ors_gym.spaces import TextSpace
 __all__ = ["UnsupportedSpaceError", "components", "decode", "describe", "list_schema", "object_schema", "schema_of"]
 
 _LONGEST_LIST = 64
-"""Arrays with more rows than this get one schema for all rows, with the widest bounds."""
+"""Arrays with more rows than this share one schema for all rows, with the widest bounds."""
 
 
 class UnsupportedSpaceError(TypeError):
-    """A space of a kind that has no JSON form here."""
+    """A space of a kind without a JSON form."""
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__(space)
@@ -42,8 +42,8 @@ class UnsupportedSpaceError(TypeError):
 def schema_of(space: spaces.Space[Any]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of the space's elements.
 
-    Arrays are nested lists. A graph is an object of ``nodes`` and ``edges``, each edge one of ``from``, ``to`` and
-    ``value``; an element of a OneOf is an object of ``option`` and ``value``.
+    Arrays are nested lists. A graph is an object of ``nodes`` and ``edges``, each edge an object of ``from``, ``to``
+    and ``value``; an element of a OneOf is an object of ``option`` and ``value``.
     """
     match space:
         case spaces.Discrete():
@@ -80,10 +80,10 @@ def schema_of(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def decode(space: spaces.Space[Any], value: Any) -> Any:
-    """The element of the space that ``value`` stands for, which the space's schema allows.
+    """The element of the space for ``value``, which must match the space's schema.
 
     Raises:
-        ValueError, OverflowError: the number type of the space cannot hold it.
+        ValueError, OverflowError: the space's dtype cannot represent it.
     """
     match space:
         case spaces.Discrete():
@@ -112,7 +112,7 @@ def decode(space: spaces.Space[Any], value: Any) -> Any:
 
 
 def describe(space: spaces.Space[Any]) -> str:
-    """What the space allows, as a noun phrase: ``an integer from 0 to 3``."""
+    """A noun phrase for the elements of the space: ``an integer from 0 to 3``."""
     match space:
         case spaces.Discrete():
             return f"an integer from {space.start} to {space.start + space.n - 1}"
@@ -153,7 +153,7 @@ def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def list_schema(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A list whose items have these schemas, in this order."""
+    """A list whose items have these schemas in order."""
     places = {"prefixItems": items} if items else {}
     return {"type": "array"} | places | {"minItems": len(items), "maxItems": len(items)}
 
@@ -161,8 +161,8 @@ def list_schema(items: list[dict[str, Any]]) -> dict[str, Any]:
 def _number_schema(low: Any, high: Any, kind: str) -> dict[str, Any]:
     """A number of JSON type ``kind`` between two bounds of a NumPy type, either of which may be infinite.
 
-    A bound of float32 has two decimal forms, the exact 0.4000000059604645 and the short 0.4 that is read back as it.
-    The wider of the two is taken, so that both are allowed.
+    A float32 bound has two decimal forms: the exact 0.4000000059604645 and the short 0.4 that parses to it. The wider
+    one is used, so that both are allowed.
     """
     schema: dict[str, Any] = {"type": kind}
     if kind == "boolean":
@@ -183,14 +183,14 @@ ArraySpace: TypeAlias = "spaces.Box[Any] | spaces.MultiDiscrete[Any] | spaces.Mu
 
 
 def components(space: ArraySpace) -> list[tuple[dict[str, Any], str]]:
-    """The schema of each component of a list, and what it allows in words."""
+    """The schema of each component of a list, and its description."""
     low, high, kind = _limits(space)
     pairs = list(zip(low, high, strict=True))
     return [(_number_schema(below, above, kind), _describe_number(below, above, kind)) for below, above in pairs]
 
 
 def _limits(space: ArraySpace) -> tuple[NDArray[Any], NDArray[Any], str]:
-    """The least and the largest elements, and the JSON type of a number."""
+    """The smallest and largest elements, and the JSON type of a number."""
     match space:
         case spaces.MultiDiscrete():
             return space.start, space.start + space.nvec - 1, "integer"
@@ -236,7 +236,7 @@ def _describe_array(low: NDArray[Any], high: NDArray[Any], kind: str) -> str:
 
 
 def _describe_number(low: Any, high: Any, kind: str) -> str:
-    """``a number from -2 to 2``, with what is infinite left out."""
+    """``a number from -2 to 2``, without infinite bounds."""
     if kind == "boolean":
         return "true or false"
     noun = "an integer" if kind == "integer" else "a number"

@@ -1,7 +1,7 @@
-"""A Gymnasium action space as tools that a model calls, and their calls as actions.
+"""A Gymnasium action space as tools for a model, and their calls as actions.
 
-What is named is called by its name: the values of a Discrete space (``left``, ``right``), the components of a list
-(``steer``, ``gas``, ``brake``), the parts of a Tuple, the options of a OneOf. What is not has the form of its kind
+Named elements are called by name: the values of a Discrete space (``left``, ``right``), the components of a list
+(``steer``, ``gas``, ``brake``), the parts of a Tuple, the options of a OneOf. Others have the JSON form of their space
 (:mod:`ors_gym_server.adapters.action_schemas`).
 """
 
@@ -25,7 +25,7 @@ __all__ = ["ActionTools", "InvalidActionError"]
 
 
 class InvalidActionError(ValueError):
-    """A call that is no action of the space; ``reason`` is the standard's word for why."""
+    """A call that is not an action of the space; ``reason`` is the standard's."""
 
     def __init__(self, message: str, reason: str = "input_validation") -> None:
         super().__init__(message, reason)
@@ -37,7 +37,7 @@ class InvalidActionError(ValueError):
 
 @dataclass(frozen=True)
 class _Form:
-    """How one space is written in a tool's input: the arguments' schemas, what they mean, and the way back."""
+    """The form of a space in a tool's input: the arguments' schemas, their description, and the decoder."""
 
     properties: Mapping[str, Any]
     allowed: str
@@ -55,18 +55,19 @@ class ActionTools:
     """The tools of an action space.
 
     Args:
-        space: Of any kind that Gymnasium has, nested as it may be.
-        names: Of a Discrete space's values, in order; of the components of a list (Box, MultiDiscrete or MultiBinary of
-            one dimension); of a Tuple's parts; of a OneOf's options; of the one argument of another space.
-        tool_name: Of the one tool that steps the environment.
-        description: What comes first in each tool's description.
-        tool_per_action: Named values of a Discrete space become tools without arguments, instead of one tool whose
-            argument is one of the names.
+        space: Any Gymnasium space, possibly nested.
+        names: Names of a Discrete space's values, in order; of the components of a list (one-dimensional Box,
+            MultiDiscrete or MultiBinary); of a Tuple's parts; of a OneOf's options; of the one argument of another
+            space.
+        tool_name: The name of the tool that steps the environment.
+        description: The start of each tool's description.
+        tool_per_action: Named values of a Discrete space become tools without arguments, instead of one tool with the
+            name as its argument.
         examples: Of texts, where an action is one: agents read them, and random policies play them.
 
     Raises:
         ValueError: The names do not fit the space.
-        UnsupportedSpaceError: The space is of no kind that Gymnasium has.
+        UnsupportedSpaceError: The space is not one of Gymnasium's kinds.
     """
 
     def __init__(
@@ -116,14 +117,14 @@ class ActionTools:
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools, as an agent sees them."""
+        """The tools as shown to an agent."""
         return tuple(tool.spec for tool in self._tools.values())
 
     def action(self, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """The element of the space that a call asks for.
+        """The element of the space for a call.
 
         Raises:
-            InvalidActionError: The call is no action; the message says what is allowed.
+            InvalidActionError: The call is not an action; the message describes the allowed ones.
         """
         tool = self._tools.get(name)
         if tool is None:
@@ -143,7 +144,7 @@ class ActionTools:
 
 
 def names_fit(space: spaces.Space[Any], names: Sequence[str]) -> bool:
-    """Whether the space has as many values, components, parts or options as there are names."""
+    """Whether the number of names equals that of the space's values, components, parts or options."""
     match space:
         case spaces.Discrete():
             return bool(len(names) == space.n)
@@ -165,7 +166,7 @@ def _check_names(space: spaces.Space[Any], names: Sequence[str]) -> None:
 
 
 def _identifier(name: str) -> str:
-    """The name as models' interfaces take tools' names: letters, digits, ``_`` and ``-``, 64 at most."""
+    """The name in the form of model APIs' tool names: at most 64 letters, digits, ``_`` and ``-``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "action"
 
 

@@ -5,9 +5,9 @@
     FrozenLake = as_ors_environment("FrozenLake-v1", is_slippery=False)
     app = create_app([FrozenLake])
 
-A task is a seed: the episode of a task is the one that ``env.reset(seed=seed)`` begins, and the same actions make it go
-the same way as in the environment itself. Each call of a tool is one step, with its reward. Learners that are no
-language models get the environment's own spaces from the same class; see :mod:`ors_gym.spaces.native`.
+A task is a seed: its episode starts with ``env.reset(seed=seed)``, and the same actions have the same results as in the
+environment itself. Each tool call is one step, with its reward. Learners other than language models use the
+environment's own spaces through the same class; see :mod:`ors_gym.spaces.native`.
 """
 
 from __future__ import annotations
@@ -41,40 +41,40 @@ DEFAULT_SPLITS: Mapping[str, Tasks] = {"train": range(1000), "validation": range
 
 
 _BEGINNING = threading.Lock()
-"""Held while the first episode of a class begins: environments import what they draw with when they first need it, and
-two threads that import pygame at once find it half imported."""
+"""Held while the first episode of a class starts: environments import their rendering packages on first use, and
+concurrent imports of pygame on two threads fail."""
 
 
 class GymnasiumEnvironment(Environment):
-    """One episode of a Gymnasium environment. Classes of it are made by :func:`as_ors_environment`."""
+    """One episode of a Gymnasium environment. :func:`as_ors_environment` creates its classes."""
 
     recipe: ClassVar[EnvFactory]
     tools: ClassVar[ActionTools]
     tasks: ClassVar[SeedTasks]
     instructions: ClassVar[str]
     is_told: ClassVar[bool]
-    """Whether an agent is told the rules: by instructions, or by the environment's documentation."""
+    """Whether an agent receives the rules, from the instructions or the environment's documentation."""
 
     _has_begun: ClassVar[bool] = False
     _episode: GymnasiumEpisode | None = None
     _native: NativeEpisode | str | None = None
-    """Of a session whose task asks for the spaces themselves: the episode, or why there is none."""
+    """For a session in native spaces: the episode, or the reason why there is none."""
     _first: tuple[Block, ...] = ()
     _finished = False
 
     @classmethod
     def list_splits(cls) -> Sequence[Split | str]:
-        """The splits that the class was made with."""
+        """The splits given to the class."""
         return cls.tasks.splits
 
     @classmethod
     def list_tasks(cls, split: str) -> Sequence[Task]:
-        """The split's tasks: ``{"id", "seed"}``, and ``options`` where it has some."""
+        """The split's tasks: ``{"id", "seed"}``, and ``options`` if there are any."""
         return cls.tasks.all(split)
 
     @classmethod
     def num_tasks(cls, split: str) -> int:
-        """How many seeds the split has."""
+        """The number of seeds in the split."""
         return cls.tasks.count(split)
 
     @classmethod
@@ -93,7 +93,7 @@ class GymnasiumEnvironment(Environment):
         return ToolList(cls.tools.specs)
 
     def setup(self) -> None:
-        """Make the environment and reset it."""
+        """Construct the environment and reset it."""
         cls = type(self)
         with contextlib.nullcontext() if cls._has_begun else _BEGINNING:
             if NATIVE_TASK in self.task_spec:
@@ -119,11 +119,11 @@ class GymnasiumEnvironment(Environment):
             native.close()
 
     def get_prompt(self) -> Sequence[Block]:
-        """The instructions, and the first observation."""
+        """The instructions and the first observation."""
         return [TextBlock(f"{self.instructions}\n"), *self._first] if self.instructions else self._first
 
     def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput:
-        """Take one step. What is no action leaves the episode as it was."""
+        """Take one step. An invalid action does not change the episode."""
         if isinstance(self._native, NativeEpisode):
             return self._native.call(name, input)
         if self._native is not None:
@@ -164,44 +164,45 @@ def as_ors_environment(
     check_seeds: bool = True,
     **arguments: Any,
 ) -> type[GymnasiumEnvironment]:
-    """Make a Gymnasium environment an ORS environment, for this package's server or, by ``as_openreward``, the SDK's.
+    """Convert a Gymnasium environment to an ORS environment, for this package's server or, with ``as_openreward``, the
+    SDK's.
 
-    One environment is made and closed at once, to see its action space. Environments that keep a processor busy belong
-    in worker processes, which is the server's to do (``workers`` of :func:`~ors_gym_server.run.serve`).
+    One environment is constructed and closed immediately to read its action space. CPU-bound environments belong in
+    worker processes, which the server starts (``workers`` of :func:`~ors_gym_server.run.serve`).
 
     Args:
-        env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or what makes an environment.
-        name: Of the class, and so of the environment (default: the id without namespace and version).
+        env: An id (``"FrozenLake-v1"``, ``"module:Id-v0"``), a spec, or a function that creates an environment.
+        name: The name of the class and the environment (default: the id without namespace and version).
         splits: The seeds of each split, as a range or a sequence; in place of a seed there may be a mapping of
             ``seed``, of ``options`` for ``reset`` (such as the file of a game), or of both. No task may be in two
             splits. The default has 1,000 for ``train``, 100 for ``validation`` and 100 for ``test``.
-        action_names: What the actions are called; see :class:`~ors_gym_server.adapters.action_tools.ActionTools`. By
-            default the names that are known of the environment (:mod:`ors_gym_server.adapters.known_environments`).
+        action_names: Names of the actions; see :class:`~ors_gym_server.adapters.action_tools.ActionTools`. By default
+            the environment's known names (:mod:`ors_gym_server.adapters.known_environments`).
         action_examples: Of actions that are texts, such as ``["[up]", "[down]"]``: agents read them. Random policies
             and the trial before serving play them, since they know no others.
         tool_per_action: Each named action is its own tool, instead of a value of the tool ``step``.
-        observation_names: What the components of the observation are called.
-        formatter: ``formatter(observation, info)`` writes it as text, instead of
+        observation_names: Names of the observation's components.
+        formatter: ``formatter(observation, info)`` formats the observation as text, instead of
             :mod:`ors_gym_server.adapters.observation_text`.
-        render_mode: ``"ansi"`` adds the environment's own drawing in text, ``"rgb_array"`` a picture; None neither.
-            ``"auto"`` is ``"ansi"`` where the environment has it; what a factory makes is drawn as the factory wants.
-        show: ``"drawing"`` leaves the observation out, ``"observation"`` the drawing. ``"auto"`` shows both, unless the
-            one is known to say all that the other does.
-        info_keys: The parts of the info that are shown too, for environments whose boards are there.
-        any_action: Actions that the environment says to be impossible now are taken all the same; by default they are
-            refused in words. (Which ones are possible is told in either case.)
-        instructions: What the agent is told first (default: what the environment's documentation tells of the task).
-            The empty text leaves it at the first observation.
-        digits: How many significant digits fractions are written with.
-        one_thread: All sessions of a process run on one thread, for environments that draw wrongly on several.
-        check_seeds: The environment is reset with the same seed twice, and a warning is logged where the two episodes
-            differ.
-        **arguments: For ``gymnasium.make``, or for the factory.
+        render_mode: ``"ansi"`` adds the environment's text rendering, ``"rgb_array"`` an image; None neither.
+            ``"auto"`` is ``"ansi"`` if the environment supports it; an environment from a function keeps its own render
+            mode.
+        show: ``"drawing"`` omits the observation, ``"observation"`` the drawing. ``"auto"`` shows both, unless one is
+            known to contain the other.
+        info_keys: Parts of the info to show, for environments whose board is in the info.
+        any_action: Accept actions that the environment marks as impossible; by default they are refused. (The possible
+            ones are listed in either case.)
+        instructions: The first message to the agent (default: the task description from the environment's
+            documentation). An empty text leaves only the first observation.
+        digits: Number of significant digits of fractions.
+        one_thread: All sessions of a process run on one thread, for environments whose rendering is not thread-safe.
+        check_seeds: Reset the environment twice with the same seed, and log a warning if the two episodes differ.
+        **arguments: Arguments of ``gymnasium.make`` or of the function.
 
     Raises:
         gymnasium.error.Error: There is no such environment.
-        ValueError: Names that do not fit the action space, overlapping splits, a render mode that there is not.
-        UnsupportedSpaceError: The action space is of no kind that Gymnasium has.
+        ValueError: The names do not fit the action space, splits overlap, or the render mode is unsupported.
+        UnsupportedSpaceError: The action space is not one of Gymnasium's kinds.
     """
     source = _spec_of(env) if isinstance(env, str) else env
     probe = EnvFactory(source, arguments).make()
@@ -259,7 +260,7 @@ def as_ors_environment(
 
 
 def _spec_of(env_id: str) -> EnvSpec:
-    """The spec itself, so that a worker process need not have what registered the id."""
+    """The spec itself, so that worker processes need not import the module that registered the id."""
     module, colon, rest = env_id.partition(":")
     if colon:
         importlib.import_module(module)  # it registers the id
@@ -274,7 +275,7 @@ def _env_name(source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv, name: str | 
 
 
 def _class_name(env_name: str) -> str:
-    """``ALE/Pong-v5`` → ``Pong``: what stands in URLs, and after ``--env``."""
+    """``ALE/Pong-v5`` → ``Pong``: the name in URLs and for ``--env``."""
     with contextlib.suppress(gymnasium.error.Error):
         env_name = parse_env_id(env_name)[1]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", env_name).strip("_") or "Environment"
@@ -282,7 +283,7 @@ def _class_name(env_name: str) -> str:
 
 def _render_mode(wanted: str | None, source: EnvSpec | Callable[..., AnyEnv], env: AnyEnv) -> str | None:
     offered: Sequence[str] = env.metadata.get("render_modes") or ()
-    if wanted == "auto" and env.render_mode in ("ansi", "rgb_array"):  # a factory's choice, or an argument
+    if wanted == "auto" and env.render_mode in ("ansi", "rgb_array"):  # set by a function or an argument
         return env.render_mode
     if wanted == "auto":
         return "ansi" if "ansi" in offered and isinstance(source, EnvSpec) and not known_of(env).is_told else None

@@ -1,4 +1,4 @@
-"""One episode of a Gymnasium environment, all of it on one thread."""
+"""One episode of a Gymnasium environment, entirely on one thread."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
 @dataclass(frozen=True)
 class EnvFactory:
-    """How an environment is made and shown."""
+    """How to construct and show an environment."""
 
     source: EnvSpec | Callable[..., AnyEnv]
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     render_mode: str | None = None
-    """What :meth:`make` makes it with, so what its drawings are."""
+    """The render mode of :meth:`make`, and so the kind of its drawings."""
     observation_names: Sequence[str] | None = None
     formatter: Formatter | None = None
     action_names: Sequence[str] | None = None
     digits: int = 5
     show: str = "auto"
-    """``"drawing"`` leaves the observation out, ``"observation"`` the drawing; ``"auto"`` shows what is of use."""
+    """``"drawing"`` omits the observation, ``"observation"`` the drawing; ``"auto"`` shows what is useful."""
     info_keys: Sequence[str] = ()
-    """The parts of the info that are shown."""
+    """Parts of the info to show."""
     any_action: bool = False
-    """Whether actions may be taken that the environment says to be impossible or of no use."""
+    """Whether to accept actions that the environment marks as impossible or useless."""
 
     def make(self) -> AnyEnv:
-        """A new environment."""
+        """Construct an environment."""
         if isinstance(self.source, EnvSpec):
             return gymnasium.make(self.source, **{"disable_env_checker": True} | dict(self.arguments))
         return self.source(**self.arguments)
 
 
 class Screen:
-    """Shows what an environment says, as blocks of text and images."""
+    """Shows the environment's observations as blocks of text and images."""
 
     def __init__(self, recipe: EnvFactory, env: AnyEnv) -> None:
         self._recipe, self._env = recipe, env
@@ -71,7 +71,7 @@ class Screen:
         """The last observation, where observations are texts: some environments repeat all that was said before."""
 
     def blocks(self, observation: Any, info: Mapping[str, Any]) -> tuple[Block, ...]:
-        """The observation, what the environment draws now, and the actions that are possible where it says so."""
+        """The observation, the drawing, and the possible actions if the environment lists them."""
         blocks: list[Block] = []
         if self._shows_observation:
             blocks += self._observation(observation, info)
@@ -87,7 +87,7 @@ class Screen:
         return (*blocks, *self._possible())
 
     def refusal(self, action: Any) -> str | None:
-        """Why the action is not possible now, in words; None if it is."""
+        """Why the action is not possible now; None if it is."""
         if self._mask is None or self._may_do_anything or not any(self._mask):
             return None
         number = int(action - self._start)
@@ -121,34 +121,34 @@ class Screen:
 
 
 def feature_names_of(env: AnyEnv) -> Sequence[str] | None:
-    """The columns of highway-env's matrices, whose rows are vehicles: the player's first."""
+    """The column names of highway-env's matrices, whose rows are vehicles with the player's first."""
     features = getattr(getattr(env.unwrapped, "observation_type", None), "features", None)
     shape = getattr(env.observation_space, "shape", None) or (0,)
     return [str(name) for name in features] if isinstance(features, list) and len(features) == shape[-1] else None
 
 
 class GymnasiumEpisode:
-    """The environment of one session. All methods are called on one thread."""
+    """The environment of one session. All methods run on one thread."""
 
     def __init__(self, recipe: EnvFactory) -> None:
         self._env = recipe.make()
         self._screen = Screen(recipe, self._env)
 
     def reset(self, task: Task) -> tuple[Block, ...]:
-        """Begin the episode of the task's ``seed`` and ``options``: what the agent sees first."""
+        """Start the episode of the task's ``seed`` and ``options``, and return what the agent sees first."""
         observation, info = reset(self._env, task.get("seed"), task.get("options"))
         return self._screen.blocks(observation, info)
 
     def refusal(self, action: Any) -> str | None:
-        """Why the action is not possible now, None if it is."""
+        """Why the action is not possible now; None if it is."""
         return self._screen.refusal(action)
 
     def step(self, action: Any) -> ToolOutput:
-        """One step. ``finished`` is either ending; which of the two is in the metadata."""
+        """Take one step. ``finished`` is either kind of end; the metadata has which."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         metadata = {"terminated": bool(terminated), "truncated": bool(truncated), "info": as_json(info)}
         finished = bool(terminated or truncated)
-        given = float(np.asarray(reward).item())  # a few environments give an array of one number
+        given = float(np.asarray(reward).item())  # some environments return an array with one number
         return ToolOutput(self._screen.blocks(observation, info), given, finished, metadata)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ def _as_text(rendered: Any) -> str:
 
 
 def _without_last_action(drawing: str) -> str:
-    """The drawing without the line that names the last action, as in ``(Right)``: the player has just chosen it."""
+    """The drawing without a line for the last action, as in ``(Right)``, which the player already knows."""
     return "\n".join(line for line in drawing.splitlines() if not re.fullmatch(r"\s*\([A-Z][a-z ]*\)\s*", line))
 
 

@@ -1,7 +1,7 @@
-"""What is known of environments beyond their spaces: how actions and observations are called, and what is shown.
+"""What is known of environments beyond their spaces: names of actions and observations, and what to show.
 
-Names come from the environment itself where it has them (:mod:`ors_gym_server.adapters.action_names`); those of
-Gymnasium's own environments, which tell them in prose only, stand here.
+Names come from the environment itself if it has them (:mod:`ors_gym_server.adapters.action_names`); those of
+Gymnasium's own environments, which only list them in prose, are listed here.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ __all__ = ["Formatter", "Known", "action_names_of", "known_of"]
 
 
 Formatter: TypeAlias = Callable[[Any, Mapping[str, Any]], str]
-"""Writes an observation, given with its info, as text."""
+"""Formats an observation as text, given the observation and its info."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """``actions`` are alternatives, for environments that have several action spaces: the one that fits is used."""
+    """``actions`` are alternatives for environments with several action spaces: the first that fits is used."""
 
     actions: Sequence[Sequence[str]] = ()
     observation: Sequence[str] | None = None
     formatter: Formatter | None = None
     rules: Callable[[gymnasium.Env[Any, Any], str], str] | None = None
-    """Makes the rules of the documentation those of this very environment."""
+    """Adapts the rules in the documentation to this environment."""
     is_drawn: bool = False
-    """Whether the drawing shows all that the observation says."""
+    """Whether the drawing contains everything in the observation."""
     is_told: bool = False
-    """Whether the formatter shows all that a drawing in text does."""
+    """Whether the formatter shows everything in a text drawing."""
     any_action: bool = False
-    """Whether masked actions are possible too, and only of no use."""
+    """Whether masked actions are possible as well, but useless."""
 
 
 def known_of(env: gymnasium.Env[Any, Any]) -> Known:
-    """What is known of the environment, by the name of its class or of one that it is derived from.
+    """The known facts about the environment, by the name of its class or a base class.
 
-    Of observations that a wrapper has changed nothing is known.
+    Nothing is known about observations that a wrapper has changed.
     """
     names = [cls.__name__ for cls in type(env.unwrapped).__mro__ if cls.__module__.split(".")[0] in SOURCES]
     known = next((KNOWN[name] for name in names if name in KNOWN), Known())
@@ -55,7 +55,7 @@ def known_of(env: gymnasium.Env[Any, Any]) -> Known:
 
 
 def action_names_of(env: gymnasium.Env[Any, Any]) -> tuple[str, ...] | None:
-    """The names of the actions as far as they are known, else None."""
+    """The names of the actions, if known."""
     alternatives = [*known_of(env).actions, own_action_names(env)]
     return next((tuple(names) for names in alternatives if names and names_fit(env.action_space, names)), None)
 
@@ -70,7 +70,7 @@ def _taxi(state: int, info: Mapping[str, Any]) -> str:
 
 
 def _minigrid(observation: Any, info: Mapping[str, Any]) -> str:
-    """The mission, the direction, and the cells in view as a map with what stands on it told apart."""
+    """The mission, the direction, and the visible cells as a map with the things on it described."""
     from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
 
     view = observation["image"]
@@ -113,7 +113,7 @@ def _without_chance(env: gymnasium.Env[Any, Any], rules: str) -> str:
 
 
 def _lake(env: gymnasium.Env[Any, Any], rules: str) -> str:
-    """Says whether the ice is slippery here."""
+    """Adds whether the ice is slippery."""
     rules = _without_chance(env, rules)
     return rules + "\n\nIn the drawing S is the start, F ice, H a hole and G the goal; brackets are around your place."
 
@@ -123,7 +123,7 @@ def _cliff(env: gymnasium.Env[Any, Any], rules: str) -> str:
 
 
 def _map(codes: Any) -> str:
-    """Rows of characters without the empty margins around them."""
+    """Rows of characters without empty margins."""
     return textwrap.dedent(characters(codes))
 
 
@@ -167,7 +167,7 @@ _SHOWN_STATS = (
 
 
 SOURCES = ("gymnasium", "minigrid", "nle", "minihack", "highway_env")
-"""The packages whose classes the table is of."""
+"""The packages of the classes in the table."""
 
 _PUSH = ("left", "none", "right")
 _LEGS = ("hip_1", "knee_1", "hip_2", "knee_2")

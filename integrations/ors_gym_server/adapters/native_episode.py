@@ -1,4 +1,4 @@
-"""A Gymnasium environment with its own spaces, for sessions that ask for it; see :mod:`ors_gym.spaces.native`."""
+"""A Gymnasium environment in its own spaces, for sessions that request it; see :mod:`ors_gym.spaces.native`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["NativeEpisode"]
 
 
 class NativeEpisode:
-    """The environment, or the vector environment, of one native session. All methods are called on one thread.
+    """The environment, or vector environment, of one native session. All methods run on one thread.
 
     Raises:
         ValueError: the options do not fit the environment.
@@ -49,7 +49,7 @@ class NativeEpisode:
         }
 
     def call(self, name: str, given: Mapping[str, Any]) -> ToolOutput:
-        """Answer one of the native tools. What the environment raises is raised."""
+        """Run one of the native tools. Exceptions of the environment propagate."""
         call = self._calls.get(name)
         if call is None:
             told = f"There is no tool {name!r} in a native session; there is {', '.join(self._calls)}."
@@ -94,7 +94,7 @@ def _refused(error: str) -> ToolOutput:
 
 
 def _number(reward: Any) -> float | None:
-    """The reward for those who only count: a finite number, or none, as for a vector."""
+    """The reward for clients that only count rewards: a finite number, or None, as for a vector."""
     array = np.asarray(reward)
     return float(array.item()) if array.ndim == 0 and math.isfinite(array.item()) else None
 
@@ -113,7 +113,7 @@ def _make(recipe: EnvFactory, tasks: SeedTasks, options: NativeOptions) -> AnyEn
 
 
 def _bare(recipe: EnvFactory, render_mode: str | None) -> AnyEnv:
-    """The environment, drawn as this session wants and not as those of models do."""
+    """The environment with this session's render mode instead of that for models."""
     if isinstance(recipe.source, EnvSpec):
         arguments: dict[str, Any] = (
             {"disable_env_checker": True} | dict(recipe.arguments) | {"render_mode": render_mode}
@@ -122,9 +122,7 @@ def _bare(recipe: EnvFactory, render_mode: str | None) -> AnyEnv:
     env = recipe.make()
     if render_mode not in (None, env.render_mode):
         env.close()
-        raise ValueError(
-            f"what makes the environment makes it with render_mode={env.render_mode!r}, not {render_mode!r}"
-        )
+        raise ValueError(f"the environment's function uses render_mode={env.render_mode!r}, not {render_mode!r}")
     return env
 
 
@@ -148,14 +146,14 @@ def _describe(env: AnyEnv | VectorEnv[Any, Any, Any]) -> dict[str, Any]:
 
 
 class _SeededByItself(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Gives the seed of ``reset`` to environments that take it in a way of their own."""
+    """Passes the seed of ``reset`` to environments with their own way of seeding."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return reset(self.env, seed, options)
 
 
 class _TasksOfSplit(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Begins each episode with a task of one split, drawn by a generator that ``reset(seed=…)`` seeds."""
+    """Starts each episode with a task of one split, drawn by a generator that ``reset(seed=…)`` seeds."""
 
     def __init__(self, env: AnyEnv, tasks: SeedTasks, split: str) -> None:
         super().__init__(env)

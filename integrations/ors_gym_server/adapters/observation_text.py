@@ -1,8 +1,8 @@
-"""What an environment shows, as text and images for a model to read.
+"""An environment's observations as text and images for a model.
 
-The form follows the value itself, so that an environment whose observations stray from its declared space is shown as
-it is. Pictures (arrays of bytes, large and with one to four channels) become PNG images, a few frames stacked on the
-first axis one image, arrays of characters the text they hold, and everything else numbers.
+The form depends on the value itself, so that observations outside of the declared space are shown as they are. Images
+(large byte arrays with one to four channels) become PNGs, a few frames stacked on the first axis one image, arrays of
+characters their text, and everything else numbers.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["as_json", "characters", "image_block", "observation_blocks", "plain_
 
 _MOST_FRAMES = 8
 _SHORTEST_TEXT = 16
-"""Characters: fewer bytes than this are as likely numbers."""
+"""Minimum bytes of a text: a shorter array is as likely numbers."""
 _MOST_NUMBERS = 5000
-"""An array of more numbers than this takes a conversation's whole length, and tells a model nothing."""
+"""A larger array of numbers fills a conversation without telling a model anything."""
 _MOST_ALIKE = 8
 """Rows one after another that are alike and written out; padding is often dozens of rows of zeros."""
 _SMALLEST_PICTURE = 32
-"""Pixels of the shorter side; what is smaller is a grid of numbers, as MiniGrid's view of 7 by 7 cells."""
+"""Minimum pixels of an image's shorter side; smaller arrays are grids of numbers, such as MiniGrid's 7 by 7 view."""
 
 
 def observation_blocks(observation: Any, names: Sequence[str] | None = None, *, digits: int = 5) -> list[Block]:
-    """One text block, unless the observation is nothing but a picture, and the pictures after it.
+    """One text block, unless the observation is only an image, followed by the images.
 
     Args:
-        observation: An element of any of Gymnasium's spaces, or anything else that has a text.
-        names: Of the components of a list or a tuple.
-        digits: How many significant digits a fraction is written with.
+        observation: An element of any Gymnasium space, or anything else with a text form.
+        names: Names of the components of a list or tuple.
+        digits: Number of significant digits of a fraction.
     """
     writer = _Writer(digits)
     text = writer.write(observation, names)
@@ -49,7 +49,7 @@ def observation_blocks(observation: Any, names: Sequence[str] | None = None, *, 
 
 
 def image_block(picture: NDArray[Any]) -> ImageBlock:
-    """A picture (height, width[, channels]) of bytes as a PNG."""
+    """A byte image (height, width[, channels]) as a PNG."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -63,7 +63,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def plain_text(rendered: str) -> str:
-    """Text for a terminal without its control codes; what is on a coloured background is put in brackets.
+    """Terminal text without control codes; text on a colored background is put in brackets.
 
     >>> plain_text("\N{ESCAPE}[41mS\N{ESCAPE}[0mFFF")
     '[S]FFF'
@@ -78,7 +78,7 @@ def plain_text(rendered: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """The value as JSON. What is not finite becomes null, and an object of an unknown kind its text."""
+    """The value as JSON. Non-finite numbers become null, and objects of unknown kinds their text."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -165,7 +165,7 @@ def _without_repetition(rows: Sequence[str]) -> Iterator[str]:
 
 
 def characters(array: NDArray[Any]) -> str:
-    """The text of an array of character codes: rows as lines, without the blanks around it."""
+    """The text of an array of character codes: rows as lines, without surrounding blank lines."""
     rows = array.reshape(-1, array.shape[-1]).astype(np.uint8)
     lines = [bytes(row).split(b"\0")[0].decode("latin-1").rstrip() for row in rows]
     while lines and not lines[-1]:
@@ -174,7 +174,7 @@ def characters(array: NDArray[Any]) -> str:
 
 
 def _holds_characters(array: NDArray[Any]) -> bool:
-    """Whether the numbers are codes of printable characters, with blanks or zeros among them as texts have."""
+    """Whether the numbers are codes of printable characters, with spaces or zeros among them as in text."""
     if array.dtype != np.uint8 or array.ndim == 0 or array.size < _SHORTEST_TEXT:
         return False
     printable = (array == 0) | ((array >= 32) & (array < 127)) | (array >= 161)
@@ -184,7 +184,7 @@ def _holds_characters(array: NDArray[Any]) -> bool:
 
 
 def _are_frames(value: Any) -> bool:
-    """Pictures of one channel, stacked on the first axis as FrameStackObservation does."""
+    """Whether the value is a stack of one-channel images on the first axis, as from FrameStackObservation."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
         return False
     return len(value) <= _MOST_FRAMES and min(value.shape[1:]) >= _SMALLEST_PICTURE and value.shape[2] > 4

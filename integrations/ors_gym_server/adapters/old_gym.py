@@ -1,13 +1,12 @@
-"""Environments with the interface of gym, from before Gymnasium, as Gymnasium's.
+"""Environments with the interface of gym, before Gymnasium, as Gymnasium environments.
 
 ::
 
     import crafter
-
     Crafter = as_ors_environment(lambda: OldGymEnv(crafter.Env), name="Crafter")
 
-``reset`` may give the observation alone, ``step`` four values, and ``reset``, a method ``seed``, or what makes the
-environment may take the seed. Spaces of other classes are read by their attributes.
+``reset`` may return only the observation, ``step`` four values, and ``reset``, a method ``seed`` or the constructor may
+accept the seed. Spaces of other classes are read by their attributes.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ __all__ = ["OldGymEnv", "as_space"]
 
 
 class OldGymEnv(gymnasium.Env[Any, Any]):
-    """An environment of gym's interface behind Gymnasium's.
+    """A gym environment with Gymnasium's interface.
 
     Args:
-        make: What makes the environment: a class or a function.
+        make: The environment's class, or a function that creates it.
         observation_space: For environments that have none; by default any text, as in games of text.
         action_space: Likewise.
-        **arguments: For ``make``.
+        **arguments: Arguments of ``make``.
 
     Raises:
-        TypeError: a space is of no known kind.
+        TypeError: a space is of an unknown kind.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class OldGymEnv(gymnasium.Env[Any, Any]):
         self.render_mode = getattr(self._old, "render_mode", None)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode, with the seed where the environment takes one."""
+        """Start an episode, with the seed if the environment accepts one."""
         super().reset(seed=seed)
         given: dict[str, Any] = {}
         takes = _parameters(self._old.reset)
@@ -76,7 +75,7 @@ class OldGymEnv(gymnasium.Env[Any, Any]):
         return answer, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step; an ending by gym's TimeLimit is a truncation."""
+        """Take a step; an end by gym's TimeLimit is a truncation."""
         answer = self._old.step(action)
         if len(answer) == 5:
             observation, reward, terminated, truncated, info = answer
@@ -86,18 +85,18 @@ class OldGymEnv(gymnasium.Env[Any, Any]):
         return observation, reward, bool(done) and not truncated, truncated, info
 
     def render(self) -> Any:
-        """What the environment draws."""
+        """The environment's frame."""
         if self.render_mode is None and "mode" in _parameters(self._old.render):
             return self._old.render(mode="rgb_array")
         return self._old.render()
 
     def close(self) -> None:
-        """Close the environment, where it can be closed."""
+        """Close the environment, if it has a method for it."""
         if hasattr(self._old, "close"):
             self._old.close()
 
     def __getattr__(self, name: str) -> Any:
-        """What else the environment has, such as the names of its actions."""
+        """Any other attribute of the environment, such as its action names."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._old, name)
@@ -107,7 +106,7 @@ def as_space(space: Any) -> spaces.Space[Any]:
     """A space of gym, or one with the same attributes, as Gymnasium's.
 
     Raises:
-        TypeError: it is of no known kind.
+        TypeError: the space is of an unknown kind.
     """
     if isinstance(space, spaces.Space):
         return space
@@ -127,7 +126,7 @@ def as_space(space: Any) -> spaces.Space[Any]:
         return spaces.MultiBinary(space.n)
     if hasattr(space, "n"):
         return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
-    raise TypeError(f"the space {type(space).__module__}.{type(space).__qualname__} is of no kind that Gymnasium has")
+    raise TypeError(f"the space {type(space).__module__}.{type(space).__qualname__} is not one of Gymnasium's kinds")
 
 
 def _space_of(env: Any, name: str) -> spaces.Space[Any]:

@@ -1,10 +1,10 @@
-"""OpenSpiel's games: one player learns, the others are played by policies, and chance is drawn from the seed.
+"""OpenSpiel games: one player learns, policies play the others, and chance is drawn from the seed.
 
 ::
 
     Kuhn = from_open_spiel("kuhn_poker")
 
-The model reads what its player may see and the legal moves by name; a learner gets the game's tensor.
+The model reads what its player may see and the legal moves by name; other learners get the game's tensor.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ors_gym_server.adapters.gymnasium import GymnasiumEnvironment, as_ors_envir
 __all__ = ["OneSeat", "SeatPolicy", "from_open_spiel", "random_move"]
 
 SeatPolicy: TypeAlias = Callable[[Any, np.random.Generator], int]
-"""``policy(state, rng)`` gives the move of the state's current player; ``rng`` is seeded with the episode."""
+"""``policy(state, rng)`` returns the move of the state's current player; ``rng`` is seeded with the episode."""
 
 
 def random_move(state: Any, rng: np.random.Generator) -> int:
-    """A legal move, each as likely as the others."""
+    """A legal move, drawn uniformly."""
     return int(rng.choice(state.legal_actions()))
 
 
@@ -41,15 +41,15 @@ def from_open_spiel(
     instructions: str | None = None,
     **options: Any,
 ) -> type[GymnasiumEnvironment]:
-    """Make one player's seat of an OpenSpiel game an ORS environment.
+    """Convert one player's side of an OpenSpiel game to an ORS environment.
 
     Args:
-        game: As ``pyspiel.load_game`` takes it, parameters included: ``"connect_four"``, ``"hex(board_size=5)"``.
-        player: Which player learns.
-        others: How the others play; by default legal moves at random.
-        name: Of the class (default: the game's).
-        instructions: What the agent is told first (default: the game's name and how moves are written).
-        **options: Of :func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`.
+        game: The argument of ``pyspiel.load_game``, including parameters: ``"connect_four"``, ``"hex(board_size=5)"``.
+        player: The player that learns.
+        others: The policy of the other players; by default legal moves at random.
+        name: The name of the class (default: the game's).
+        instructions: The first message to the agent (default: the game's name and the form of moves).
+        **options: Options of :func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`.
 
     Raises:
         ValueError: there is no such player.
@@ -76,7 +76,7 @@ def _as_told(observation: Any, info: Mapping[str, Any]) -> str:
 
 
 class OneSeat(gymnasium.Env[Any, Any]):
-    """An OpenSpiel game as one of its players sees it; games of simultaneous moves are played in turns."""
+    """An OpenSpiel game from the view of one player; simultaneous moves are converted to turns."""
 
     def __init__(self, game: str, player: int, others: SeatPolicy) -> None:
         pyspiel: Any = importlib.import_module("pyspiel")
@@ -95,14 +95,14 @@ class OneSeat(gymnasium.Env[Any, Any]):
         self._paid = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin a game, and play it to the player's first move."""
+        """Start a game, and play until the player's first move."""
         super().reset(seed=seed)
         self._state, self._paid = self.game.new_initial_state(), 0.0
         self._play_on()
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move, and play on to the player's next move or the end.
+        """Move, and play until the player's next move or the end.
 
         Raises:
             ValueError: the move is not legal.
@@ -142,7 +142,7 @@ class OneSeat(gymnasium.Env[Any, Any]):
             mask[state.legal_actions(self.player)] = 1
         if (
             not str(kind.information).endswith(".PERFECT_INFORMATION") and kind.provides_information_state_string
-        ):  # what the player knows, its own past included
+        ):  # the player's information, including its own past
             seen = state.information_state_string(self.player)
         else:
             seen = state.observation_string(self.player)

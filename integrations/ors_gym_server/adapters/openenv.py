@@ -6,7 +6,8 @@
     Maze = from_openenv("https://host.example:8000")     # a running server, by its URL or a client of it
     app = create_app([Maze])
 
-An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is its own tool.
+An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is a tool of its own.
+
 Tasks are those of OpenEnv's task protocol, reset by split and index; without it they are seeds.
 """
 
@@ -53,7 +54,7 @@ class Telling:
 
 
 class OpenEnvORSEnvironment(Environment):
-    """One episode of an OpenEnv environment. Classes of it are made by :func:`from_openenv`."""
+    """One episode of an OpenEnv environment. :func:`from_openenv` creates its classes."""
 
     source: ClassVar[LocalSource | RemoteSource]
     tools: ClassVar[Mapping[str, ToolSpec]]
@@ -66,17 +67,17 @@ class OpenEnvORSEnvironment(Environment):
 
     @classmethod
     def list_splits(cls) -> Sequence[Split | str]:
-        """The splits of the environment's own tasks, else of the seeds."""
+        """The splits of the environment's own tasks, or of the seeds."""
         return cls.seeds.splits if cls.source.tasks is None else cls.source.tasks.splits
 
     @classmethod
     def num_tasks(cls, split: str) -> int:
-        """How many tasks the split has."""
+        """The number of tasks in the split."""
         return cls.seeds.count(split) if cls.source.tasks is None else cls.source.tasks.num_tasks(split)
 
     @classmethod
     def get_task(cls, split: str, index: int) -> Task:
-        """``{"split", "index", "task"}``, the last being the environment's own record; or ``{"id", "seed"}``."""
+        """``{"split", "index", "task"}`` with the environment's own record as ``task``, or ``{"id", "seed"}``."""
         if cls.source.tasks is None:
             return cls.seeds.at(split, index)
         if not 0 <= index < cls.source.tasks.num_tasks(split):
@@ -95,11 +96,11 @@ class OpenEnvORSEnvironment(Environment):
 
     @classmethod
     def list_tools(cls) -> ToolList:
-        """The typed action, and the MCP tools."""
+        """The typed action and the MCP tools."""
         return ToolList(tuple(cls.tools.values()))
 
     async def claim(self) -> None:
-        """Take a place on the OpenEnv server, which may be full."""
+        """Reserve a session on the OpenEnv server, which may be full."""
         self._episode = self.source.episode()
         try:
             await self._episode.connect()
@@ -107,7 +108,7 @@ class OpenEnvORSEnvironment(Environment):
             raise RefusedError(429, str(full), 1) from None
 
     async def setup(self) -> None:
-        """Make the environment, or a session on its server, and reset it."""
+        """Construct the environment, or a session on its server, and reset it."""
         if self._episode is None:
             await self.claim()
         assert self._episode is not None
@@ -115,18 +116,18 @@ class OpenEnvORSEnvironment(Environment):
         self._first = self._blocks(await self._episode.reset(arguments | (self.task_spec.get("options") or {})))
 
     async def teardown(self) -> None:
-        """Close it."""
+        """Close the episode."""
         episode, self._episode = self._episode, None
         if episode is not None:
             await episode.close()
 
     def get_prompt(self) -> Sequence[Block]:
-        """The instructions, and the first observation."""
+        """The instructions and the first observation."""
         instructions = self.telling.instructions
         return [TextBlock(f"{instructions}\n"), *self._first] if instructions else self._first
 
     async def call_tool(self, name: str, input: Mapping[str, Any]) -> ToolOutput:
-        """Take the action. What is none leaves the episode as it was."""
+        """Take the action. An invalid one does not change the episode."""
         if self._episode is None:
             raise RuntimeError("the session has no episode: setup() has not run, or teardown() has")
         if self._finished:
@@ -172,7 +173,7 @@ class OpenEnvORSEnvironment(Environment):
 
 
 def _result_blocks(shown: Mapping[str, Any]) -> tuple[Block, ...]:
-    """The content of an MCP tool's result; a tool that failed says so in a text."""
+    """The content of an MCP tool's result; an error of the tool becomes a text."""
     if shown.get("error") is not None:
         return (TextBlock(f"Error: {shown['error'].get('message')}"),)
     result = shown["result"]
@@ -202,24 +203,24 @@ def from_openenv(
     headers: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> type[OpenEnvORSEnvironment]:
-    """Make an OpenEnv environment an ORS environment.
+    """Convert an OpenEnv environment to an ORS environment.
 
     Args:
-        env: The environment's class, or what makes one; or the URL of a running OpenEnv server, or a client of it (each
-            session then has its own connection to the same server, with the client's headers).
-        name: Of the class, and so of the environment (default: what the environment calls itself).
-        action: The class of its actions, where ``step`` is not annotated with it.
-        splits: Seeds, as for :func:`~ors_gym_server.as_ors_environment`; not for an environment that has tasks of its
-            own. A task's ``options`` are further arguments of ``reset``.
-        formatter: Writes an observation, without reward and metadata, as text.
-        instructions: What the agent is told first (default: what the environment says of itself).
-        headers: For the server, such as ``Authorization``.
-        **arguments: For the class.
+        env: The environment's class, or a function that creates it; or the URL of a running OpenEnv server, or a client
+            of it (each session then has its own connection to the same server, with the client's headers).
+        name: The name of the class and the environment (default: the environment's own name).
+        action: The class of its actions, if ``step`` is not annotated with it.
+        splits: Seeds, as for :func:`~ors_gym_server.as_ors_environment`; not for an environment with its own tasks. A
+            task's ``options`` are further arguments of ``reset``.
+        formatter: Formats an observation, without reward and metadata, as text.
+        instructions: The first message to the agent (default: the environment's own description).
+        headers: Headers for the server, such as ``Authorization``.
+        **arguments: Arguments of the class.
 
     Raises:
-        ConnectionError: No OpenEnv server answers at the URL.
-        TypeError: The class of the actions cannot be told.
-        ValueError: Overlapping splits; a client that has no URL yet.
+        ConnectionError: No OpenEnv server responds at the URL.
+        TypeError: The class of the actions is unknown.
+        ValueError: Splits overlap, or the client has no URL yet.
     """
     source: LocalSource | RemoteSource
     if isinstance(env, EnvClient):
@@ -251,7 +252,7 @@ def from_openenv(
 
 
 def _typed_tool(source: LocalSource | RemoteSource) -> list[ToolSpec]:
-    """The action's schema as a tool's, without the metadata that every action has."""
+    """The action's schema as a tool's, without the metadata of every action."""
     if source.schema is None:
         return []
     schema = dict(source.schema)

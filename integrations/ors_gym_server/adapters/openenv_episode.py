@@ -1,6 +1,6 @@
 """One episode of an OpenEnv environment: an instance in this process, or a session on an OpenEnv server.
 
-Both answer with the payload that OpenEnv's server sends: ``observation``, ``reward`` and ``done``.
+Both return the payload of OpenEnv's server: ``observation``, ``reward`` and ``done``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Payload: TypeAlias = Mapping[str, Any]
 
 
 class ServerFull(Exception):  # noqa: N818
-    """The OpenEnv server holds as many sessions as it takes."""
+    """The OpenEnv server has reached its maximum of sessions."""
 
 
 class ActionRefused(Exception):  # noqa: N818  (it is the agent's mistake, not an error of the program)
@@ -72,7 +72,7 @@ class LocalEpisode:
         return await self._observed(self._method("step"), CallToolAction(tool_name=tool, arguments=dict(arguments)))
 
     async def state(self) -> Payload:
-        """What the environment says of its own state."""
+        """The environment's own state."""
         state: Payload = await on_session_thread(lambda: _dump(self._env.state))
         return state
 
@@ -112,24 +112,24 @@ def _taken(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
 
 @dataclass(frozen=True)
 class RemoteServer:
-    """Where an OpenEnv server is, and how it is spoken to."""
+    """The address of an OpenEnv server, and its connection settings."""
 
     url: str
     headers: Mapping[str, str] | None = None
 
 
 class RemoteEpisode:
-    """A session on an OpenEnv server: one connection, which is the session."""
+    """A session on an OpenEnv server, which is one connection."""
 
     def __init__(self, server: RemoteServer) -> None:
         headers = None if server.headers is None else dict(server.headers)
         self._client = _OneConnection(server.url, headers=headers)
 
     async def connect(self) -> None:
-        """Take a place on the server.
+        """Reserve a session on the server.
 
         Raises:
-            ServerFull: it has none left.
+            ServerFull: the server has reached its maximum.
         """
         await self._client.connect()
         with contextlib.suppress(ActionRefused, ServerError):  # some have no state before they are reset
@@ -144,7 +144,7 @@ class RemoteEpisode:
 
         Raises:
             ActionRefused: it is none.
-            RuntimeError: the environment failed, or the connection was lost and the session with it.
+            RuntimeError: the environment failed, or the connection and its session were lost.
         """
         return await self._client.ask("step", action)
 
@@ -153,7 +153,7 @@ class RemoteEpisode:
         return await self.step({"type": "call_tool", "tool_name": tool, "arguments": dict(arguments)})
 
     async def state(self) -> Payload:
-        """What the environment says of its own state."""
+        """The environment's own state."""
         return await self._client.ask("state", None)
 
     async def close(self) -> None:
@@ -169,7 +169,7 @@ LOST = "the connection to the OpenEnv server was lost, and the session with it"
 
 
 class _OneConnection(GenericEnvClient):
-    """OpenEnv's client, except that it never goes on in a new session as if that were the old one."""
+    """OpenEnv's client, which never silently continues in a new session."""
 
     async def _ensure_connected(self) -> None:
         if self._ws is None:
@@ -177,7 +177,7 @@ class _OneConnection(GenericEnvClient):
 
     async def ask(self, kind: str, data: Mapping[str, Any] | None) -> Payload:
         try:
-            with contextlib.suppress(ConnectionClosed):  # a server that is full says so, and closes at once
+            with contextlib.suppress(ConnectionClosed):  # a full server sends an error and closes immediately
                 await self._send({"type": kind} | ({} if data is None else {"data": dict(data)}))
             answer = await self._receive()
         except ConnectionClosed:
@@ -187,5 +187,5 @@ class _OneConnection(GenericEnvClient):
             return payload
         if payload.get("code") == "VALIDATION_ERROR":
             raise ActionRefused(str(payload.get("errors") or payload.get("message")))
-        said = f"the OpenEnv server says {payload.get('code')}: {payload.get('message')}"
-        raise ServerFull(said) if payload.get("code") == "CAPACITY_REACHED" else ServerError(said)
+        message = f"the OpenEnv server says {payload.get('code')}: {payload.get('message')}"
+        raise ServerFull(message) if payload.get("code") == "CAPACITY_REACHED" else ServerError(message)

@@ -1,4 +1,4 @@
-"""What an OpenEnv environment offers: its name, its actions, its tasks. Asked of a class, or of a server over HTTP."""
+"""An OpenEnv environment's name, actions and tasks, read from a class or from a server over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OpenEnvTasks(Protocol):
     splits: list[Split]
 
     def num_tasks(self, split: str) -> int:
-        """How many tasks the split has."""
+        """The number of tasks in the split."""
         ...
 
     def get_task(self, split: str, index: int) -> Any:
@@ -34,7 +34,7 @@ class OpenEnvTasks(Protocol):
 
 
 def _wait(result: Any) -> Any:
-    """The result of a method that may be asynchronous, also where an event loop is running."""
+    """The result of a method that may be asynchronous, even inside a running event loop."""
     if not isinstance(result, Awaitable):
         return result
     waiting: Awaitable[Any] = result
@@ -47,7 +47,7 @@ def _wait(result: Any) -> Any:
 
 
 def _is_mcp(schema: Mapping[str, Any]) -> bool:
-    """Whether actions are calls of MCP tools: ``CallToolAction``, or the base class that says nothing."""
+    """Whether actions are calls of MCP tools: ``CallToolAction``, or the base class without fields."""
     fields = set(schema.get("properties", {})) - {"metadata"}
     return not fields or {"tool_name", "arguments"} <= fields
 
@@ -58,7 +58,7 @@ def _tool_spec(tool: Mapping[str, Any]) -> ToolSpec:
 
 
 def _short(name: str) -> str:
-    """``GridWorldEnvironment`` → ``GridWorld``: what it is called on a command line."""
+    """``GridWorldEnvironment`` → ``GridWorld``: the name on the command line."""
     return name.removesuffix("Environment").removesuffix("Env") or name
 
 
@@ -68,10 +68,10 @@ def _split(split: Any) -> Split:
 
 
 class LocalSource:
-    """A class, or whatever makes environments.
+    """A class or function that creates environments.
 
     Raises:
-        TypeError: The type of the actions cannot be told.
+        TypeError: The type of the actions is unknown.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LocalSource:
         typed = action_class or (None if of_tools else _action_class_of(cls))
         self._action_class: type[Action] = typed or Action
         self.schema = None if typed is None or _is_mcp(typed.model_json_schema()) else typed.model_json_schema()
-        """Of the typed action; None where all actions are calls of MCP tools."""
+        """Schema of the typed action; None if all actions are calls of MCP tools."""
         has_tasks = all(callable(getattr(cls, name, None)) for name in ("list_splits", "num_tasks", "get_task"))
         self.tasks: OpenEnvTasks | None = _LocalTasks(make) if has_tasks else None
 
@@ -104,7 +104,7 @@ class LocalSource:
             env.close()
 
     def episode(self) -> LocalEpisode:
-        """A new environment, to be reset."""
+        """A new environment, before its reset."""
         return LocalEpisode(self._make, self._action_class)
 
 
@@ -118,7 +118,7 @@ def _action_class_of(cls: type) -> type[Action]:
     annotated = get_type_hints(getattr(cls, "step")).get("action")  # noqa: B009  (an attribute of an unknown class)
     if isinstance(annotated, type) and issubclass(annotated, Action) and annotated is not Action:
         return annotated
-    raise TypeError(f"{cls.__name__}.step does not say of which class its actions are: pass action=…")
+    raise TypeError(f"{cls.__name__}.step does not annotate the class of its actions: pass action=…")
 
 
 class _LocalTasks:
@@ -145,10 +145,10 @@ class RemoteSource:
     """A running OpenEnv server.
 
     Raises:
-        ConnectionError: It does not answer, or does not answer as an OpenEnv server does.
+        ConnectionError: It does not respond, or not as an OpenEnv server.
     """
 
-    max_sessions = None  # how many there may be is the server's to say
+    max_sessions = None  # the OpenEnv server has its own limit
     one_thread = False
 
     def __init__(self, server: RemoteServer) -> None:
@@ -166,7 +166,7 @@ class RemoteSource:
         self.tasks: OpenEnvTasks | None = self._find_tasks()
 
     def episode(self) -> RemoteEpisode:
-        """A new session, to be reset."""
+        """A new session, before its reset."""
         return RemoteEpisode(self._server)
 
     def _find_tasks(self) -> _RemoteTasks | None:
@@ -186,7 +186,7 @@ class RemoteSource:
         response = self._send(method, path, body)
         if not response.is_success:
             status = f"{response.status_code} {response.reason_phrase}"
-            raise ConnectionError(f"{self._server.url} is no OpenEnv server: {path} answers {status}")
+            raise ConnectionError(f"{self._server.url} is not an OpenEnv server: {path} answered {status}")
         return response.json()
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:

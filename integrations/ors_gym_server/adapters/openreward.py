@@ -1,4 +1,4 @@
-"""Our environments on the reference SDK's server. The one module that needs ``openreward``."""
+"""ors-gym environments on the reference SDK's server. The only module that needs ``openreward``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def as_openreward(cls: type[Environment]) -> type:
-    """A class of ours as one for ``openreward.environments.Server``, with the same name, tools and results.
+    """An ors-gym class as one for ``openreward.environments.Server``, with the same name, tools and results.
 
     ::
 
@@ -27,12 +27,12 @@ def as_openreward(cls: type[Environment]) -> type:
 
         Server([as_openreward(FrozenLake)]).run()
 
-    What differs is the server's: the constructor runs at the start of ``setup``, so its failure is answered by the
-    first request that needs the session, and not by ``/create``.
+    The server determines one difference: the constructor runs at the start of ``setup``, so its failure is returned by
+    the first request that needs the session, not by ``/create``.
 
     Raises:
         ImportError: the reference SDK is not installed (``pip install openreward``).
-        TypeError, ValueError: something is wrong with the class.
+        TypeError, ValueError: the class is invalid.
     """
     from openreward.environments import Environment as SDKEnvironment
     from openreward.environments import ImageBlock, ListToolsOutput, Message, RunToolOutput, Split, TextBlock
@@ -111,7 +111,7 @@ def as_openreward(cls: type[Environment]) -> type:
         async def _call_tool(self, name: str, input: Mapping[str, Any]) -> Any:
             output = RunToolOutput.model_validate_json(await self._episode.call(name, input))
             if isinstance(output.root, RunToolSuccess) and output.root.output.finished:
-                self._episode_finished = True  # for the tools of a toolset that the client chose
+                self._episode_finished = True  # for tools of a toolset that the client selected
             return output
 
     if hosted.implements("score_group"):
@@ -127,7 +127,7 @@ def as_openreward(cls: type[Environment]) -> type:
 
 
 async def _answered(work: Awaitable[T]) -> T:
-    """Await our code, and raise a refusal of it as the reference SDK's server answers one."""
+    """Await ors-gym code, and raise its refusals as the reference SDK's server does."""
     try:
         return await work
     except RefusedError as refused:

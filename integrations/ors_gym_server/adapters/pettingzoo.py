@@ -1,13 +1,12 @@
-"""PettingZoo's environments: one agent learns, the others are played by policies.
+"""PettingZoo environments: one agent learns, policies play the others.
 
 ::
 
     from pettingzoo.classic import tictactoe_v3
-
     TicTacToe = from_pettingzoo(tictactoe_v3.env)
 
-A :class:`OneAgent` is a Gymnasium environment: its episode is what its agent sees between its own turns. So the rest is
-:func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`'s, a seed a task and native spaces included.
+A :class:`OneAgent` is a Gymnasium environment whose episode consists of its agent's turns, so everything else,
+including seeds as tasks and native spaces, is that of :func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ __all__ = ["OneAgent", "OtherPolicy", "Turn", "from_pettingzoo", "random_action"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What an agent that does not learn knows when it acts."""
+    """The input of a policy that plays another agent."""
 
     agent: str
     observation: Any
     info: Mapping[str, Any]
     action_space: gymnasium.Space[Any]
     action_mask: Any
-    """Which actions are legal, where the environment says so, else None."""
+    """The legal actions, if the environment lists them, else None."""
     rng: np.random.Generator
-    """Seeded with the episode: what draws from it plays a task the same way each time."""
+    """Seeded with the episode: policies that draw from it play a task the same way each time."""
 
 
 OtherPolicy: TypeAlias = Callable[[Turn], Any]
-"""Gives the action of an agent that does not learn."""
+"""Returns the action of an agent that does not learn."""
 
 
 def random_action(turn: Turn) -> Any:
-    """A legal action, each as likely as the others."""
+    """A legal action, drawn uniformly."""
     turn.action_space.seed(int(turn.rng.integers(2**31)))
     if turn.action_mask is None:
         return turn.action_space.sample()
@@ -64,17 +63,17 @@ def from_pettingzoo(
     name: str | None = None,
     **options: Any,
 ) -> type[GymnasiumEnvironment]:
-    """Make one agent's side of a PettingZoo environment an ORS environment.
+    """Convert one agent's side of a PettingZoo environment to an ORS environment.
 
     Args:
-        make: What makes it, of either kind: ``tictactoe_v3.env`` (agents take turns) or ``pistonball_v6.parallel_env``.
-        agent: Which agent learns: its name, or its place in ``possible_agents``.
-        others: How the other agents play: one policy, or one for each by name. By default legal actions at random.
-        name: Of the class (default: the game's own, without its version).
-        **options: Of :func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`, and arguments of ``make``.
+        make: A function of either kind: ``tictactoe_v3.env`` (agents take turns) or ``pistonball_v6.parallel_env``.
+        agent: The agent that learns: its name, or its index in ``possible_agents``.
+        others: The policy of the other agents, or one for each by name. By default legal actions at random.
+        name: The name of the class (default: the game's, without its version).
+        **options: Options of :func:`~ors_gym_server.adapters.gymnasium.as_ors_environment`, and arguments of ``make``.
 
     Raises:
-        ValueError: there is no such agent, or an agent without a policy.
+        ValueError: there is no such agent, or an agent has no policy.
     """
     accepted = inspect.signature(as_ors_environment).parameters
     own = {key: options.pop(key) for key in list(options) if key in accepted and key != "render_mode"}
@@ -105,7 +104,7 @@ def from_pettingzoo(
 
 
 class OneAgent(gymnasium.Env[Any, Any]):
-    """A PettingZoo environment as one of its agents sees it."""
+    """A PettingZoo environment from the view of one agent."""
 
     def __init__(self, game: Any, agent: str | int, others: OtherPolicy | Mapping[str, OtherPolicy]) -> None:
         self.game = game if hasattr(game, "agent_iter") else _in_turns(game)
@@ -116,7 +115,7 @@ class OneAgent(gymnasium.Env[Any, Any]):
         self._others = dict.fromkeys(agents, others) if callable(others) else dict(others)
         missing = [each for each in agents if each != self.agent and each not in self._others]
         if missing:
-            raise ValueError(f"no policy plays {', '.join(missing)}")
+            raise ValueError(f"there is no policy for {', '.join(missing)}")
         self.observation_space = self.game.observation_space(self.agent)
         self.action_space = self.game.action_space(self.agent)
         self.metadata = dict(self.game.metadata)
@@ -126,14 +125,14 @@ class OneAgent(gymnasium.Env[Any, Any]):
         self._last: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin a game, and play it to the agent's first turn."""
+        """Start a game, and play until the agent's first turn."""
         super().reset(seed=seed)
         self.game.reset(seed=seed, options=options)
         observation, _, _, _, info = self._play_on()
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move, and play on to the agent's next turn or its end."""
+        """Move, and play until the agent's next turn or its end."""
         self.game.step(action)
         return self._play_on()
 
@@ -149,14 +148,14 @@ class OneAgent(gymnasium.Env[Any, Any]):
                 return observation, float(reward), bool(terminated), bool(truncated), told
             over = terminated or truncated
             self.game.step(None if over else self._action(agent, observation, info))
-        return self._last, 0.0, True, False, {}  # the agent is gone without a last turn
+        return self._last, 0.0, True, False, {}  # the agent was removed without a last turn
 
     def _action(self, agent: str, observation: Any, info: Mapping[str, Any]) -> Any:
         turn = Turn(agent, observation, info, self.game.action_space(agent), _mask(observation, info), self.np_random)
         return self._others[agent](turn)
 
     def render(self) -> Any:
-        """What the game draws."""
+        """The game's frame."""
         return self.game.render()
 
     def close(self) -> None:
@@ -179,7 +178,7 @@ def _mask(observation: Any, info: Mapping[str, Any]) -> Any:
 
 
 def is_board(space: gymnasium.Space[Any]) -> bool:
-    """Whether observations are a board: two planes of zeros and ones, the agent's own pieces first."""
+    """Whether observations are a board: two planes of zeros and ones, with the agent's pieces first."""
     inner = space.spaces.get("observation") if isinstance(space, gymnasium.spaces.Dict) else space
     if not isinstance(inner, gymnasium.spaces.Box) or len(inner.shape) != 3:
         return False
@@ -187,14 +186,14 @@ def is_board(space: gymnasium.Space[Any]) -> bool:
 
 
 def board(observation: Any, info: Mapping[str, Any]) -> str:
-    """Two planes as a board, one row a line."""
+    """Two planes as a board, one row per line."""
     planes = np.asarray(observation["observation"] if isinstance(observation, Mapping) else observation)
     rows = [" ".join("X" if own else "O" if other else "." for own, other in row) for row in planes]
     return "\n".join(["X is you, O the other:", *rows])
 
 
 COLUMN_BY_COLUMN = ("tictactoe",)
-"""The environments whose planes hold columns where others hold rows."""
+"""Environments whose planes are transposed."""
 
 
 def _turned_board(observation: Any, info: Mapping[str, Any]) -> str:
@@ -203,10 +202,10 @@ def _turned_board(observation: Any, info: Mapping[str, Any]) -> str:
 
 
 def documentation_of(game: Any) -> str:
-    """The documentation of the environment's module, where PettingZoo writes its rules."""
+    """The documentation of the environment's module, where PettingZoo documents the rules."""
     module = inspect.getmodule(type(game.unwrapped))
     inner: Any = getattr(game.unwrapped, "env", None)
-    if hasattr(inner, "unwrapped"):  # a parallel one, in turns
+    if hasattr(inner, "unwrapped"):  # a parallel environment converted to turns
         module = inspect.getmodule(type(inner.unwrapped))
     return inspect.cleandoc((module and module.__doc__) or "")
 
@@ -218,7 +217,7 @@ _DRAWING = re.compile(r"^ *```\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def rules_in(documentation: str) -> str:
-    """The introduction and the sections on actions and rewards, without pictures, links and tables of versions."""
+    """The introduction and the sections on actions and rewards, without images, links and version tables."""
     text = re.sub(r"^```\{.*?^```\s*$", "", documentation, flags=re.DOTALL | re.MULTILINE)
     introduction, *sections = re.split(r"^(?=#{2,4} )", text, flags=re.MULTILINE)
     kept = ["\n".join(line for line in introduction.splitlines() if not re.match(r"\s*(#|\||<)", line))]

@@ -1,4 +1,4 @@
-"""Data sets of questions as ORS environments: one question an episode, one answer, one verifier.
+"""Question data sets as ORS environments: one question, one answer and one verifier per episode.
 
 ::
 
@@ -33,7 +33,7 @@ class Entries(Protocol):
 
 
 Score: TypeAlias = Callable[..., float | bool]
-"""``score(answer, entry)``: what an answer is worth, the arguments by these names or in this order."""
+"""``score(answer, entry)`` returns the reward of an answer; the arguments are passed by name or in this order."""
 
 
 class Answer(BaseModel):
@@ -43,7 +43,7 @@ class Answer(BaseModel):
 
 
 class QuestionEnvironment(Environment):
-    """One question. Classes of it are made by :func:`from_questions`."""
+    """One question. :func:`from_questions` creates its classes."""
 
     entries: ClassVar[Mapping[str, Entries]]
     score: ClassVar[Score]
@@ -52,23 +52,23 @@ class QuestionEnvironment(Environment):
 
     @classmethod
     def list_splits(cls) -> Sequence[Split | str]:
-        """The splits that the class was made with."""
+        """The splits given to the class."""
         return [Split(name, name if name in ("train", "validation", "test") else "train") for name in cls.entries]
 
     @classmethod
     def num_tasks(cls, split: str) -> int:
-        """How many questions the split has."""
+        """The number of questions in the split."""
         return len(cls.entries[split])
 
     @classmethod
     def get_task(cls, split: str, index: int) -> Task:
-        """The task at ``index``: its place, and not its answer."""
+        """The task at ``index``: its index, without the answer."""
         if not 0 <= index < len(cls.entries[split]):
             raise IndexError(f"split {split!r} has {len(cls.entries[split])} questions, and none at {index}")
         return {"id": f"{split}-{index}", "split": split, "index": index}
 
     def setup(self) -> None:
-        """Look the question up."""
+        """Read the question."""
         self._entry = type(self).entries[self.task_spec["split"]][self.task_spec["index"]]
 
     def get_prompt(self) -> str:
@@ -91,16 +91,16 @@ def from_questions(
     question: str | Callable[[Mapping[str, Any]], str] = "question",
     instructions: str = "",
 ) -> type[QuestionEnvironment]:
-    """Make questions with a verifier an ORS environment.
+    """Convert questions with a verifier to an ORS environment.
 
-    A plain final message of the model is its answer, and so is a call of the tool ``answer``.
+    The answer is a plain final message of the model, or a call of the tool ``answer``.
 
     Args:
-        name: Of the class, and so of the environment.
+        name: The name of the class and the environment.
         splits: The entries of each split.
-        score: What an answer is worth: ``score(answer, entry)``, as ``score_answer`` of reasoning-gym's data sets.
-        question: The field of an entry that holds the question, or what writes it from the entry.
-        instructions: What the agent is told before each question, such as the form of answers.
+        score: The reward of an answer: ``score(answer, entry)``, such as ``score_answer`` of reasoning-gym's data sets.
+        question: The field of an entry with the question, or a function that creates it from the entry.
+        instructions: Text before each question, such as the required format of answers.
 
     Raises:
         ValueError: there is no split, or one without entries.

@@ -1,4 +1,4 @@
-"""What an environment's documentation tells a player: its rules, without what is meant for developers."""
+"""The rules in an environment's documentation for a player, without text for developers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["has_no_rules", "players_text", "rules_of"]
 
 _TOLD = ("description", "rewards", "reward", "episode end", "episode termination", "termination", "truncation", "rules")
 _LONGEST_SECTION = 3000
-"""Characters. The tables of MuJoCo's observations are longer, and no model plays better for them."""
+"""Maximum characters of a section. The tables of MuJoCo's observations are longer, and do not help models."""
 _FEW_WORDS = 15
-"""Documentation of fewer words than this holds no rules."""
+"""Documentation with fewer words contains no rules."""
 
 _HEADING = re.compile(r"^\s*#+ *(.+?) *$", re.MULTILINE)
 _DEVELOPERS = re.compile(
@@ -38,11 +38,11 @@ _CREDITS = (
 )
 _FOR_DEVELOPERS = re.compile(f"{_CODE}|{_CREDITS}", re.IGNORECASE)
 _ASIDE = re.compile(rf"\s*\((?:[^()]*(?:{_CODE})[^()]*|see [^()]*)\)", re.IGNORECASE)
-"""In brackets: the sentence says what it says without it."""
+"""Parentheses that the sentence does not need."""
 
 
 def rules_of(env: gymnasium.Env[Any, Any], *, actions: bool = True, observations: bool = True) -> str:
-    """The rules, with what is said of actions and observations or not."""
+    """The rules, optionally with the description of actions and observations."""
     classes = itertools.takewhile(lambda cls: cls is not gymnasium.Env, type(env.unwrapped).__mro__)
     document = next((cls.__doc__ for cls in classes if cls.__doc__), "")
     before, *sections = _HEADING.split(inspect.cleandoc(document))
@@ -64,12 +64,12 @@ def rules_of(env: gymnasium.Env[Any, Any], *, actions: bool = True, observations
 
 
 def has_no_rules(rules: str) -> bool:
-    """Whether a player who reads this knows no more than the name of the game."""
+    """Whether the text tells a player nothing beyond the game's name."""
     return len(rules.split()) < _FEW_WORDS
 
 
 def players_text(text: str) -> str:
-    r"""Documentation without sections, code, markup and sentences that are for developers.
+    r"""Documentation without the sections, code, markup and sentences for developers.
 
     >>> players_text("Walk. See the `size` argument for larger maps.\n\nArgs:\n    size: Of the map.")
     'Walk.'
@@ -81,7 +81,7 @@ def players_text(text: str) -> str:
 
 
 def _without_sections(lines: list[str]) -> list[str]:
-    """``Args:`` and the like go, with what is indented below them or stands under them to the end."""
+    """Remove ``Args:`` and similar sections, with the text indented below them or following to the end."""
     kept: list[str] = []
     indent: int | None = None
     for number, line in enumerate(lines):
@@ -90,7 +90,7 @@ def _without_sections(lines: list[str]) -> list[str]:
             indent = None
         if indent is None and _DEVELOPERS.match(line.strip()):
             if number + 1 < len(lines) and _UNDERLINE.match(lines[number + 1]):
-                return kept  # numpy's form: such sections are the last
+                return kept  # numpy style: these sections come last
             indent = depth
         if indent is None and not _UNDERLINE.match(line):
             kept.append(line)
@@ -98,7 +98,7 @@ def _without_sections(lines: list[str]) -> list[str]:
 
 
 def _without_code(lines: list[str]) -> list[str]:
-    """Doctests go to the next blank line, directives with what is indented below them."""
+    """Remove doctests up to the next blank line, and directives with the text indented below them."""
     kept: list[str] = []
     indent: int | None = None
     in_doctest = False
@@ -115,7 +115,7 @@ def _without_code(lines: list[str]) -> list[str]:
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
-    """The lines of a paragraph or of an item as one; tables, lists and drawings as they are."""
+    """Join the lines of a paragraph or item; keep tables, lists and drawings unchanged."""
     joined: list[str] = []
     for line in lines:
         before = joined[-1] if joined else ""
@@ -130,19 +130,19 @@ def _paragraphs(lines: list[str]) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    """A line without the markup of Markdown and reStructuredText."""
+    """A line without Markdown and reStructuredText markup."""
     line = re.sub(r"<sup>([^<]*)</sup>", r"^\1", line)
     line = re.sub(r"\[<a [^<>]*>[^<]*</a>\]|!\[[^\]]*\]\([^)]*\)|</?\w[^<>]*>", "", line)
     line = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", line)
     line = re.sub(r":[\w.+:-]+:`~?(?:[\w.]*\.)?([^`]+)`", r"\1", line)
     line = re.sub(r"\s*\[#?\w+\]_(?!\w)", "", line)
-    line = re.sub(r"\s*(?:\\t|\t|\b|\\)ext\{([^{}]*)\}", r" \1", line)  # of formulas, \t read as a tab or not
+    line = re.sub(r"\s*(?:\\t|\t|\b|\\)ext\{([^{}]*)\}", r" \1", line)  # in formulas, with \t parsed as a tab or not
     line = line.replace("$", "").replace("``", "`")
     return re.sub(r"\*\*([^*]+)\*\*", r"\1", line).rstrip()
 
 
 def _sentences_for_players(line: str) -> str:
-    if line.lstrip().startswith("|"):  # a table says it all, or nothing
+    if line.lstrip().startswith("|"):  # a table is kept whole
         return line
     line = _ASIDE.sub("", line)
     if not _FOR_DEVELOPERS.search(line):

@@ -1,4 +1,4 @@
-"""Tasks that are seeds, in splits that have none in common."""
+"""Tasks that are seeds, in disjoint splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tasks: TypeAlias = Sequence[int] | Sequence[Mapping[str, Any]]
 """Seeds, or mappings of a ``seed``, ``options`` for ``reset``, or both. A long range costs nothing."""
 
 LONGEST_LIST = 100_000
-"""More tasks than this are not listed at once."""
+"""Maximum tasks in one list."""
 
 _SPLIT_TYPES = ("train", "validation", "test")
 
@@ -25,7 +25,7 @@ class SeedTasks:
     """The tasks of each split.
 
     Raises:
-        ValueError: A seed is no integer of 0 or more, or a task is in two splits.
+        ValueError: A seed is not an integer of at least 0, or a task is in two splits.
     """
 
     def __init__(self, splits: Mapping[str, Tasks]) -> None:
@@ -40,18 +40,18 @@ class SeedTasks:
 
     @property
     def splits(self) -> list[Split]:
-        """The splits, in the order they were given."""
+        """The splits in the given order."""
         return [Split(name, name if name in _SPLIT_TYPES else "train") for name in self._tasks]
 
     def count(self, split: str) -> int:
-        """How many tasks the split has."""
+        """The number of tasks in the split."""
         return len(self._of(split))
 
     def at(self, split: str, index: int) -> Task:
         """The task at ``index``.
 
         Raises:
-            IndexError: there is none.
+            IndexError: there is no such task.
         """
         tasks = self._of(split)
         if not -len(tasks) <= index < len(tasks):
@@ -62,14 +62,14 @@ class SeedTasks:
         """All tasks of the split.
 
         Raises:
-            NotImplementedError: They are more than one answer should hold; ask for them by index, or in parts.
+            NotImplementedError: There are too many for one response; fetch them by index or range.
         """
         if self.count(split) > LONGEST_LIST:
             raise NotImplementedError(f"split {split!r} has more than {LONGEST_LIST:,} tasks")
         return self.between(split, None, None)
 
     def between(self, split: str, start: int | None, stop: int | None) -> list[Task]:
-        """The tasks from ``start`` to ``stop``, as Python slices count."""
+        """The tasks from ``start`` to ``stop``, with the semantics of Python slices."""
         tasks = self._of(split)
         return [_task(split, index, tasks[index]) for index in range(len(tasks))[start:stop]]
 
@@ -111,7 +111,7 @@ def _ranges_overlap(one: range, other: range) -> bool:
         return False
     one, other = (each if each.step > 0 else each[::-1] for each in (one, other))
     first, last = max(one[0], other[0]), min(one[-1], other[-1])
-    around = math.lcm(one.step, other.step)  # what they have in common repeats with this period
+    around = math.lcm(one.step, other.step)  # common seeds repeat with this period
     return any(seed in one and seed in other for seed in range(first, min(last, first + around) + 1))
 
 

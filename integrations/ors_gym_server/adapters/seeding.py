@@ -1,8 +1,7 @@
-"""Seeds of Gymnasium environments: how they are given, and whether the first observation follows from them.
+"""Seeding of Gymnasium environments, and whether the first observation depends on the seed.
 
-The check is a first look at the environment that is made to see its spaces: it is reset twice, and not stepped, which
-may take long or change something. Environments are tried for more when they are served
-(:mod:`ors_gym_server.run.rehearsal`).
+The check uses the environment that is constructed to read its spaces: it is reset twice, but not stepped, which may be
+slow or have effects. Environments are tested further when they are served (:mod:`ors_gym_server.run.rehearsal`).
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ __all__ = ["reset", "warn_of_ignored_seeds"]
 logger = logging.getLogger(__name__)
 
 SLOW_SECONDS = 1.0
-"""An environment that takes longer to begin is looked at when it is served."""
+"""An environment with a slower reset is only tested when it is served."""
 
 
 def reset(env: gymnasium.Env[Any, Any], seed: int | None, options: Any = None) -> tuple[Any, Any]:
-    """Begin the episode of a seed, by whatever the environment takes a seed with.
+    """Start the episode of a seed, by the environment's own way of seeding.
 
-    NLE and MiniHack leave the seed of ``reset`` alone, and take those of their two generators by ``seed``.
+    NLE and MiniHack ignore the seed of ``reset``; their method ``seed`` takes those of their two generators.
     """
     own = getattr(env.unwrapped, "seed", None)
     if seed is not None and own is not None:
@@ -39,12 +38,12 @@ def reset(env: gymnasium.Env[Any, Any], seed: int | None, options: Any = None) -
 
 
 def warn_of_ignored_seeds(env: gymnasium.Env[Any, Any], name: str, show: Callable[[Any, Any], str]) -> None:
-    """Log a warning where the same seed begins two episodes.
+    """Log a warning if the same seed starts two different episodes.
 
     Args:
-        env: It is reset.
-        name: What it is called.
-        show: What an agent is shown of an observation and its info.
+        env: The environment, which is reset.
+        name: Its name.
+        show: Formats an observation and its info as shown to an agent.
     """
     states = random.getstate(), np.random.get_state()
     began = time.monotonic()
@@ -61,12 +60,12 @@ def warn_of_ignored_seeds(env: gymnasium.Env[Any, Any], name: str, show: Callabl
             random.seed(0)
             np.random.seed(0)
             again.append(show(*reset(env, 0)))
-    except Exception:  # what cannot begin without a task says so when it is given one
+    except Exception:  # errors of a reset without a task are reported with a task
         return
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-    why, remedy = "it does not use the seed for all that it draws", "its tasks are not what they say"
+    why, remedy = "it does not draw everything from the seed", "its tasks are not reproducible"
     if again[0] == again[1]:
-        why, remedy = "it draws from the random state of the process", "have reset() make a generator of its own"
-    logger.warning("%s: reset with one seed, it begins two different episodes: %s; %s", name, why, remedy)
+        why, remedy = "it draws from the random state of the process", "make reset() create its own generator"
+    logger.warning("%s: two resets with the same seed start different episodes: %s; %s", name, why, remedy)

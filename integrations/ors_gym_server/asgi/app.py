@@ -1,6 +1,6 @@
 """The server as an ASGI application: the endpoints of the Open Reward Standard.
 
-``/call`` has a fast path of its own; the other endpoints are a table (``endpoints.py``). A path names its environment
+``/call`` has its own fast path; the other endpoints are a table (``endpoints.py``). A path names its environment
 (``/wordle/tools``); without one (``/tools``) it is the first environment.
 """
 

@@ -1,7 +1,7 @@
 """The JSON endpoints: a table of functions.
 
 Paths of the server have no prefix; those of an environment and of a session may begin with an environment's name. A
-session belongs to the environment that it was created with, whatever the path says.
+session belongs to the environment that it was created with, regardless of the path.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ TOO_LARGE = b"the header section is larger than the server's limit"
 
 
 class _Awaited(Enum):
-    """What the server waits for."""
+    """The state of the connection."""
 
     NOTHING = "nothing"
     HEADERS = "headers"

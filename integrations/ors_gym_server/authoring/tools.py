@@ -1,8 +1,8 @@
-"""Declaring tools on a class, and finding what was declared.
+"""Declaration of tools on a class, and their lookup.
 
 A tool is a method marked with :func:`tool` that takes one Pydantic model, or nothing, and returns a ``ToolOutput`` (or
-a ``str``: an observation without a reward). The marks are the attributes that the reference SDK's decorators leave on
-a function, so classes written for either are read alike.
+a ``str``: an observation without a reward). The marks are the attributes that the reference SDK's decorators set on a
+function, so classes written for either are read the same way.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_DETAILS = 100
-"""Errors of an input that are listed; more are only counted, for the list takes seconds to write and to read."""
+"""Maximum validation errors that are listed; more are only counted, as a longer list takes seconds to write."""
 
 MESSAGE_BLOCK_TYPES = ("text", "image", "reasoning", "tool_call", "tool_result")
-"""What ``get_messages`` may hold."""
+"""Types of blocks that ``get_messages`` may return."""
 
 
 class CallOrder(Enum):
-    """How a tool takes its turn among the calls of a session."""
+    """How a tool's calls are ordered among the calls of a session."""
 
     SERIAL = "one at a time"
     CONCURRENT = "at any time"
@@ -59,15 +59,15 @@ def tool(*, shared: bool = True, concurrent: bool = False, exclusive: bool = Fal
 def tool(
     fn: F | None = None, *, shared: bool = True, concurrent: bool = False, exclusive: bool = False
 ) -> F | Callable[[F], F]:
-    """Declare a method as a tool; its docstring is the description that the agent reads.
+    """Declare a method as a tool; its docstring is the description for the agent.
 
     Args:
-        fn: the method, when the decorator is used without brackets.
-        shared: False leaves it out of the environment's tool list; ``list_task_tools`` says where it exists.
-        concurrent: calls of it may overlap with any others of the session. By default the calls of one tool run one
+        fn: The method, if the decorator is used without parentheses.
+        shared: False omits it from the environment's tool list; ``list_task_tools`` adds it where it exists.
+        concurrent: Its calls may overlap with any other call of the session. By default the calls of one tool run one
             at a time, and the synchronous tools of one session never overlap.
-        exclusive: it waits for the calls under way and holds back new ones until it returns: for a tool that ends
-            the episode by grading what the others left.
+        exclusive: It waits for running calls and delays new ones until it returns: for a tool that ends the episode by
+            grading the results of the others.
     """
 
     def mark(method: F) -> F:
@@ -80,7 +80,7 @@ def tool(
 
 
 def terminal(fn: F) -> F:
-    """Make a tool the terminal one: hidden from the agent, it is given the agent's plain final message.
+    """Make a tool the terminal one: hidden from the agent, it receives the agent's plain final message.
 
     It takes a model with one field, or nothing, and always runs exclusively. A class has at most one.
     """
@@ -90,7 +90,7 @@ def terminal(fn: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class ToolDeclaration:
-    """What the marks and the signature of a tool's function say."""
+    """The declaration of a tool, from its marks and signature."""
 
     name: str
     description: str
@@ -101,11 +101,11 @@ class ToolDeclaration:
     exclusive: bool
     terminal: bool
     returns_text: bool
-    """Whether it returns a ``str`` and not a ``ToolOutput``."""
+    """Whether it returns a ``str`` instead of a ``ToolOutput``."""
 
     @property
     def spec(self) -> ToolSpec:
-        """The tool as the agent reads it."""
+        """The tool as shown to the agent."""
         schema = None if self.input_model is None else self.input_model.model_json_schema()
         return ToolSpec(self.name, self.description, schema)
 
@@ -117,10 +117,10 @@ class ToolDeclaration:
 
 
 def read_declaration(name: str, fn: Any) -> ToolDeclaration | None:
-    """The declaration of ``fn``, None if it is not marked as a tool.
+    """The declaration of ``fn``; None if it is not marked as a tool.
 
     Raises:
-        TypeError: it is marked, and its signature is no tool's.
+        TypeError: it is marked, but its signature is not a tool's.
     """
     if not callable(fn) or not getattr(fn, "_env_tool", False):
         return None
@@ -131,7 +131,7 @@ def read_declaration(name: str, fn: Any) -> ToolDeclaration | None:
     except NameError as error:
         hint = ""
         if "<locals>" in what:
-            hint = "; a class that is made in a function is not found there: define it at the top of its module"
+            hint = "; a class defined in a function cannot be resolved: define it at module level"
         raise TypeError(f"the annotations of tool {what} cannot be read: {error}{hint}") from error
     parameters = [each for each in inspect.signature(function).parameters.values() if each.name != "self"]
     if len(parameters) > 1:
@@ -161,13 +161,13 @@ def _declarations(owner: Any) -> Iterator[ToolDeclaration]:
     for name in dir(owner):
         fn = getattr(owner, name, None)
         if getattr(fn, "_env_tool_terminal", False) and not getattr(fn, "_env_tool", False):
-            raise TypeError(f"{name!r} of {owner!r} is marked @terminal and not @tool; it needs both")
+            raise TypeError(f"{name!r} of {owner!r} is marked @terminal but not @tool; it needs both")
         if (declaration := read_declaration(name, fn)) is not None:
             yield declaration
 
 
 def misdeclared_tools(owner: Any) -> list[str]:
-    """What is wrong with the methods of a class that are marked as tools and are none."""
+    """The errors of methods that are marked as tools but have an invalid signature."""
     faults: list[str] = []
     for name in dir(owner):
         try:
@@ -178,17 +178,17 @@ def misdeclared_tools(owner: Any) -> list[str]:
 
 
 def declared_tools(*owners: type) -> dict[str, ToolDeclaration]:
-    """The tools of a class and of its toolsets by name, the terminal one and those not shared among them.
+    """The tools of a class and its toolsets by name, including the terminal one and those not shared.
 
     Raises:
-        TypeError: a tool's signature is none, a name is there twice, or there is more than one terminal tool.
+        TypeError: a signature is invalid, two tools have the same name, or there is more than one terminal tool.
     """
     found: dict[str, ToolDeclaration] = {}
     for owner in owners:
         for declaration in _declarations(owner):
             if declaration.name in found:
                 raise TypeError(
-                    f"two tools are named {declaration.name!r}: one of {owner.__name__}, one declared before"
+                    f"two tools are named {declaration.name!r}: one of {owner.__name__}, one declared earlier"
                 )
             found[declaration.name] = declaration
     terminals = [each for each in found.values() if each.terminal]
@@ -196,12 +196,12 @@ def declared_tools(*owners: type) -> dict[str, ToolDeclaration]:
         raise TypeError(f"more than one terminal tool: {[each.name for each in terminals]}")
     for each in terminals:
         if each.input_model is not None and len(each.input_model.model_fields) > 1:
-            raise TypeError(f"terminal tool {each.name!r} must take one field at most: the message")
+            raise TypeError(f"terminal tool {each.name!r} must have at most one field: the message")
     return found
 
 
 def tool_list(declarations: Mapping[str, ToolDeclaration], *, supports_score_group: bool = False) -> ToolList:
-    """What ``/tools`` says of these declarations: the shared tools, and the terminal one beside them."""
+    """The tools in the response of ``/tools``: the shared ones, and the terminal one."""
     specs = tuple(each.spec for each in declarations.values() if each.shared and not each.terminal)
     last = next((each.terminal_tool for each in declarations.values() if each.terminal), None)
     return ToolList(specs, last, supports_score_group, MESSAGE_BLOCK_TYPES)
@@ -216,13 +216,13 @@ class BoundTool:
 
     @property
     def turn(self) -> CallOrder:
-        """How its calls take their turns."""
+        """How its calls are ordered."""
         if self.declaration.exclusive:
             return CallOrder.EXCLUSIVE
         return CallOrder.CONCURRENT if self.declaration.concurrent else CallOrder.SERIAL
 
     async def call(self, run: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """What the tool returns, a text as a record; ``run`` takes synchronous tools off the event loop."""
+        """Call the tool and convert a text result; ``run`` runs synchronous tools off the event loop."""
         if self.declaration.is_async:
             result = await self.fn(*arguments)
         else:
@@ -234,20 +234,20 @@ class BoundTool:
         return ToolOutput((TextBlock(result),))
 
     def arguments(self, input: Mapping[str, Any]) -> tuple[BaseModel, ...]:
-        """The arguments to call ``fn`` with.
+        """The arguments for ``fn``.
 
         Raises:
-            pydantic.ValidationError: ``input`` is not what the tool takes.
+            pydantic.ValidationError: ``input`` does not fit the tool's model.
         """
         model = self.declaration.input_model
         return () if model is None else (model(**input),)
 
 
 class ToolFinder:
-    """Finds the tools of one environment instance by name, as the agent calls them.
+    """Finds the tools of one environment instance by the names that the agent calls.
 
-    Toolsets are made before the first tool is looked for, each with the environment as its argument, or with none
-    where its constructor takes none.
+    Toolsets are constructed before the first lookup, each with the environment as its argument, or without one if its
+    constructor takes none.
     """
 
     def __init__(self, environment: Any, extra: Any = None) -> None:
@@ -256,18 +256,18 @@ class ToolFinder:
         self._toolsets: list[Any] = []
         self._found: dict[str, BoundTool] = {}
         self.ready = not type(environment).toolsets
-        """Whether the toolsets are made."""
+        """Whether the toolsets are constructed."""
 
     def make_toolsets(self) -> None:
-        """Make the toolsets, which is the environment's own code and may take its time."""
+        """Construct the toolsets; this runs the environment's code and may be slow."""
         if not self.ready:
             self._toolsets = [_make_toolset(each, self._environment) for each in type(self._environment).toolsets]
             self.ready = True
 
     def find(self, name: str) -> BoundTool | ToolOutput:
-        """The tool, or the refusal that the agent reads."""
+        """The tool, or the refusal for the agent."""
         found = self._found.get(name) or self._look_for(name)
-        if isinstance(found, BoundTool):  # refusals are not kept: agents may invent any number of names
+        if isinstance(found, BoundTool):  # refusals are not cached: agents may invent any number of names
             self._found[name] = found
         return found
 
@@ -295,26 +295,26 @@ def _make_toolset(toolset: Callable[..., Any], environment: Any) -> Any:
 
 def _bind(owner: Any, name: str) -> BoundTool | None:
     if isinstance(inspect.getattr_static(type(owner), name, None), property | cached_property):
-        return None  # an agent that names one must not make it run
+        return None  # a call with its name must not run it
     fn: Any = getattr(owner, name, None)
     try:
         declaration = read_declaration(name, fn)
-    except TypeError:  # said when the class was hosted
+    except TypeError:  # reported when the class was hosted
         return None
     return None if declaration is None else BoundTool(declaration, fn)
 
 
 def refusal_of(error: ValidationError) -> ToolOutput:
-    """What the agent reads when its input is not what the tool takes."""
-    said = error.errors() if error.error_count() <= MAX_DETAILS else f"{error.error_count()} errors"
-    return ToolOutput(ok=False, error=f"Tool input validation error: {said}", reason="input_validation")
+    """The refusal for the agent if its input does not fit the tool's model."""
+    details = error.errors() if error.error_count() <= MAX_DETAILS else f"{error.error_count()} errors"
+    return ToolOutput(ok=False, error=f"Tool input validation error: {details}", reason="input_validation")
 
 
 def as_output(name: str, result: Any) -> ToolOutput:
-    """What tool ``name`` returned, if it is a record.
+    """The result of tool ``name``, if it is a ToolOutput.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is another type.
     """
     if isinstance(result, ToolOutput):
         return result

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def gates_command(arguments: argparse.Namespace, console: Console) -> int:
-    """Print each gate as it is passed, or not."""
+    """Print the result of each gate."""
     for name in ("server.py", "rollout.py"):
         if not (arguments.folder / name).is_file():
             raise InputError(f"{arguments.folder} is no environment's folder: it has no {name}")

@@ -127,7 +127,7 @@ def serve_command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _rehearse(environments: Sequence[Any], *, isolated: bool) -> list[str]:
-    """What there is to say of the environments' tasks, once they were tried."""
+    """The notes on the environments' tasks after testing them."""
     try:
         reports = rehearse(environments)
     except RehearsalError as error:

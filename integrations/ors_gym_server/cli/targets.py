@@ -1,4 +1,4 @@
-"""What ``ors-gym serve`` is told to serve, and how it is to be shown."""
+"""The targets of ``ors-gym serve``, and the options for presenting them."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _loaded(module: str, name: str) -> Any:
 
 
 def _made_by(factory: Any, target: str, arguments: argparse.Namespace) -> Any:
-    """What a function makes: an environment to port, or a class."""
+    """The result of a function: an environment to port, or a class."""
     if not callable(factory):
         raise InputError(f"{target} is no class, and no function that makes an environment")
     return _gymnasium(factory, arguments, target)

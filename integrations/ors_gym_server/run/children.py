@@ -16,7 +16,7 @@ from types import FrameType
 __all__ = ["become_init", "end_children", "not_inherited"]
 
 TERMINATE_SECONDS = 2.0
-"""How long a child may take to end before it is killed."""
+"""Seconds that a child may take to end before it is killed."""
 
 _NOT_INHERITED: set[socket.socket] = set()
 

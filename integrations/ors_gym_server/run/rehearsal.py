@@ -32,7 +32,7 @@ __all__ = ["RehearsalError", "lines_about", "rehearse"]
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-"""How often it is looked whether the processes live."""
+"""Seconds between checks that the processes are alive."""
 
 SECONDS = 20.0
 """The time for one environment; what is not known by then is left out."""
@@ -97,7 +97,7 @@ async def _try_all(environments: Sequence[Any], url: str, reseeding: str, key: s
 
 
 async def _while_they_live(stages: Sequence[_Stage], work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives, or why a process ended before it was done."""
+    """The result of the work, or why a process ended before completing it."""
     task = asyncio.create_task(work)
     while not task.done():
         await asyncio.wait([task], timeout=LOOK_SECONDS)
@@ -179,7 +179,7 @@ class _Stage:
 
 
 def lines_about(report: TaskReport, cured: Sequence[str] = ()) -> Iterator[str]:
-    """What a user should read of it: nothing where all is well, or the way it is served cures the fault."""
+    """The text for the user: empty if there is no fault, or if the way of serving avoids it."""
     for finding in report.findings:
         if finding.name not in cured and (finding.holds is False or finding.name in ("starts", "time")):
             yield f"{report.env_name}: {finding}"

@@ -29,7 +29,7 @@ GC_THRESHOLDS = (10_000, 50, 50)
 make each pause longer."""
 
 SWITCH_SECONDS = 0.001
-"""How long a synchronous tool may hold the interpreter while the event loop waits; Python's default is 0.005."""
+"""Seconds that a synchronous tool may hold the interpreter while the event loop waits; Python's default is 0.005."""
 
 
 def serve(

@@ -50,7 +50,7 @@ LOOK_SECONDS = 0.5
 """Interval at which the parent checks its children without a signal."""
 
 EXIT_SECONDS = 5.0
-"""How long a stopped child may take to exit, while Python waits for threads and processes of environments."""
+"""Seconds that a stopped child may take to exit, while Python waits for threads and processes of environments."""
 
 FRESH_SECONDS = 1.0
 """Grace period in which a placed session counts toward its worker's load."""
@@ -163,7 +163,7 @@ class Prefork:
                             started()
             finally:
                 self._stop()
-        signal.raise_signal(received)  # as a server of one process does that was told to stop, once it has drained
+        signal.raise_signal(received)  # as a single-process server does after draining
 
     # ---------------------------------------------------------------- signals
 
@@ -196,7 +196,7 @@ class Prefork:
 
     def _start(self, index: int) -> ForkProcess:
         child = multiprocessing.get_context("fork").Process(target=self._live, args=(index,), name=self._name(index))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has handlers of its own
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has its own handlers
         try:
             child.start()
         finally:

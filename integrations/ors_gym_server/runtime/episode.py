@@ -108,7 +108,7 @@ class EnvironmentInstance:
         return self._worker
 
     async def _run_beside(self, fn: Any, *args: Any) -> Any:
-        """Run synchronous code of a concurrent tool on a thread of its own."""
+        """Run synchronous code of a concurrent tool on a separate thread."""
         worker = self._hosted.borrow_thread()
         try:
             return await worker.run(fn, *args)

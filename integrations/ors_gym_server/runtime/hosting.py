@@ -27,7 +27,7 @@ SDK_BASE = "openreward.environments.environment"
 """The module of the reference SDK's base class."""
 
 SDK_BASES = (SDK_BASE, "ors.environment")
-"""The modules of the base classes that are served beside ours: the reference SDK's, and that of the package ors-sdk."""
+"""Modules of the other base classes that are served: the reference SDK's, and that of the package ors-sdk."""
 
 
 class HostedEnvironment:
@@ -80,7 +80,7 @@ class HostedEnvironment:
         self._reading: dict[str, asyncio.Lock] = {}
 
     def implements(self, method: str) -> bool:
-        """Whether the class has the method of its own, rather than the base class's default.
+        """Whether the class overrides the method instead of inheriting the base class's default.
 
         Of an SDK's class ``call_tool`` is no such method, whatever it is: no server of theirs calls it.
         """
@@ -109,7 +109,7 @@ class HostedEnvironment:
             self.workers.give_back(thread)
 
     def close(self) -> None:
-        """End the shared thread, when there are no sessions any more."""
+        """End the shared thread when no session remains."""
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
@@ -145,7 +145,7 @@ class HostedEnvironment:
             raise RefusedError(400, f"list_tasks is not supported for this environment. {instead}") from error
 
     async def num_tasks(self, split: str) -> int:
-        """How many tasks a split has."""
+        """The number of tasks in a split."""
         self._require_split(split)
         if self.implements("num_tasks"):
             return int(await self.run(self.cls.num_tasks, split))

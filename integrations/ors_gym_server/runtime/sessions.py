@@ -2,7 +2,7 @@
 
 The states of a session::
 
-    CONSTRUCTING ──▶ SETTING_UP ──▶ READY ──▶ CLOSED      teardown runs once, whichever way it got there
+    CONSTRUCTING ──▶ SETTING_UP ──▶ READY ──▶ CLOSED      teardown runs exactly once, on any path
           │              │
        (removed)       FAILED ──▶ CLOSED                  the failure is what requests are answered until then
 """
@@ -365,7 +365,7 @@ class Sessions:
 
 
 async def _run(session: ServerSession, call: RunningCall, work: Coroutine[Any, Any, str]) -> None:
-    """Run a call to its end, whatever the tool does."""
+    """Run a call to its end, even if the tool raises."""
     try:
         events = result_events(await work)
     except asyncio.CancelledError:  # if the server had cancelled it, the call would have ended already

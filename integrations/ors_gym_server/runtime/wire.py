@@ -96,7 +96,7 @@ def _encode_record(output: ToolOutput) -> str:
 
 
 def encode_scores(scores: Iterable[Any], num_candidates: int) -> str:
-    """What ``score_group`` returned: numbers, or records with ``reward`` and ``metadata``."""
+    """The result of ``score_group``: numbers, or records with ``reward`` and ``metadata``."""
     wire: list[JSONDict] = []
     for score in scores:
         record = score if hasattr(score, "reward") else GroupScore(float(score))

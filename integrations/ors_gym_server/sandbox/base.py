@@ -1,4 +1,4 @@
-"""What an environment that runs other people's code needs: a place to run it, and limits.
+"""The interface of sandboxes, for environments that run untrusted code, and their limits.
 
 ::
 
@@ -18,8 +18,8 @@
             result = await self.sandbox.run(params.command)
             return ToolOutput((TextBlock(result.stdout + result.stderr),))
 
-A command that fails, is killed or takes too long is a :class:`CommandResult`: the agent's business. A sandbox that
-cannot be had, or broke, is a :class:`SandboxError`: the environment's fault, and no reward.
+A command that fails, is killed or takes too long is a :class:`CommandResult`, for the agent to handle. A sandbox that
+cannot be created, or broke, is a :class:`SandboxError`: an error of the environment, without a reward.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ __all__ = ["CommandResult", "Sandbox", "SandboxError", "SandboxLimits", "data_pa
 
 
 class SandboxError(Exception):
-    """The sandbox itself failed: it could not be started, is closed, or its service does not answer."""
+    """The sandbox itself failed: it could not be started, is closed, or its service does not respond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLimits:
-    """What programs in a sandbox may use at most. Which of these a sandbox holds to, its class says."""
+    """Limits of programs in a sandbox. Each sandbox class documents which of them it enforces."""
 
     wall_seconds: float = 30.0
-    """How long one run may take."""
+    """Maximum wall time of one run, in seconds."""
     cpu_seconds: int = 30
-    """Processor time of one process."""
+    """Maximum processor time of one process, in seconds."""
     memory_bytes: int = 512 * 2**20
-    """Memory: of all processes and files together where that can be had, else of each process."""
+    """Maximum memory in bytes: of all processes and files together if possible, else of each process."""
     processes: int = 64
-    """Processes and threads at one time."""
+    """Maximum number of processes and threads."""
     open_files: int = 1024
-    """Files that one process holds open."""
+    """Maximum number of open files per process."""
     output_bytes: int = 2**20
-    """How much is kept of a run's standard output, and as much of its standard error; what follows is dropped."""
+    """Maximum bytes kept of a run's standard output, and of its standard error; further output is dropped."""
     file_bytes: int = 64 * 2**20
-    """The size of one file."""
+    """Maximum size of one file, in bytes."""
     disk_bytes: int = 256 * 2**20
-    """The size of all files that the sandbox keeps."""
+    """Maximum size of all files in the sandbox, in bytes."""
     network: bool = False
-    """Whether programs reach the network: locally the host's own, with all that listens on its loopback address."""
+    """Whether programs can reach the network: locally the host's own, including services on its loopback address."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -74,7 +74,7 @@ class SandboxLimits:
                 raise ValueError(f"SandboxLimits.{item.name} must be positive, got {value!r}")
 
     def run_seconds(self, timeout_seconds: float | None) -> float:
-        """How long a run may take whose caller asked for ``timeout_seconds``: never longer than the limit."""
+        """The time limit of a run, in seconds: ``timeout_seconds``, but at most ``wall_seconds``."""
         if timeout_seconds is None:
             return self.wall_seconds
         if not timeout_seconds > 0:
@@ -84,39 +84,39 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended, and what it wrote (as UTF-8, with U+FFFD for what is not)."""
+    """The outcome and output of a command (decoded as UTF-8, with U+FFFD for invalid bytes)."""
 
     exit_code: int | None
-    """The command's own, 128 + n where signal n killed it; None where it was stopped by us."""
+    """The command's exit code, or 128 + n if signal n killed it; None if the sandbox stopped it."""
     stdout: str
     stderr: str
     timed_out: bool = False
-    """The run took longer than it was allowed, and was killed."""
+    """Whether the run exceeded its time limit and was killed."""
     truncated: bool = False
-    """It wrote more than ``output_bytes``; only the beginning was kept."""
+    """Whether it wrote more than ``output_bytes``; only the beginning is kept."""
 
     @property
     def ok(self) -> bool:
-        """Whether the command ended by itself, with exit code 0."""
+        """Whether the command ended with exit code 0."""
         return self.exit_code == 0
 
 
 class Sandbox(ABC):
-    """A place where commands run, apart from the host, with files that last from run to run until it is closed.
+    """An isolated place to run commands, with files that persist between runs until it is closed.
 
-    ``async with sandbox:``, or :meth:`start` and :meth:`close`, which an environment's ``setup`` and ``teardown``
-    call. Relative paths are below the sandbox's working directory.
+    Use ``async with sandbox:``, or :meth:`start` and :meth:`close` in an environment's ``setup`` and ``teardown``.
+    Relative paths are below the sandbox's working directory.
     """
 
     limits: SandboxLimits
 
     @abstractmethod
     async def start(self) -> Self:
-        """Make the sandbox; raises :class:`SandboxError` where it cannot be had."""
+        """Create the sandbox. Raises :class:`SandboxError` if that is not possible."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Kill what runs and discard the files. Closing again, or what was never started, does nothing."""
+        """Kill running processes and discard the files. Does nothing if closed already or never started."""
 
     @abstractmethod
     async def run(
@@ -128,24 +128,24 @@ class Sandbox(ABC):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> CommandResult:
-        """Run a command: a string by the shell, a sequence as it is, word by word.
+        """Run a command: a string with the shell, a sequence without one.
 
-        ``timeout_seconds`` can shorten the limit's ``wall_seconds``, not lengthen it. ``env`` are all the environment
-        variables that are passed in, beside ``PATH`` and the like. Runs may overlap.
+        ``timeout_seconds`` can shorten the limit ``wall_seconds``, but not extend it. ``env`` is the complete
+        environment of the command besides ``PATH`` and similar variables. Runs may overlap.
         """
 
     @abstractmethod
     async def write(self, path: str, content: bytes) -> None:
-        """Make ``path``, and directories on the way to it, in the sandbox; what was there is replaced."""
+        """Write a file in the sandbox, creating its parent directories; an existing file is replaced."""
 
     @abstractmethod
     async def read(self, path: str) -> bytes:
-        """The content of a file in the sandbox. Raises :class:`FileNotFoundError` where there is no such file."""
+        """The content of a file in the sandbox. Raises :class:`FileNotFoundError` if it does not exist."""
 
     async def upload(self, source: bytes | Path, path: str) -> None:
-        """Copy bytes, a file or a whole directory of the host's to ``path`` in the sandbox.
+        """Copy bytes, a file or a directory of the host to ``path`` in the sandbox.
 
-        Links inside a directory are copied as links, so they point to what is there in the sandbox.
+        Links inside a directory are copied as links, so they refer to files in the sandbox.
         """
         if isinstance(source, bytes):
             await self.write(path, source)
@@ -168,7 +168,7 @@ class Sandbox(ABC):
     async def download(self, path: str, target: Path) -> Path: ...
 
     async def download(self, path: str, target: Path | None = None) -> bytes | Path:
-        """Copy a file out of the sandbox: its bytes, or to the file ``target`` of the host's, which is returned."""
+        """Copy a file out of the sandbox: return its bytes, or write them to ``target`` and return that path."""
         content = await self.read(path)
         if target is None:
             return content
@@ -185,7 +185,7 @@ class Sandbox(ABC):
 
 
 def packed(directory: Path) -> bytes:
-    """The directory's content as a tar archive that says nothing of the host's users."""
+    """The directory's content as a tar archive without the host's user names."""
 
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         member.uid = member.gid = 0
@@ -200,13 +200,13 @@ def packed(directory: Path) -> bytes:
 
 
 def data_path(*parts: str) -> Path:
-    """Where the environment's data lies: ``/orwd_data``, or what the variable ``ORWD_DATA`` says, and ``parts`` below.
+    """The path of the environment's data: ``parts`` below ``/orwd_data``, or below the variable ``ORWD_DATA``.
 
-    Symbolic links are followed, and may not lead out of the folder either: ``parts`` may come from a task or an agent.
+    Symbolic links are resolved and must not leave the folder: ``parts`` may come from a task or an agent.
 
     Raises:
-        FileNotFoundError: There is no such thing.
-        ValueError: It is not below the folder, or a part holds a NUL.
+        FileNotFoundError: The path does not exist.
+        ValueError: The path is not below the folder, or a part contains a NUL.
     """
     root = Path(os.environ.get("ORWD_DATA") or "/orwd_data")
     if any("\0" in part for part in parts):
@@ -215,7 +215,7 @@ def data_path(*parts: str) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{'/'.join(parts)!r} is not below the folder of the environment's data, {root}")
     if not path.exists():
-        raise FileNotFoundError(f"no environment data at {path}: put it there, or set ORWD_DATA to where it lies")
+        raise FileNotFoundError(f"no environment data at {path}: put it there, or set ORWD_DATA to its folder")
     return path
 
 
@@ -225,5 +225,5 @@ def as_text(output: bytes | bytearray | memoryview[Any]) -> str:
 
 
 def as_bytes(stdin: str | bytes | None) -> bytes | None:
-    """What a command reads."""
+    """A command's input as bytes."""
     return stdin.encode("utf-8", "surrogatepass") if isinstance(stdin, str) else stdin

@@ -1,6 +1,6 @@
-"""Namespaces by ``bwrap``, and a filter of system calls.
+"""Isolation by the namespaces of ``bwrap``, and a filter of system calls.
 
-The files are in a memory file system of bounded size, in the mount namespace of the process that keeps them.
+The files are in a memory file system of limited size, in the mount namespace of the process that keeps them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Bubblewrap(Confinement):
     needs = ("bwrap", "nsenter", "setpriv", "prlimit", "unshare", "mount")
     namespaces = True
     privileged = False
-    """Whether the keeper is root with its usual rights: it then mounts without its own user namespace."""
+    """Whether the keeper is root with its usual capabilities; it then mounts without its own user namespace."""
 
     async def open(self) -> None:
         """Start the process that keeps the files."""
@@ -64,7 +64,7 @@ class Bubblewrap(Confinement):
         )
 
     async def close(self) -> None:
-        """End the process that keeps the files, and the files with it."""
+        """End the process that keeps the files, which discards them."""
         if self.keeper is not None:
             with suppress(ProcessLookupError):
                 self.keeper.kill()
@@ -73,25 +73,25 @@ class Bubblewrap(Confinement):
 
     @property
     def entering(self) -> list[str]:
-        """Go where the sandbox's files are, as its user."""
+        """The command that enters the namespaces of the sandbox's files as its user."""
         if self.keeper is None or self.keeper.returncode is not None:
             raise SandboxError("the process that keeps the sandbox's files has died")
         there = [f"--target={self.keeper.pid}", "--mount"]
         if self.privileged:
             return ["nsenter", *there, "--", *self.dropping, "--"]
-        # In the keeper's user namespace we are its root, who is nobody but ourselves outside.
+        # Root in the keeper's user namespace is this process's own user outside.
         becoming = [] if self.user is None else [*self.dropping, "--"]
         nsenter = ["nsenter", *there, "--user", "--preserve-credentials", "--"]
         return [*becoming, *nsenter, "setpriv", "--pdeathsig=KILL", "--"]
 
     def arguments(self, command: Sequence[str]) -> list[str]:
-        """The command in namespaces of its own, by ``bwrap``."""
+        """The command in its own namespaces, by ``bwrap``."""
         filtered = ["/bin/sh", "-c", FILTERED, "sh"]
         first = ["/bin/sh", "-c", FIRST, "sh"]
         return [*self.joining, *self.entering, *filtered, *self.wrapping(), "--", *first, *self.limiting, *command]
 
     def wrapping(self) -> Iterator[str]:
-        """The options that say what the sandbox is."""
+        """The options of ``bwrap`` that define the sandbox."""
         yield from (found("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--disable-userns")
         if self.limits.network:
             yield "--share-net"

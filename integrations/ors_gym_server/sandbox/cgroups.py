@@ -1,7 +1,7 @@
 """Control groups, version 2: limits on all the processes of a sandbox together, where the host delegates them.
 
-A group is made below our own, or beside it where our own may not have children with controllers ("no internal
-processes"). Root may make one, a service with ``Delegate=yes`` too, containers mostly not.
+A group is created below this process's own, or next to it if the own group may not have children with controllers ("no
+internal processes"). Root may create one, and so may a service with ``Delegate=yes``; containers usually may not.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PREFIX = "ors-gym-"
 
 @dataclass(frozen=True, slots=True)
 class ControlGroup:
-    """The directory that limits one sandbox; None where none can be had."""
+    """The directory that limits one sandbox; None if there is none."""
 
     directory: Path | None = None
     memory: bool = False
-    """Memory is limited, of all processes and files together."""
+    """Whether memory is limited, for all processes and files together."""
     pids: bool = False
-    """The number of processes is limited."""
+    """Whether the number of processes is limited."""
 
     @classmethod
     def create(cls, limits: SandboxLimits) -> ControlGroup:
-        """A group for one sandbox, with as many of the limits as this host lets us set."""
+        """A group for one sandbox, with as many of the limits as the host allows."""
         for place in places():
             if (made := make(place, f"{PREFIX}{os.getpid()}-{uuid4().hex[:8]}", limits)) is not None:
                 return made
@@ -41,7 +41,7 @@ class ControlGroup:
 
     @property
     def joining(self) -> str | None:
-        """The file that a process writes its id to in order to join."""
+        """The file to which a process writes its id to join."""
         return None if self.directory is None else str(self.directory / "cgroup.procs")
 
     def kill(self) -> None:
@@ -51,19 +51,19 @@ class ControlGroup:
                 (self.directory / "cgroup.kill").write_text("1")
 
     def remove(self) -> None:
-        """Remove the group; one whose last processes are still dying is left to the next attempt."""
+        """Remove the group; a group whose last processes are still exiting is removed by a later attempt."""
         if self.directory is not None:
             with suppress(OSError):
                 self.directory.rmdir()
 
     @property
     def gone(self) -> bool:
-        """Whether it was removed."""
+        """Whether the group was removed."""
         return self.directory is None or not self.directory.exists()
 
 
 def make(place: Path, name: str, limits: SandboxLimits) -> ControlGroup | None:
-    """A group below ``place`` with a limit for each controller that is delegated there; None without any."""
+    """A group below ``place`` with a limit for each controller delegated there; None without any."""
     try:
         controllers = CONTROLLERS & set((place / "cgroup.subtree_control").read_text().split())
     except OSError:
@@ -89,7 +89,7 @@ def make(place: Path, name: str, limits: SandboxLimits) -> ControlGroup | None:
 
 
 def settings(controllers: frozenset[str], limits: SandboxLimits) -> Iterator[tuple[str, int]]:
-    """Which files hold the limits."""
+    """The files and values of the limits."""
     if "memory" in controllers:
         yield "memory.max", limits.memory_bytes
     if "pids" in controllers:
@@ -97,7 +97,7 @@ def settings(controllers: frozenset[str], limits: SandboxLimits) -> Iterator[tup
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove the empty groups of processes that were killed before they could."""
+    """Remove the empty groups of processes that were killed before removing them."""
     for directory in place.glob(f"{PREFIX}*"):
         owner = directory.name.removeprefix(PREFIX).partition("-")[0]
         if not Path("/proc", owner).exists():
@@ -106,7 +106,7 @@ def remove_abandoned(place: Path) -> None:
 
 
 def places() -> Iterator[Path]:
-    """Our own group and the one above it, from ``/proc/self/mountinfo`` and ``/proc/self/cgroup``."""
+    """This process's group and its parent, from ``/proc/self/mountinfo`` and ``/proc/self/cgroup``."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         lines = Path("/proc/self/cgroup").read_text().splitlines()

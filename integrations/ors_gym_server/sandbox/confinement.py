@@ -1,4 +1,4 @@
-"""What the ways to start a process apart from the host have in common, and the weakest of them.
+"""Methods of starting a process isolated from the host: the common base, and the weakest one.
 
 ``bubblewrap``
     New user, mount, PID, network, IPC, UTS and control-group namespaces by the ``bwrap`` program, and a filter of
@@ -9,9 +9,9 @@
     Resource limits, no new privileges and, where we are root, a user id of the sandbox's own: no isolation, files and
     network are those of the host.
 
-Where we are root, every sandbox runs as its own user without rights, so that a hole in the isolation is not root's
-either. The files of a sandbox go with us, however we end: a process of its own waits for the end of its input, and
-then discards them.
+As root, every sandbox runs as its own user without capabilities, so that a hole in the isolation does not give root. A
+sandbox's files are always discarded when the server ends: a separate process waits for the end of its input, and then
+discards them.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ from ors_gym_server.sandbox.scripts import CARRY, DISCARD, JOIN, SYSTEM_PATH, WO
 __all__ = ["Confinement", "Directory", "Plain", "carried", "carrying", "found", "has_capability"]
 
 CLOSE_SECONDS = 5.0
-"""How long the process that discards the files may take."""
+"""Time limit for the process that discards the files, in seconds."""
 
 
 class Confinement(ABC):
-    """How one sandbox starts its processes."""
+    """The way in which one sandbox starts its processes."""
 
     name: str
     needs: tuple[str, ...]
-    """Programs of the host's."""
+    """Required programs of the host."""
     package: str = "util-linux 2.38 or newer"
-    """Where to get them."""
+    """The package that provides them."""
     home: str = WORK
-    """The working directory, as programs see it."""
+    """The working directory, as seen by programs."""
     temporary: str = "/tmp"
-    """The directory for temporary files, as programs see it."""
+    """The directory for temporary files, as seen by programs."""
     namespaces = False
-    """Whether processes run in namespaces of their own."""
+    """Whether processes run in their own namespaces."""
     overlapping = True
-    """Whether runs may overlap: all that a run left behind is found without touching another run."""
+    """Whether runs may overlap: processes left behind by a run can be found without affecting other runs."""
     ends_itself = False
-    """Whether a run is ended by SIGTERM to its first process, which then ends all others."""
+    """Whether a run ends by SIGTERM to its first process, which then ends all others."""
     keeper: asyncio.subprocess.Process | None = None
-    """The process that waits for our end, and then discards the files."""
+    """The process that waits for the server's end, and then discards the files."""
 
     def __init__(self, limits: SandboxLimits, mounts: Mapping[str, Path], group: ControlGroup) -> None:
         self.limits = limits
         self.mounts = mounts
         self.group = group
         self.user: int | None = None
-        """The user id, on the host, of this sandbox's processes; None where it is ours."""
+        """The user id of this sandbox's processes on the host; None for the server's own."""
         self.claim: socket.socket | None = None
 
     @abstractmethod
     async def open(self) -> None:
-        """Make ready; raises :class:`SandboxError` where this machine cannot."""
+        """Prepare the sandbox. Raises :class:`SandboxError` if the machine does not support it."""
 
     @abstractmethod
     def arguments(self, command: Sequence[str]) -> list[str]:
         """The program and arguments that run the command confined."""
 
     async def kill_leftovers(self) -> None:  # noqa: B027 - mostly there is nothing to do
-        """Kill what a run left behind, where that does not happen by itself."""
+        """Kill processes left behind by a run, if the kernel does not."""
 
     async def close(self) -> None:
         """Discard the files."""
@@ -96,30 +96,32 @@ class Confinement(ABC):
         assert self.keeper.stdout is not None
         assert self.keeper.stderr is not None
         if await self.keeper.stdout.readline() != b"ready\n":
-            said = (await self.keeper.stderr.read(4096)).decode(errors="replace").strip()
-            raise SandboxError(said or "the process that keeps the files ended at once")
+            message = (await self.keeper.stderr.read(4096)).decode(errors="replace").strip()
+            raise SandboxError(message or "the process that keeps the files exited immediately")
 
     def check_programs(self) -> None:
-        """Raise where a program is missing."""
+        """Raise SandboxError if a program is missing."""
         if missing := [program for program in self.needs if not found(program)]:
             raise SandboxError(f"not installed: {', '.join(missing)}; install {self.package}")
 
     def claim_user(self) -> None:
-        """Where we may: take a user id that no other sandbox of this machine has."""
+        """Reserve a user id that no other sandbox of this machine has, if permitted."""
         if not may_change_user():
             return
         self.claim = socket.socket(socket.AF_UNIX)
-        first = randrange(len(USERS))  # not the one given back last: its zombies may still count against its limit
+        first = randrange(len(USERS))  # not the one freed last: its zombies may still count against its limit
         for user in (*USERS[first:], *USERS[:first]):
             with suppress(OSError):
-                self.claim.bind(f"\0ors-gym-sandbox-{user}")  # an abstract address: the kernel frees it with us
+                self.claim.bind(
+                    f"\0ors-gym-sandbox-{user}"
+                )  # an abstract address: the kernel frees it with this process
                 self.user = user
                 return
-        raise SandboxError("no user id is left for one more sandbox")
+        raise SandboxError("all user ids for sandboxes are in use")
 
     @property
     def dropping(self) -> list[str]:
-        """Become the sandbox's user, and end when the thread that started this process does."""
+        """Become the sandbox's user, and end with the thread that started this process."""
         return ["setpriv", *self.becoming, "--pdeathsig=KILL"]
 
     @property
@@ -134,12 +136,12 @@ class Confinement(ABC):
 
     @property
     def counts_processes(self) -> bool:
-        """Whether RLIMIT_NPROC counts this sandbox's processes only."""
+        """Whether RLIMIT_NPROC counts only this sandbox's processes."""
         return self.user is not None or self.namespaces
 
     @property
     def limiting(self) -> list[str]:
-        """Resource limits, to be set last: inside a user namespace, processes are counted by namespace."""
+        """Resource limits, applied last: inside a user namespace, processes are counted by namespace."""
         limits = self.limits
         memory = [] if self.group.memory else [f"--as={limits.memory_bytes}"]
         processes = [f"--nproc={limits.processes}"] if self.counts_processes else []
@@ -148,22 +150,22 @@ class Confinement(ABC):
         return ["prlimit", cpu, *files, "--core=0", *memory, *processes, "--"]
 
     def mounting_problem(self, reserved: str) -> str | None:
-        """Why the mounts cannot be had, if they cannot."""
+        """Why the mounts are not possible; None if they are."""
         for inside, source in self.mounts.items():
             if not inside.startswith("/") or ".." in inside.split("/") or inside.strip("/") in ("", "proc", "dev"):
-                return f"{inside!r} is no place to mount something: an absolute path is wanted"
+                return f"{inside!r} is not a valid mount point: use an absolute path"
             if not source.exists():
                 return f"there is nothing at {source} to mount at {inside}"
             if source.resolve().is_relative_to(reserved):
-                return f"{source} lies under {reserved}, which sandboxes use themselves"
+                return f"{source} is below {reserved}, which sandboxes use themselves"
         return None
 
 
 class Directory(Confinement):
-    """A sandbox whose files are in a directory of the host's temporary one."""
+    """A sandbox with its files in a directory of the host's temporary folder."""
 
     async def open(self) -> None:
-        """Make the directory, and start the process that discards it."""
+        """Create the directory, and start the process that discards it."""
         self.check_programs()
         self.claim_user()
         self.home = tempfile.mkdtemp(prefix="ors-gym-sandbox-")
@@ -176,13 +178,13 @@ class Directory(Confinement):
 
     @property
     def killing(self) -> list[str]:
-        """The command that kills all processes of the sandbox's user, if it has one of its own."""
+        """The command that kills all processes of the sandbox's user, if it has its own."""
         if self.user is None:
             return []
         return ["setpriv", *self.becoming, "--", "/bin/sh", "-c", "kill -9 -1 2>/dev/null || :"]
 
     async def close(self) -> None:
-        """Remove the directory, and what still runs."""
+        """Remove the directory, and kill remaining processes."""
         if self.keeper is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -197,26 +199,26 @@ class Directory(Confinement):
 
 
 class Plain(Directory):
-    """No isolation: limits, fewer rights, and a directory of its own."""
+    """No isolation: limits, reduced privileges, and a separate directory."""
 
     name = "plain"
     needs = ("setpriv", "prlimit")
-    overlapping = False  # what a run left behind is found by its user or group, which all runs share
+    overlapping = False  # leftover processes are found by their user or group, which all runs share
 
     async def open(self) -> None:
-        """Make the directory."""
+        """Create the directory."""
         if self.mounts:
             raise SandboxError("it cannot mount anything")
         await super().open()
 
     def arguments(self, command: Sequence[str]) -> list[str]:
-        """The command with limits and without rights."""
+        """The command with limits and reduced privileges."""
         bounds = [] if self.user is None else ["--bounding-set=-all"]
         rights = [*self.dropping, *bounds, "--inh-caps=-all", "--no-new-privs", "--"]
         return [*self.joining, *rights, *self.limiting, *command]
 
     async def kill_leftovers(self) -> None:
-        """Kill what left its process group, by its user or its control group."""
+        """Kill processes that left the process group, by their user or control group."""
         if self.user is None:
             self.group.kill()
             return
@@ -225,12 +227,12 @@ class Plain(Directory):
 
 
 def carrying(environment: Mapping[str, str], directory: str, command: Sequence[str]) -> list[str]:
-    """The command behind its last step; :func:`carried` gives the variables that go with it."""
+    """The command behind the script that sets its environment; :func:`carried` returns the variables for it."""
     return ["/bin/sh", "-c", CARRY, "sh", str(len(environment)), directory, *command]
 
 
 def carried(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the confining programs get: no variable of the host's, and those of the sandbox under other names."""
+    """The environment of the confining programs: none of the host's variables, and the sandbox's under other names."""
     for name, value in environment.items():
         if not name.isidentifier() or not name.isascii() or name.startswith("ORS_SANDBOX"):
             raise ValueError(f"{name!r} cannot be the name of an environment variable here")
@@ -241,18 +243,18 @@ def carried(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 USERS = range(61184, 65520)
-"""User ids for sandboxes: systemd's range for users that exist only for a while."""
+"""User ids for sandboxes: systemd's range for temporary users."""
 
 CAP_SETGID, CAP_SETUID = 6, 7
 
 
 def found(program: str) -> str | None:
-    """Where a program is, as we or the confining programs find it."""
+    """The path of a program, as this process or the confining programs find it."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 
 def may_change_user() -> bool:
-    """Whether we are root and may become one of :data:`USERS`, which a user namespace need not have."""
+    """Whether this process is root and may become one of :data:`USERS`, which a user namespace may forbid."""
     if os.geteuid() != 0 or not (has_capability(CAP_SETUID) and has_capability(CAP_SETGID)):
         return False
     ranges = (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())

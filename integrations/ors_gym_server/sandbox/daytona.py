@@ -15,11 +15,11 @@ __all__ = ["DaytonaSandbox"]
 
 
 class DaytonaSandbox(RemoteSandbox):
-    """A container at Daytona, made from an ``image`` or a ``snapshot`` (Daytona's own unless given).
+    """A container at Daytona, made from an ``image`` or a ``snapshot`` (default: Daytona's own).
 
-    Of the limits, Daytona holds to ``network``, and to ``memory_bytes`` and ``disk_bytes`` (in whole GiB) of what is
-    made from an image; a snapshot has its own. The key is ``api_key`` or the variable ``DAYTONA_API_KEY``; ``options``
-    go to ``CreateSandboxFromImageParams`` or ``CreateSandboxFromSnapshotParams`` as they are.
+    Daytona enforces the limits ``network``, and for an image ``memory_bytes`` and ``disk_bytes`` (in whole GiB); a
+    snapshot has its own. The key is ``api_key`` or the variable ``DAYTONA_API_KEY``; ``options`` are passed to
+    ``CreateSandboxFromImageParams`` or ``CreateSandboxFromSnapshotParams``.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class DaytonaSandbox(RemoteSandbox):
 
     @contextmanager
     def _named(self, path: str = "") -> Iterator[None]:
-        """Give Daytona's errors our names."""
+        """Translate Daytona's errors."""
         daytona = installed("daytona")
         try:
             yield

@@ -16,10 +16,10 @@ __all__ = ["E2BSandbox"]
 
 
 class E2BSandbox(RemoteSandbox):
-    """A virtual machine at E2B, made from a ``template`` (E2B's ``base`` unless given).
+    """A virtual machine at E2B, made from a ``template`` (default: E2B's ``base``).
 
-    Of the limits, E2B holds to ``network``; memory, disk and processors are the template's. The key is ``api_key`` or
-    the variable ``E2B_API_KEY``; ``options`` go to ``AsyncSandbox.create`` as they are.
+    E2B enforces the limit ``network``; memory, disk and processors are the template's. The key is ``api_key`` or the
+    variable ``E2B_API_KEY``; ``options`` are passed to ``AsyncSandbox.create``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class E2BSandbox(RemoteSandbox):
 
     @contextmanager
     def _named(self, path: str = "") -> Iterator[None]:
-        """Give E2B's errors our names."""
+        """Translate E2B's errors."""
         e2b = installed("e2b")
         try:
             yield

@@ -1,8 +1,8 @@
-"""What holds in a sandbox, found out from inside.
+"""Verification of a sandbox's isolation from inside.
 
-A flag that was passed to a program is no proof. A process in the sandbox prints what the kernel tells it of itself
-(``/proc/self``: namespaces, rights, limits), and tries what must not come off: it reads and writes a file of the
-host's, connects to one of its ports, looks at our process, makes a user namespace, leaves a process behind.
+Passing a flag to a program proves nothing. A process in the sandbox prints what the kernel reports about it
+(``/proc/self``: namespaces, privileges, limits), and tries what must fail: it reads and writes a file of the host,
+connects to one of its ports, inspects the server's process, creates a user namespace, and leaves a process behind.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ MEANINGS: dict[Property, str] = {
     "system calls": "the kernel's system calls are filtered",
 }
 USUAL: frozenset[Property] = frozenset(get_args(Property)) - {"total memory"}
-"""What is required unless said otherwise: all that an unprivileged user of a usual Linux can have."""
+"""The properties required by default: all that an unprivileged user of a common Linux can have."""
 
 LOOK = r"""
 for name in cgroup ipc mnt net pid user uts; do echo "namespace $name $(readlink /proc/self/ns/$name)"; done
@@ -101,7 +101,7 @@ wait_for_it=0
 until [ "$wait_for_it" = 50 ] || grep -q "sleep" "/proc/$!/cmdline"; do wait_for_it=$((wait_for_it + 1)); done
 :
 """
-"""A shell script that prints what a process finds in the sandbox, and what it comes to.
+"""A shell script that prints the sandbox's properties and the results of its attempts.
 
 Its arguments are those of :class:`Bait`.
 """
@@ -109,12 +109,12 @@ LIMIT_NAMES = {"Max cpu time": "cpu", "Max file size": "fsize", "Max address spa
 
 
 class IsolationError(SandboxError):
-    """This machine cannot hold what was required of a sandbox."""
+    """This machine does not support the required isolation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """One property: whether it holds, and by what, or why not."""
+    """One property: whether it holds, and why."""
 
     property: Property
     holds: bool
@@ -123,7 +123,7 @@ class Guarantee:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What holds in a sandbox on this machine. ``print`` shows a table."""
+    """The isolation of a sandbox on this machine. ``print`` shows a table."""
 
     method: str
     guarantees: tuple[Guarantee, ...]
@@ -133,7 +133,7 @@ class Isolation:
         return any(item.holds for item in self.guarantees if item.property == name)
 
     def missing(self, required: Collection[Property]) -> list[Property]:
-        """Which of the required properties do not hold."""
+        """The required properties that do not hold."""
         return [item.property for item in self.guarantees if item.property in required and not item.holds]
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class Bait:
-    """What a process in the sandbox must not come to: a file, a port, our process; and how long it leaves a sleeper."""
+    """Targets that a process in the sandbox must not reach, and how long its child sleeps."""
 
     file: Path
     port: int
@@ -155,12 +155,12 @@ class Bait:
 
     @property
     def arguments(self) -> list[str]:
-        """Those of :data:`LOOK`."""
+        """The arguments of :data:`LOOK`."""
         return [str(self.file), str(self.port), str(self.process), self.seconds]
 
     @property
     def left_behind(self) -> bool:
-        """Whether the sleeper lives on."""
+        """Whether the sleeping process is still running."""
         wanted = f"sleep\0{self.seconds}\0".encode()
         entries = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return any(command_line(entry) == wanted and not killed(entry) for entry in entries)
@@ -168,7 +168,7 @@ class Bait:
 
 @contextmanager
 def laid_out() -> Iterator[Bait]:
-    """The bait, for the time of one look."""
+    """Create the bait for one inspection."""
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as server:
         Path(name).chmod(0o755)
         file = Path(name, "bait")
@@ -178,7 +178,7 @@ def laid_out() -> Iterator[Bait]:
 
 
 def command_line(process: Path) -> bytes:
-    """What a process was started with; nothing for one that ended."""
+    """The command line of a process; empty if it has ended."""
     try:
         return (process / "cmdline").read_bytes()
     except OSError:
@@ -186,7 +186,7 @@ def command_line(process: Path) -> bytes:
 
 
 def killed(process: Path) -> bool:
-    """Whether SIGKILL is pending: the process runs no more, but a busy machine has not ended it yet."""
+    """Whether SIGKILL is pending: the process will not run again, but a busy machine has not ended it yet."""
     try:
         lines = (process / "status").read_text().splitlines()
     except OSError:
@@ -196,7 +196,7 @@ def killed(process: Path) -> bool:
 
 
 def isolation_seen(printed: str, left_behind: bool, confinement: Confinement, passed_in: Collection[str]) -> Isolation:
-    """Judge what :data:`LOOK` printed in a sandbox; ``passed_in`` are the names of the variables passed in."""
+    """Judge the output of :data:`LOOK`; ``passed_in`` are the names of variables passed to the sandbox."""
     seen = Seen.read(printed)
     if left_behind:
         seen.reached.add("left behind")
@@ -205,7 +205,7 @@ def isolation_seen(printed: str, left_behind: bool, confinement: Confinement, pa
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a process found in the sandbox."""
+    """The findings of a process in the sandbox."""
 
     namespaces: dict[str, str]
     status: dict[str, str]
@@ -214,14 +214,14 @@ class Seen:
     variables: set[str]
     interfaces: set[str]
     tried: set[str]
-    """What it had the means to try."""
+    """Attempts that the sandbox had the programs for."""
     reached: set[str]
-    """What came off."""
+    """Attempts that succeeded."""
     disk_bytes: int
 
     @classmethod
     def read(cls, printed: str) -> Seen:
-        """Sort the lines by their first word."""
+        """Parse the output; each line starts with its kind."""
         seen = cls({}, {}, {}, set(), set(), set(), set(), set(), 0)
         disk_bytes = 0
         for line in printed.splitlines():
@@ -267,13 +267,13 @@ class Seen:
 
 
 def command_line_of_ours() -> str:
-    """As :data:`LOOK` would print it."""
+    """This process's command line in the format of :data:`LOOK`."""
     text = command_line(Path("/proc/self")).decode(errors="replace")
     return text.replace("\0", " ").replace("\n", " ")
 
 
 def own_filters() -> int:
-    """How many filters of system calls this process runs under, and so every process it starts."""
+    """The number of system-call filters of this process, which its children inherit."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Seccomp_filters:"):
             return int(line.split()[1])
@@ -281,7 +281,7 @@ def own_filters() -> int:
 
 
 def judge(seen: Seen, confinement: Confinement, passed_in: Collection[str]) -> Iterator[Guarantee]:
-    """Each property in turn."""
+    """Judge each property."""
     limits, group = confinement.limits, confinement.group
     filtered = int(seen.status.get("Seccomp_filters", "0")) > own_filters()
     landlocked = confinement.name == "sandlock" and filtered
@@ -369,7 +369,7 @@ def judge(seen: Seen, confinement: Confinement, passed_in: Collection[str]) -> I
 
 
 def user_namespace_advice() -> str:
-    """What stands in the way of user namespaces, as far as the kernel says."""
+    """The kernel setting that forbids user namespaces, if known."""
     for path, value in (
         ("/proc/sys/user/max_user_namespaces", "0"),
         ("/proc/sys/kernel/unprivileged_userns_clone", "0"),

@@ -1,4 +1,4 @@
-"""A sandbox on this very machine, by what its Linux offers; it says what that is."""
+"""A sandbox on the local machine, using the isolation that its Linux supports, and reporting it."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ READ = '[ -e "$1" ] || exit 66; [ -f "$1" ] || { echo "not a regular file" >&2; 
 NO_SUCH_FILE = 66
 REMOVE_SECONDS = 2.0
 CANNOT_EXECUTE = 126
-"""The exit code by which shells say that a command cannot be started."""
+"""The exit code with which shells report that a command cannot be started."""
 MAX_WORD_BYTES = 2**17 - 1
 """Linux's limit on one word of a command (MAX_ARG_STRLEN), without the NUL at its end."""
 METHODS: tuple[type[Confinement], ...] = (Bubblewrap, Sandlock, Plain)
-"""From the one that holds most to the one that holds least."""
+"""Methods from the strongest to the weakest."""
 
 
 class LocalSandbox(Sandbox):
-    """Commands on this machine, apart from the rest of it.
+    """Runs commands on this machine, isolated from the rest of it.
 
-    ``require`` names what must hold (:data:`~ors_gym_server.sandbox.isolation.USUAL` unless given; ``()`` accepts
-    anything): :meth:`start` raises :class:`IsolationError` where the machine cannot hold it, with what to install.
-    :meth:`isolation` says what does hold. ``method`` fixes how (``bubblewrap``, ``sandlock``, ``plain``); the
-    first that holds what is required is taken otherwise. ``mounts`` are files or directories of the host's that are
-    seen, read-only, at a path in the sandbox: ``{"/orwd_data": data_path()}``. ``env`` are variables for every run.
+    ``require`` lists the required properties (default: :data:`~ors_gym_server.sandbox.isolation.USUAL`; ``()`` accepts
+    anything): :meth:`start` raises :class:`IsolationError` if the machine does not support them, with what to install.
+    :meth:`isolation` returns the properties that hold. ``method`` selects one (``bubblewrap``, ``sandlock``,
+    ``plain``); by default the first one with the required properties. ``mounts`` are files or directories of the host
+    to mount read-only at a path in the sandbox: ``{"/orwd_data": data_path()}``. ``env`` has variables for every run.
 
-    The limits of :class:`SandboxLimits` are held to as far as :meth:`isolation` says. The kernel is shared with the
-    host: against those who look for holes in it, a virtual machine is the better sandbox.
+    :meth:`isolation` reports how far the limits of :class:`SandboxLimits` are enforced. The kernel is shared with the
+    host: against kernel exploits, a virtual machine is safer.
 
-    Files last from run to run, in memory; processes do not: what a command leaves running is killed when it ends. Files
-    are written and read by processes in the sandbox, so that a link in it leads nowhere but to what is in it.
+    Files persist between runs, in memory; processes do not: those that a command leaves running are killed when it
+    ends. Files are written and read by processes in the sandbox, so links cannot refer to files outside.
     """
 
     def __init__(
@@ -77,27 +77,27 @@ class LocalSandbox(Sandbox):
         self._env = dict(env or {})
         self._methods = [kind for kind in METHODS if method in (None, kind.name)]
         if not self._methods:
-            raise ValueError(f"no such method: {method!r}; there are {', '.join(kind.name for kind in METHODS)}")
+            raise ValueError(f"no such method: {method!r}; choose one of {', '.join(kind.name for kind in METHODS)}")
         self._confinement: Confinement | None = None
         self._isolation: Isolation | None = None
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Ended]] = set()
 
     def isolation(self) -> Isolation:
-        """What holds in this sandbox, as a process in it found when it started."""
+        """The properties of this sandbox, as found by a process in it at the start."""
         if self._isolation is None:
-            raise SandboxError("the sandbox was not started; what holds in it is seen from inside")
+            raise SandboxError("the sandbox was not started; its isolation is inspected from inside")
         return self._isolation
 
     async def start(self) -> Self:
-        """Try the ways there are, the strongest first; :class:`IsolationError` where none holds what is required."""
+        """Try the methods, strongest first. Raises :class:`IsolationError` if none has the required properties."""
         if sys.platform != "linux":
             raise IsolationError(
                 f"LocalSandbox needs Linux, and this is {sys.platform}: run the server in a Linux container, or use "
                 "E2BSandbox, DaytonaSandbox or ModalSandbox"
             )
         if self._confinement is not None:
-            raise SandboxError("the sandbox was started before")
+            raise SandboxError("the sandbox is already started")
         failures: list[str] = []
         for kind in self._methods:
             confinement = kind(self.limits, self._mounts, ControlGroup.create(self.limits))
@@ -111,20 +111,20 @@ class LocalSandbox(Sandbox):
                 await self._discard(confinement)
                 raise
             if missing := isolation.missing(self.require):
-                failures.append(f"{kind.name}: works, but does not hold {', '.join(missing)}")
+                failures.append(f"{kind.name}: works, but does not guarantee {', '.join(missing)}")
                 await self._discard(confinement)
                 continue
             self._confinement, self._isolation = confinement, isolation
             return self
         raise IsolationError(
-            "this machine has no sandbox with what is required.\n  "
+            "this machine supports no sandbox with the required properties.\n  "
             + "\n  ".join(failures)
-            + f"\nFor namespaces, {user_namespace_advice()}. To accept less, say so: LocalSandbox(require=…)."
+            + f"\nFor namespaces, {user_namespace_advice()}. To accept less: LocalSandbox(require=…)."
         )
 
     @classmethod
     def problem(cls, limits: SandboxLimits | None = None, *, require: Collection[Property] | None = None) -> str:
-        """Why no such sandbox can be had on this machine; empty where it can. For programs, before they serve."""
+        """Why this machine does not support such a sandbox; empty if it does. For programs to check before serving."""
 
         async def attempt() -> str:
             sandbox = cls(limits, require=require)
@@ -138,7 +138,7 @@ class LocalSandbox(Sandbox):
         return asyncio.run(attempt())
 
     async def close(self) -> None:
-        """Kill what runs, and discard the files and the control group."""
+        """Kill running processes, and discard the files and the control group."""
         confinement, self._confinement = self._confinement, None
         for task in list(self._running):
             task.cancel()
@@ -155,7 +155,7 @@ class LocalSandbox(Sandbox):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> CommandResult:
-        """Run a command; whatever it leaves running is killed when it ends."""
+        """Run a command; processes that it leaves running are killed when it ends."""
         words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         if problem := impossible([*words, cwd or ""]):
             return CommandResult(CANNOT_EXECUTE, "", problem)
@@ -173,7 +173,7 @@ class LocalSandbox(Sandbox):
         return CommandResult(code, as_text(ended.stdout), as_text(ended.stderr), ended.timed_out, ended.truncated)
 
     async def write(self, path: str, content: bytes) -> None:
-        """Make a file, by a process in the sandbox."""
+        """Write a file with a process in the sandbox."""
         if impossible([path]):
             raise SandboxError(f"no file can have the path {path[:200]!r}")
         ended = await self._file_command(WRITE, path, content, keep_bytes=4096)
@@ -181,7 +181,7 @@ class LocalSandbox(Sandbox):
             raise SandboxError(f"could not write {len(content)} bytes to {path}: {self._reason(ended)}")
 
     async def read(self, path: str) -> bytes:
-        """A file's content, by a process in the sandbox."""
+        """Read a file with a process in the sandbox."""
         if impossible([path]):
             raise FileNotFoundError(f"no file can have the path {path[:200]!r}")
         ended = await self._file_command(READ, path, None, keep_bytes=self.limits.file_bytes)
@@ -263,7 +263,7 @@ class LocalSandbox(Sandbox):
                 self._running.discard(task)
 
     async def _look(self, confinement: Confinement) -> Isolation:
-        """Open, run a first process, and see what holds."""
+        """Open the sandbox, run a first process, and inspect the isolation."""
         await confinement.open()
         with laid_out() as bait:
             ended = await self._execute(
@@ -293,7 +293,7 @@ class LocalSandbox(Sandbox):
 
 
 def impossible(words: Sequence[str]) -> str:
-    """Why Linux cannot be given these words as a command, where it cannot: they may be an agent's."""
+    """Why Linux does not accept these words as a command; empty if it does. They may come from an agent."""
     try:
         encoded = [os.fsencode(word) for word in words]
     except UnicodeEncodeError:

@@ -14,11 +14,11 @@ __all__ = ["ModalSandbox"]
 
 
 class ModalSandbox(RemoteSandbox):
-    """A container at Modal, made from an ``image`` of a registry's, or a ``modal.Image`` (Modal's own unless given).
+    """A container at Modal, made from an ``image`` in a registry or a ``modal.Image`` (default: Modal's own).
 
-    Of the limits, Modal holds to ``memory_bytes`` and ``network``. Who we are is ``modal token``'s business, or that of
-    the variables ``MODAL_TOKEN_ID`` and ``MODAL_TOKEN_SECRET``; ``options`` (``cpu``, ``gpu``, ``secrets``, …) go to
-    ``modal.Sandbox.create`` as they are.
+    Modal enforces the limits ``memory_bytes`` and ``network``. Authenticate with ``modal token``, or the variables
+    ``MODAL_TOKEN_ID`` and ``MODAL_TOKEN_SECRET``; ``options`` (``cpu``, ``gpu``, ``secrets``, …) are passed to
+    ``modal.Sandbox.create``.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ModalSandbox(RemoteSandbox):
 
     @contextmanager
     def _named(self, path: str = "") -> Iterator[None]:
-        """Give Modal's errors our names."""
+        """Translate Modal's errors."""
         errors = installed("modal").exception
         try:
             yield

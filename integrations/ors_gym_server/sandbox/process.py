@@ -1,4 +1,4 @@
-"""One process of the host's: its output bounded, its time exact, and nothing of its group left."""
+"""Running one process of the host with bounded output and time, and killing its process group."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ors_gym_server.sandbox.scripts import BEGUN
 __all__ = ["Ended", "execute"]
 
 FLOOD = 64
-"""A process that writes this many times what is kept of its output is ended: to drop it costs the server time."""
+"""A process that writes more than this multiple of the kept output is ended: dropping output costs server time."""
 DRAIN_SECONDS = 2.0
-"""How long pipes may stay open after the process ended and what it left was killed."""
+"""Time limit for pipes to close after the process and its leftovers ended, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a process ended; ``returncode`` is None where we killed it."""
+    """The outcome of a process; ``returncode`` is None if it was killed by the sandbox."""
 
     returncode: int | None
     stdout: bytes
@@ -33,18 +33,18 @@ class Ended:
 
     @property
     def begun(self) -> bool:
-        """Whether the command itself ran: all that confines it was in place."""
+        """Whether the command itself ran, after all confinement was in place."""
         return BEGUN in self.stderr
 
     def of_command(self, keep_bytes: int) -> Ended:
-        """The same without what was written to standard error before the command ran, and no more than is kept."""
+        """The outcome without standard error from before the command, and with output limited to ``keep_bytes``."""
         stderr = self.stderr.partition(BEGUN)[2]
         too_long = self.truncated or max(len(self.stdout), len(stderr)) > keep_bytes
         return replace(self, stdout=self.stdout[:keep_bytes], stderr=stderr[:keep_bytes], truncated=too_long)
 
 
 class Output(asyncio.SubprocessProtocol):
-    """Keeps the beginning of each stream, counts and drops the rest."""
+    """Keeps the beginning of each stream, and counts and drops the rest."""
 
     def __init__(self, keep_bytes: int) -> None:
         self.keep_bytes = keep_bytes
@@ -52,11 +52,11 @@ class Output(asyncio.SubprocessProtocol):
         self.written = {1: 0, 2: 0}
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[bool] = loop.create_future()
-        """Set when the process ended (True), or wrote too much (False)."""
+        """Set when the process ended (True) or wrote too much (False)."""
         self.gone = asyncio.Event()
         """Set when the process ended."""
         self.drained: asyncio.Future[None] = loop.create_future()
-        """Set when it ended and its pipes were closed."""
+        """Set when the process ended and its pipes closed."""
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         kept = self.kept[fd]
@@ -87,12 +87,12 @@ async def execute(
     ends_itself: bool,
     kill_leftovers: Callable[[], Awaitable[None]],
 ) -> Ended:
-    """Run a program to its end, or for ``timeout_seconds``; its process group is killed in any case.
+    """Run a program to its end, or for ``timeout_seconds``; its process group is always killed.
 
-    A ``monitor`` is a program that ends when its only child does, the first process of a PID namespace: that one is
-    killed, and the monitor's end then says that the kernel has ended all others. A program that ``ends_itself`` is sent
-    SIGTERM, and its end says that it has ended all others. ``kill_leftovers`` is called last, for processes that left
-    the group. Raises :class:`OSError` where the program cannot be started.
+    A ``monitor`` is a program that ends with its only child, the first process of a PID namespace: that child is
+    killed, and the monitor's end shows that the kernel has ended all others. A program that ``ends_itself`` receives
+    SIGTERM, and its end shows that it has ended all others. ``kill_leftovers`` is called last, for processes that left
+    the group. Raises :class:`OSError` if the program cannot be started.
     """
     loop = asyncio.get_running_loop()
     transport, output = await loop.subprocess_exec(
@@ -107,7 +107,7 @@ async def execute(
     timed_out = ended = False
     try:
         if stdin is not None:
-            pipe = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))  # uvloop's is one only by its methods
+            pipe = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))  # uvloop's is not a subclass
             pipe.write(stdin)
             pipe.close()
         try:
@@ -137,7 +137,7 @@ async def execute(
 
 
 def end(process: int) -> bool:
-    """Ask a process to end; whether there was one."""
+    """Send SIGTERM to a process; returns whether it existed."""
     try:
         os.kill(process, signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
@@ -146,7 +146,7 @@ def end(process: int) -> bool:
 
 
 def kill_children(process: int) -> bool:
-    """Kill the children of a process; whether it had any."""
+    """Kill the children of a process; returns whether it had any."""
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:  # it has ended, or the kernel was built without CONFIG_PROC_CHILDREN

@@ -1,8 +1,8 @@
-"""What sandboxes at a service have in common: there is a shell far away, and a way to copy files.
+"""The common part of remote sandboxes: a shell and file transfer at a service.
 
-The limits that a shell can hold to are set there, by one script that every image with a POSIX shell, coreutils (or
-BusyBox) and ``mktemp`` runs: time, processor time, the size of files, and how much output comes back. What only the
-service can hold to (memory, disk, network) each class asks of its service, and says which.
+Limits that a shell can enforce are set by one script, which every image with a POSIX shell, coreutils (or BusyBox) and
+``mktemp`` can run: time, processor time, file size and output. Limits that only the service can enforce (memory, disk,
+network) are passed to the service by each class, which documents them.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ for stream in out err; do
 done
 rm -rf "$place" ${input:+"$input"}
 """
-"""Runs a command within limits; prints how long it took and its exit code (none if it was killed), then its output and
-its standard error in base64, a line each."""
+"""Runs a command within limits; prints its duration in seconds and exit code (none if it was killed), then its output
+and standard error in base64, one line each."""
 
 GRACE_SECONDS = 30.0
-"""How much longer than the command the service may take to answer."""
+"""Extra seconds that the service may take beyond the command's time limit."""
 
 
 class RemoteSandbox(Sandbox):
-    """A sandbox at a service. Of :class:`SandboxLimits`, all of them hold to ``wall_seconds`` (rounded up to whole
-    seconds), ``cpu_seconds``, ``file_bytes`` and ``output_bytes``; what else, each class says.
+    """A sandbox at a service, which enforces ``wall_seconds`` (rounded up to whole seconds), ``cpu_seconds``,
+    ``file_bytes`` and ``output_bytes``; each class documents further limits.
 
-    The service ends the sandbox after ``lifetime_seconds`` even where its owner is gone. What a command leaves
-    running goes on until then, or until :meth:`close`.
+    The service ends the sandbox after ``lifetime_seconds`` even without its owner. Processes that a command leaves
+    running continue until then, or until :meth:`close`.
     """
 
     def __init__(self, limits: SandboxLimits | None = None, *, lifetime_seconds: int = 3600) -> None:
@@ -60,28 +60,28 @@ class RemoteSandbox(Sandbox):
 
     @abstractmethod
     async def _create(self) -> None:
-        """Make the sandbox at the service."""
+        """Create the sandbox at the service."""
 
     @abstractmethod
     async def _destroy(self) -> None:
-        """End it. Called once, also after :meth:`_create` failed midway."""
+        """End the sandbox. Called once, also after :meth:`_create` failed."""
 
     @abstractmethod
     async def _shell(self, arguments: Sequence[str], seconds: float) -> str:
-        """The output of a program; raises :class:`SandboxError` where it cannot be run, or fails."""
+        """The output of a program. Raises :class:`SandboxError` if it cannot be run or fails."""
 
     @abstractmethod
     async def _put(self, path: str, content: bytes) -> None:
-        """Make a file, and directories on the way to it, at an absolute path."""
+        """Write a file at an absolute path, creating its parent directories."""
 
     @abstractmethod
     async def _get(self, path: str) -> bytes:
-        """A file's content, at an absolute path; raises :class:`FileNotFoundError`."""
+        """The content of a file at an absolute path. Raises :class:`FileNotFoundError`."""
 
     async def start(self) -> Self:
-        """Make the sandbox at the service, and find out its working directory."""
+        """Create the sandbox at the service, and read its working directory."""
         if self._directory is not None:
-            raise SandboxError("the sandbox was started before")
+            raise SandboxError("the sandbox is already started")
         try:
             await self._create()
             self._directory = (await self._shell(["pwd"], GRACE_SECONDS)).strip()
@@ -91,7 +91,7 @@ class RemoteSandbox(Sandbox):
         return self
 
     async def close(self) -> None:
-        """End the sandbox at the service, and all that runs in it."""
+        """End the sandbox at the service, with everything in it."""
         if self._directory is not None:
             self._directory = None
             await self._destroy()
@@ -136,7 +136,7 @@ class RemoteSandbox(Sandbox):
 
 
 def read_result(printed: str, seconds: int, keep_bytes: int) -> CommandResult:
-    """Read what :data:`SCRIPT` printed."""
+    """Parse the output of :data:`SCRIPT`."""
     try:
         answers = {name: rest for name, _, rest in (line.partition(" ") for line in printed.splitlines()[-3:])}
         took, _, code = answers["took"].strip().partition(" ")
@@ -151,7 +151,7 @@ def read_result(printed: str, seconds: int, keep_bytes: int) -> CommandResult:
 
 
 def installed(package: str) -> ModuleType:
-    """A service's own package. Raises :class:`SandboxError` with what to install where it is missing."""
+    """Import a service's package. Raises :class:`SandboxError` with the package to install if it is missing."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -1,7 +1,8 @@
-"""Landlock and seccomp by the package ``sandlock``: without namespaces, so also in containers that allow none.
+"""Isolation by Landlock and seccomp, with the package ``sandlock``: without namespaces, so also in containers that
+forbid them.
 
-Each run has a process of its own that supervises it (:mod:`ors_gym_server.sandbox.supervisor`), so that neither its
-threads nor its faults are the server's.
+Each run has its own supervising process (:mod:`ors_gym_server.sandbox.supervisor`), which keeps sandlock's threads and
+faults out of the server.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 class Sandlock(Directory):
-    """Landlock and seccomp by the package ``sandlock``; the files are the host's, and so is their number."""
+    """Landlock and seccomp by the package ``sandlock``; files are on the host's file system, without a total limit."""
 
     name = "sandlock"
     needs = ("setpriv", "prlimit")
@@ -32,16 +33,16 @@ class Sandlock(Directory):
 
     @property
     def counts_processes(self) -> bool:
-        """Never: sandlock counts them, and RLIMIT_NPROC would count its supervisor's threads."""
+        """Always False: sandlock counts them, and RLIMIT_NPROC would count its supervisor's threads."""
         return False
 
     async def open(self) -> None:
-        """Make the directory."""
+        """Create the directory."""
         package = importlib.util.find_spec("sandlock")
         if package is None or package.origin is None:
             raise SandboxError("the package sandlock is not installed: pip install 'ors-gym[sandbox]'")
         if self.mounts and any(str(source.resolve()) != inside for inside, source in self.mounts.items()):
-            raise SandboxError("it shows the host's files where they lie, and cannot mount them elsewhere")
+            raise SandboxError("it cannot mount files at another path than the host's")
         self.packages = str(Path(package.origin).parent.parent)
         await super().open()
 
@@ -56,7 +57,7 @@ class Sandlock(Directory):
             "cwd": self.home,
             "max_memory": self.limits.memory_bytes,
             "max_processes": self.limits.processes,
-            "extra_deny_syscalls": ["memfd_create", "memfd_secret"],  # memory that it does not count
+            "extra_deny_syscalls": ["memfd_create", "memfd_secret"],  # memory that sandlock does not count
             "net_allow": ["*:*", "udp://*:*"] if self.limits.network else [],
             "net_allow_bind": ["*"] if self.limits.network else [],
         }

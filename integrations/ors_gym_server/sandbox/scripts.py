@@ -1,4 +1,4 @@
-"""The shell scripts and paths that the local sandbox is made of."""
+"""Shell scripts and paths of the local sandbox."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = [
 ]
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where the confining programs find each other."""
+"""The search path of the confining programs."""
 WORK = "/work"
 """The working directory of a sandbox with namespaces."""
 STORE = "/dev/shm"
-"""Where the keeper, in its own mount namespace, mounts the sandbox's files: a directory that every Linux has."""
+"""Where the keeper mounts the sandbox's files in its own mount namespace: a directory of every Linux."""
 SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-"""What programs need of the host's root directory; seen read-only."""
+"""The parts of the host's root directory that programs need; read-only."""
 SETTINGS = ("alternatives", "ld.so.cache", "localtime", "ssl")
 NETWORK_SETTINGS = ("hosts", "nsswitch.conf", "resolv.conf")
-"""What programs need of ``/etc``, and what they need besides where there is a network."""
+"""The parts of ``/etc`` that programs need, and those that they need for a network."""
 
 KEEP = f"""
 set -eu
@@ -52,14 +52,14 @@ done
 echo ready
 read -r _ || :
 """
-"""The keeper's script; its arguments from the fifth are what to mount."""
+"""The keeper's script; its arguments from the fifth on are the mounts."""
 
 FILTERED = f'exec 9<{STORE}/filter; exec "$@"'
 """Open the filter of system calls for ``bwrap``."""
 
 FIRST = 'exec 9<&-; "$@"; exit $?'
-"""The first process of a PID namespace, which ends with its command. (``bwrap`` has one of its own, but returns before
-that has ended; and it may leave its zombie to us, which in a container nobody may wait for.)"""
+"""The first process of a PID namespace, which ends with its command. (The one of ``bwrap`` returns before that has
+ended, and may leave its zombie, which is never reaped in a container.)"""
 
 DISCARD = """
 trap '' TERM INT HUP
@@ -69,10 +69,10 @@ home=$1; shift
 [ $# = 0 ] || "$@"
 exec rm -rf -- "$home"
 """
-"""Waits for our end, runs the command that kills what still runs, if there is one, and removes the directory."""
+"""Waits for the server's end, kills remaining processes with the given command, if any, and removes the directory."""
 
 BEGUN = b"\x01begun\x01\n"
-"""What a run writes to standard error when all that confines it is in place, before it runs the command."""
+"""Marker on standard error when the confinement is complete, before the command runs."""
 
 CARRY = r"""
 printf '\001begun\001\n' >&2
@@ -86,8 +86,8 @@ unset ORS_SANDBOX
 shift 2
 exec "$@"
 """
-"""Set the variables that were carried here under other names, and go to the directory: the last step of all, so that
-no variable (``LD_PRELOAD``, ``PATH``) means anything to the programs that confine."""
+"""Sets the variables that were passed under other names, and changes to the directory. This comes last, so that no
+variable (``LD_PRELOAD``, ``PATH``) affects the confining programs."""
 
 JOIN = 'echo $$ > "$1" || exit 125; shift; exec "$@"'
 """Join a control group before anything else."""

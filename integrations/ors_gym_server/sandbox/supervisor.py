@@ -1,7 +1,7 @@
 """The process that supervises one run under sandlock: ``python -I -S supervisor.py POLICY COMMAND…``.
 
-A script of the standard library and sandlock. It gives up root's rights first, if it has them. SIGTERM ends the run
-and all that belongs to it; the kernel sends that, too, when the server dies.
+A script with only the standard library and sandlock. It first drops root's privileges, if it has them. SIGTERM, which
+the kernel also sends when the server dies, ends the run and all its processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
 
 def main() -> int:
-    """Run the command; its exit code, 128 + n where signal n killed it."""
+    """Run the command; returns its exit code, or 128 + n if signal n killed it."""
     described: dict[str, Any] = json.loads(sys.argv[1])
     parent = os.getppid()
     sys.path.insert(0, described["packages"])
@@ -29,7 +29,7 @@ def main() -> int:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a change of user takes it away, and with it what sandlock needs of /proc
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a change of user clears it, but sandlock needs it to read /proc
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     over = threading.Event()
 
@@ -37,7 +37,7 @@ def main() -> int:
         over.set()
 
     signal.signal(signal.SIGTERM, end)
-    if os.getppid() != parent:  # it died before the kernel was asked to tell
+    if os.getppid() != parent:  # the server died before PR_SET_PDEATHSIG was set
         return 125
     process = Sandbox(**described["policy"]).popen(sys.argv[2:])
     ended: list[int] = []

@@ -1,7 +1,7 @@
-"""The filter of system calls that bubblewrap loads, written by libseccomp (the package ``pyseccomp``).
+"""The system-call filter that bubblewrap loads, built with libseccomp (the package ``pyseccomp``).
 
-What it closes is not needed to run programs, and was a way out of containers before or reaches what no namespace
-separates: keyrings, sockets of families other than the internet's, io_uring, tracing, loading code into the kernel.
+The denied calls are not needed to run programs, and were used to escape containers or reach what no namespace
+separates: keyrings, sockets other than the internet's, io_uring, tracing, loading code into the kernel.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DENIED = (
     *("settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname", "nfsservctl"),
     *("personality", "uselib", "ustat", "sysfs", "_sysctl", "mbind", "migrate_pages", "move_pages", "set_mempolicy"),
 )
-"""Refused as a system refuses what takes rights: EPERM."""
+"""Refused with EPERM, as for missing privileges."""
 ABSENT = ("io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "memfd_secret")
-"""Refused as by a kernel that does not know them: programs then take the older way."""
+"""Refused with ENOSYS, as by an older kernel, so that programs fall back to older calls."""
 UNCOUNTED = ("memfd_create", "shmget")
-"""Memory that no limit of a process counts; absent unless a control group counts it."""
+"""Memory that no process limit counts; absent unless a control group counts it."""
 FAMILIES = (*range(3, 10), *range(11, 16))
-"""Address families below 17 other than UNIX, the internet's and netlink's, which all sockets above are refused with."""
+"""Address families below 17 other than UNIX, the internet's and netlink's; all families above are refused."""
 NETLINK = 16
 CLONE_NEWUSER = 0x10000000
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
@@ -39,11 +39,11 @@ TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 @cache
 def filter_program(*, memory_is_counted: bool) -> bytes:
-    """The program, as the kernel takes it. Raises :class:`ModuleNotFoundError`, and OSError without libseccomp."""
+    """The filter program for the kernel. Raises :class:`ModuleNotFoundError`, or OSError without libseccomp."""
     with packages_of("sandbox"):
         try:
             import pyseccomp
-        except RuntimeError as error:  # pyseccomp's word for it
+        except RuntimeError as error:  # how pyseccomp reports it
             raise OSError(f"pyseccomp finds no libseccomp: {error}") from None
     seccomp: Any = pyseccomp
     program = seccomp.SyscallFilter(seccomp.ALLOW)
@@ -51,7 +51,7 @@ def filter_program(*, memory_is_counted: bool) -> bytes:
     def refuse(code: int, name: str, *conditions: Any) -> None:
         try:
             program.add_rule(seccomp.ERRNO(code), name, *conditions)
-        except (ValueError, OSError):  # a call that this libseccomp or this processor does not have
+        except (ValueError, OSError):  # unknown to this libseccomp or processor
             if name in ("socket", "clone", "ptrace", "keyctl"):
                 raise
 

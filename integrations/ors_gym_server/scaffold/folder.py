@@ -1,7 +1,7 @@
-"""Writing the folder of a new environment.
+"""Creation of the folder of a new environment.
 
-The templates are folders that run as they are (``templates/game`` over ``templates/shared``, and so on), of an
-environment that is called ``MyEnvironment``. What is written is a copy with these words changed, and nothing else.
+The templates are runnable folders (``templates/game`` over ``templates/shared``, and so on) of an environment named
+``MyEnvironment``. The created folder is a copy with certain words replaced.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ from ors_gym_server.adapters.gymnasium import as_ors_environment
 __all__ = ["ARCHETYPES", "ScaffoldError", "scaffold"]
 
 ARCHETYPES: Mapping[str, str] = {
-    "game": "a text game of several turns, won or lost",
+    "game": "a text game with several turns, won or lost",
     "sandbox": "questions that an agent answers with a shell in a sandbox",
-    "vision": "pictures that an agent looks at, and into",
+    "vision": "images that an agent views and zooms into",
 }
-"""What environments begin as, each with a sentence."""
+"""The kinds of environments to start from, each with a sentence."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
 MAX_NAME_LENGTH = 40
 DEPENDENCIES = '["ors-gym[server]"]'
 EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}
-"""Packages of Gymnasium's own environments that do not run without one of its extras."""
+"""Packages of Gymnasium's own environments that need one of its extras."""
 
 
 class ScaffoldError(Exception):
-    """The folder cannot be written: its message says why."""
+    """The folder cannot be written; the message says why."""
 
 
 def scaffold(folder: Path, archetype: str) -> list[Path]:
-    """Write an environment's folder, named after it.
+    """Write the folder of an environment, named after it.
 
     Args:
-        folder: Where; it does not exist yet, or is empty. ``code-breaker`` holds the environment ``CodeBreaker``.
+        folder: The new or empty folder. ``code-breaker`` holds the environment ``CodeBreaker``.
         archetype: One of :data:`ARCHETYPES`, ``gym:ID`` for a Gymnasium environment, ``openenv:URL`` for the
-            environment of an OpenEnv server, which has to run, or ``module:Class`` for a class of Gymnasium
-            environments or a function that makes one. A module that is not installed is copied into the folder.
+            environment of a running OpenEnv server, or ``module:Class`` for a class of Gymnasium environments or a
+            function that creates one. A module that is not installed is copied into the folder.
 
     Returns:
         The files that were written.
 
     Raises:
-        ScaffoldError: the name is none for an environment, the folder holds something, there is no such archetype or
-            environment. Nothing was written.
+        ScaffoldError: the name is invalid, the folder is not empty, or the archetype or environment does not exist.
+            Nothing was written.
     """
     name = folder.absolute().name
     if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         raise ScaffoldError(
-            f"{name!r} is no name for an environment: write letters and digits, and - or _ between them, such as "
-            f"code-breaker; at most {MAX_NAME_LENGTH} characters, the first a letter"
+            f"{name!r} is not a valid name for an environment: use letters and digits, with - or _ between them, "
+            f"such as code-breaker; at most {MAX_NAME_LENGTH} characters, the first a letter"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScaffoldError(f"{folder} is there already, and not empty: nothing was written")
+        raise ScaffoldError(f"{folder} already exists and is not empty: nothing was written")
     class_name = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
     words = {
         "MyEnvironment": class_name,
@@ -95,19 +95,17 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
             DEPENDENCIES: _toml("ors-gym[server]", *_packages_of(kind)),
         }
         if source == class_name:
-            raise ScaffoldError(
-                f"{class_name} is the name of the class that is ported: take another one for the folder"
-            )
+            raise ScaffoldError(f"{class_name} is the name of the ported class: choose another name for the folder")
         kind = "gym"
     elif archetype not in ARCHETYPES:
         raise ScaffoldError(
-            f"there is no archetype {archetype!r}; there is {', '.join(ARCHETYPES)}, and gym:ID, openenv:URL and "
+            f"there is no archetype {archetype!r}; choose one of {', '.join(ARCHETYPES)}, gym:ID, openenv:URL and "
             "module:Class"
         )
     texts = dict(_templates(kind))
     taken = {word for path, text in texts.items() if path.suffix == ".py" for word in _identifiers(text)} - words.keys()
     if class_name in taken:
-        raise ScaffoldError(f"{class_name} means something else in the environment's code: take another name")
+        raise ScaffoldError(f"{class_name} is already used in the environment's code: choose another name")
     words["ABOUT"] = _with(words, texts.pop(PurePosixPath("about.md")).strip())
     for path, text in texts.items():
         target = folder / path
@@ -121,7 +119,7 @@ def scaffold(folder: Path, archetype: str) -> list[Path]:
 
 
 def _templates(kind: str) -> Iterator[tuple[PurePosixPath, str]]:
-    """The files of the archetype; those of its own come last, and count."""
+    """The files of the archetype. Its own come last and override shared ones."""
     root = files("ors_gym_server.scaffold") / "templates"
     for name in ("shared", kind):
         yield from _texts(root / name, PurePosixPath())
@@ -144,7 +142,7 @@ def _identifiers(code: str) -> Iterator[str]:
 
 
 def _with(words: Mapping[str, str], text: str) -> str:
-    """``text`` with each of the words changed, all at once."""
+    """``text`` with all of the words replaced at once."""
     pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words)
     return re.sub(pattern, lambda found: words[found[0]], text)
 
@@ -157,7 +155,7 @@ def _toml(*requirements: str) -> str:
 
 
 def _gym_requirements(env_id: str) -> list[str]:
-    """What has to be installed for a Gymnasium environment, beside Gymnasium."""
+    """The packages that a Gymnasium environment needs besides Gymnasium."""
     try:
         environment = as_ors_environment(env_id)
     except (ImportError, gymnasium.error.Error, ValueError) as error:
@@ -173,12 +171,12 @@ def _gym_requirements(env_id: str) -> list[str]:
 
 
 def _packages_of(module: str) -> list[str]:
-    """The packages that have the module, none where it is a file of the author's."""
+    """The packages that provide the module; none for a file of the author's."""
     return importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
 
 
 def _own_module(module: str) -> Path | None:
-    """The file or folder of a module that lies in the working folder, and that no package has."""
+    """The file or folder of a module in the working directory that no package provides."""
     top = module.partition(".")[0]
     file = Path(getattr(sys.modules.get(top), "__file__", None) or "")
     if not file.name or _packages_of(top) or Path.cwd() not in file.absolute().parents:
@@ -187,14 +185,14 @@ def _own_module(module: str) -> Path | None:
 
 
 def _check_class(module: str, name: str) -> None:
-    """See that there is a class or a function that makes Gymnasium environments."""
+    """Check that a class or function creates Gymnasium environments."""
     try:
         made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ScaffoldError(f"{module}:{name}: {error}") from None
     if isinstance(made, type) and not issubclass(made, gymnasium.Env):
         served = f"ors-gym serve {module}:{name} serves it if it is an environment"
-        raise ScaffoldError(f"{module}:{name} is no gymnasium.Env; {served}")
+        raise ScaffoldError(f"{module}:{name} is not a gymnasium.Env; {served}")
     try:
         as_ors_environment(made)
     except (ImportError, gymnasium.error.Error, ValueError, TypeError) as error:
@@ -202,9 +200,9 @@ def _check_class(module: str, name: str) -> None:
 
 
 def _check_openenv(url: str) -> None:
-    """See that there is one."""
+    """Check that the OpenEnv server runs."""
     if not re.fullmatch(r"https?://[\w.:/\[\]-]+", url):
-        raise ScaffoldError(f"{url!r} is no URL of an OpenEnv server, such as http://localhost:8000")
+        raise ScaffoldError(f"{url!r} is not a URL of an OpenEnv server, such as http://localhost:8000")
     try:
         from ors_gym_server.adapters.openenv import from_openenv
 

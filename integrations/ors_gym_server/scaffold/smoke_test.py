@@ -1,7 +1,7 @@
-"""Four questions that an environment's folder has to answer before anybody trains on it.
+"""The smoke test of an environment's folder, to run before training on it.
 
-Is the environment listed, has it tools, does an episode come to its end, is a task the same episode each time? They are
-asked of the folder as it is deployed: its ``server.py`` in its own process (in two for the last question), and its
+It checks that the environment is listed, has tools, that an episode ends, and that a task is the same episode each
+time. The folder is tested as it is deployed: its ``server.py`` in its own process (two for the last check), and its
 ``rollout.py`` in another.
 """
 
@@ -29,12 +29,12 @@ from ors_gym.types import ToolList
 __all__ = ["Gate", "check_gates"]
 
 NUM_LINES = 12
-"""How much of a program's output is shown when it fails: a traceback's end."""
+"""Number of output lines shown for a failed program: the end of a traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One question, and its answer."""
+    """One check and its result."""
 
     name: str
     passed: bool
@@ -42,23 +42,23 @@ class Gate:
 
 
 class _ServerError(Exception):
-    """The server did not come up."""
+    """The server did not start."""
 
 
 def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0, tasks: bool = True) -> Iterator[Gate]:
-    """Serve the environment, ask the questions in order until one is answered with no, and stop the server.
+    """Serve the environment, run the checks in order until one fails, and stop the server.
 
     Args:
-        folder: It has ``server.py``, which takes ``--host``, ``--port`` and ``--sdk``, and ``rollout.py``, which takes
-            the server's URL and exits with 0 when its episode came to an end.
-        sdk: On the reference SDK's server.
-        seconds: How long the server may take to start, and the episode to end.
-        tasks: Whether the last question is asked; not of environments that are meant to differ each time.
+        folder: Contains ``server.py``, which accepts ``--host``, ``--port`` and ``--sdk``, and ``rollout.py``, which
+            accepts the server's URL and exits with 0 if its episode ended.
+        sdk: Whether to use the reference SDK's server.
+        seconds: Time limit for the server's start and for the episode.
+        tasks: Whether to run the last check; False for environments that differ each time by design.
     """
     try:
         with _served(folder, sdk, seconds) as url:
-            yield Gate("server", True, f"answers at {url}")
-            yield from _asked(url)
+            yield Gate("server", True, f"running at {url}")
+            yield from _listed(url)
             yield (played := _rollout(folder, url, seconds))
             if tasks and played.passed:
                 with _served(folder, sdk, seconds) as elsewhere:
@@ -67,13 +67,13 @@ def check_gates(folder: Path, *, sdk: bool = False, seconds: float = 120.0, task
         yield Gate("server", False, str(error))
 
 
-def _asked(url: str) -> Iterator[Gate]:
+def _listed(url: str) -> Iterator[Gate]:
     try:
         found = asyncio.run(_look(url))
     except ORSError as error:
         yield Gate("environments", False, str(error))
         return
-    yield Gate("environments", bool(found), ", ".join(found) or "/list_environments answers with none")
+    yield Gate("environments", bool(found), ", ".join(found) or "/list_environments returned none")
     names = [tool for tools in found.values() for tool in tools.names]
     names += [f"{tools.terminal_tool.name} (terminal)" for tools in found.values() if tools.terminal_tool is not None]
     yield Gate("tools", bool(names), f"{len(names)}: {', '.join(names)}")
@@ -96,8 +96,10 @@ def _rollout(folder: Path, url: str, seconds: float) -> Gate:
         )
     except subprocess.TimeoutExpired:
         return Gate("rollout", False, f"it did not end within {seconds:g} seconds")
-    said = (ended.stdout + ended.stderr).strip().splitlines()
-    return Gate("rollout", ended.returncode == 0, "\n".join(said[-1:] if ended.returncode == 0 else said[-NUM_LINES:]))
+    lines = (ended.stdout + ended.stderr).strip().splitlines()
+    return Gate(
+        "rollout", ended.returncode == 0, "\n".join(lines[-1:] if ended.returncode == 0 else lines[-NUM_LINES:])
+    )
 
 
 def _tasks(url: str, elsewhere: str) -> Iterator[Gate]:
@@ -107,8 +109,8 @@ def _tasks(url: str, elsewhere: str) -> Iterator[Gate]:
         yield Gate("tasks", False, str(error))
         return
     for report in reports:
-        told = report.faults or [each for each in report.findings if each.name in ("different", "starts", "time")]
-        yield Gate("tasks", report.ok, f"{report.split}: {'; '.join(map(str, told)) or 'the same when opened again'}")
+        findings = report.faults or [each for each in report.findings if each.name in ("different", "starts", "time")]
+        yield Gate("tasks", report.ok, f"{report.split}: {'; '.join(map(str, findings)) or 'the same when reopened'}")
 
 
 async def _probe(url: str, elsewhere: str) -> list[TaskReport]:
@@ -122,13 +124,13 @@ async def _probe(url: str, elsewhere: str) -> list[TaskReport]:
 
 @contextlib.contextmanager
 def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
-    """The folder's server on a free port, while the block runs."""
+    """The folder's server on a free port while the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "server.py", "--host", "127.0.0.1", "--port", str(port), *(["--sdk"] if sdk else [])]
     with tempfile.TemporaryFile("w+") as output:
-        # Each server has sets in another order, as processes do where the variable is not set.
+        # A different set order for each server, as in processes without the variable.
         env = os.environ | {"PYTHONHASHSEED": str(port)}
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -139,7 +141,7 @@ def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
                 raise _ServerError("\n".join([problem, *output.read().splitlines()[-NUM_LINES:]]))
             yield url
         finally:
-            process.terminate()  # the server tears its sessions down
+            process.terminate()  # the server tears down its sessions
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -148,7 +150,7 @@ def _served(folder: Path, sdk: bool, seconds: float) -> Iterator[str]:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, seconds: float) -> str:
-    """Wait until the server answers; what is wrong, where it does not."""
+    """Wait until the server responds; returns the problem if it does not."""
     deadline = time.monotonic() + seconds
     with httpx.Client(timeout=5.0, trust_env=False) as http:
         while time.monotonic() < deadline:

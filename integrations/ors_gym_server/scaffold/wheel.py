@@ -1,6 +1,6 @@
-"""The package itself as a wheel, for images and folders while it is on no index.
+"""Builds ors-gym itself as a wheel, for images and folders while it is not on an index.
 
-Made from what is installed here, without a network: ``python -m ors_gym_server.scaffold.wheel wheels``.
+Built from the installed package without a network: ``python -m ors_gym_server.scaffold.wheel wheels``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["write_wheel"]
 PACKAGES = ("ors_gym", "ors_gym_ray", "ors_gym_server", "ors_gym_trl")
 WHEEL = "Wheel-Version: 1.0\nGenerator: ors-gym\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _DATE = (2020, 1, 1, 0, 0, 0)
-"""Of every file: the same code gives the same wheel."""
+"""The date of every file: the same code gives the same wheel."""
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write the wheel into a folder, which is made where there is none."""
+    """Write the wheel to a folder, which is created if needed."""
     distribution = importlib.metadata.distribution("ors-gym")
     about = f"ors_gym-{distribution.version}.dist-info"
     files = dict(_code())

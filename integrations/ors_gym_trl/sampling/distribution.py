@@ -1,4 +1,4 @@
-"""What stands between a model's logits and the distribution that is sampled from."""
+"""The sampling distribution, computed from a model's logits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHAPING: Mapping[str, tuple[float, Callable[[Any], LogitsProcessor]]] = {
 
 
 def shaping(settings: Mapping[str, Any]) -> LogitsProcessorList:
-    """What these settings do to logits."""
+    """The effect of these settings on logits."""
     made: list[LogitsProcessor] = []
     for name, (neutral, kind) in SHAPING.items():
         value = settings.get(name)
@@ -53,7 +53,7 @@ def shapes(settings: Mapping[str, Any]) -> bool:
 class SeededDraw(LogitsProcessor):
     """Draws each row's next token with the row's own random numbers, and leaves no other to choose.
 
-    A batch holds whatever turns are waiting, so numbers that belonged to the batch would differ from run to run.
+    A batch consists of the turns that are waiting, so random numbers of the batch would differ between runs.
 
     Args:
         seeds: One a row.

@@ -54,13 +54,13 @@ class _SampledLogprobs(LogitsProcessor):
 
 
 GREEDY = {"top_k": 50, "min_p": None}
-"""Values beside the neutral ones, which transformers takes for a setting of sampling and warns of."""
+"""Values next to the neutral ones: transformers treats neutral ones as sampling settings and warns."""
 
 
 class PaddedSampler(BatchSampler):
-    """Samples with the model's ``generate``, a padded batch of whatever is ready at a time.
+    """Samples with the model's ``generate``, with a padded batch of the turns that are ready.
 
-    Each turn is drawn with random numbers of its own, so what is sampled does not depend on which turns were waiting.
+    Each turn has its own random numbers, so the samples do not depend on which turns were waiting.
 
     Args:
         hold: Holds the model while it samples.

@@ -42,7 +42,7 @@ FINAL_ONLY = 2
 """The finish reason of a completed turn in vLLM."""
 
 BUSY = frozenset({429, 503})
-"""Statuses of a server that has produced nothing and can be asked again."""
+"""Statuses of a server that produced nothing, so that the request can be retried."""
 
 
 class ServerSampler:
@@ -285,7 +285,7 @@ def _decoded(content: bytes, url: str) -> Any:
 
 
 class ColocatedSampler(BatchSampler):
-    """Samples with the vLLM engine that shares the trainer's devices, in batches of whatever is waiting.
+    """Samples with the vLLM engine that shares the trainer's devices, in batches of the waiting turns.
 
     The engine belongs to this process alone (``vllm_tensor_parallel_size=1``), so processes make no collective calls.
     It uses its own random numbers for a whole batch: TRL passes no seeds.

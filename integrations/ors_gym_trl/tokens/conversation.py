@@ -44,7 +44,7 @@ class ChatTokenizer:
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         template_options: Further variables of the template (``enable_thinking=False``, …).
-        stops: The tokens that end a turn, beside the tokenizer's own end-of-sequence token.
+        stops: The tokens that end a turn, in addition to the tokenizer's end-of-sequence token.
         vision: The model's processor; None for a model of text, to which no image can be shown.
 
     Raises:
@@ -127,7 +127,7 @@ class ChatTokenizer:
         return self._encode(text, following)
 
     def decode_turn(self, ids: Sequence[int]) -> str:
-        """What the model wrote in a turn, without the end-of-sequence token. For reading only, never encoded again."""
+        """The model's text of a turn, without the end-of-sequence token. For reading only, never encoded again."""
         if ids and ids[-1] == self.eos_token_id:
             ids = ids[:-1]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
@@ -139,7 +139,7 @@ class ChatTokenizer:
         except CANNOT_RENDER:
             if len(chat[0].get("tool_calls", ())) < 2:
                 raise
-            # Llama 3's template renders one call a turn, whatever the model does; their results it renders all.
+            # Llama 3's template renders one call per turn but all results.
             chat = [chat[0] | {"tool_calls": chat[0]["tool_calls"][:1]}, *chat[1:]]
             before = self._render([asked, chat[0]], tools, add_generation_prompt=False)
         after = self._render([asked, *chat], tools, add_generation_prompt=True)
@@ -217,7 +217,7 @@ def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _common_length(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
+    """The length of the common prefix of two texts."""
     shorter = min(len(one), len(other))
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
@@ -230,7 +230,7 @@ REWRITES = (
 
 
 CANNOT_RENDER = (jinja2.TemplateError, TypeError)
-"""What templates raise for what they have no place for, such as tool results."""
+"""Errors of templates for unsupported messages, such as tool results."""
 
 
 def _training_template(speaker: Any) -> dict[str, str]:

@@ -85,7 +85,7 @@ class VisionProcessor:
         return ImageInputs(tuple(ids[0].tolist()), blocks, images, tensors)
 
     def inputs(self, ids: torch.Tensor, pictures: Iterable[ImageInputs]) -> dict[str, torch.Tensor]:
-        """The model's inputs beside ``ids`` of shape (batch, length): the images in them, row by row."""
+        """The model's inputs in addition to ``ids`` of shape (batch, length): their images, row by row."""
         tensors = [each.tensors for each in pictures]
         if not tensors:
             return {}

@@ -48,7 +48,7 @@ def test_list_names_environments_splits_and_tools_with_their_arguments(cli, coun
 def test_check_passes_the_reference_server(cli, counter_server):
     status, out, _ = cli("check", counter_server.url)
     assert status == 0
-    assert "24 passed, 0 failed, 2 not met though not required, 0 skipped" in out
+    assert "24 passed, 0 failed, 2 recommendations not met, 0 skipped" in out
 
 
 def test_check_says_what_was_expected_and_fails(cli, start_server):
@@ -59,7 +59,7 @@ def test_check_says_what_was_expected_and_fails(cli, start_server):
     status, out, _ = cli("check", start_server(Silent).url)
     assert status == 1
     assert "the prompt is empty" in out
-    assert "Required: GET /{env}/prompt gives at least one block" in out
+    assert "Required: GET /{env}/prompt returns at least one block" in out
 
 
 def test_an_episode_is_played_from_a_script_of_moves(cli, counter_server):
@@ -71,7 +71,7 @@ def test_an_episode_is_played_from_a_script_of_moves(cli, counter_server):
         "> look\ncount 0\n[an image: image/png, 9 bytes]\nreward 0\n",
         "refused (input_validation): ",
         "refused (not_found): ",
-        'The input was not understood (it is no JSON object). Write: add {"name": "value"}',
+        'Invalid input (it is not a JSON object). Write: add {"name": "value"}',
         '> add {"amount": 3}\ncount 3\nreward 1\nThe episode is over. Sum of the rewards: 1\n',
     ):
         assert expected in out
@@ -84,7 +84,7 @@ def test_an_episode_is_played_from_a_script_of_moves(cli, counter_server):
 def test_leaving_early_closes_the_session(cli, counter_server, typed):
     status, out, _ = cli("play", counter_server.url, typed=typed)
     assert status == 0
-    assert out.endswith("You left before the episode was over.\n")
+    assert out.endswith("You left before the end of the episode.\n")
     assert counter_server.live_sessions == {}
 
 
@@ -304,7 +304,7 @@ def test_another_run_does_not_go_on_in_the_same_file(cli, counter_server, tmp_pa
     status, _, err = cli("rollout", counter_server.url, *options, "--max-turns", 3, "--resume")
 
     assert status == 2
-    assert "was played with max_turns=32, not 3" in err
+    assert "was recorded with max_turns=32, not 3" in err
 
 
 def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, start_server):
@@ -327,18 +327,21 @@ def test_what_broke_is_said_last_and_another_task_is_played_in_its_place(cli, st
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["list", "{url}", "--env", "chess"], "there is no environment 'chess'; there is counter"),
-        (["play", "{url}", "--split", "dev"], "there is no split 'dev'; there is train, test"),
+        (["list", "{url}", "--env", "chess"], "there is no environment 'chess'; choose one of counter"),
+        (["play", "{url}", "--split", "dev"], "there is no split 'dev'; choose one of train, test"),
         (["list", "localhost:8080"], "begins with http:// or https://"),
         (["check", "ftp://localhost"], "begins with http:// or https://"),
-        (["play", "{url}", "--secret", "NOT_IN_THE_ENVIRONMENT"], "no environment variable of that name"),
+        (["play", "{url}", "--secret", "NOT_IN_THE_ENVIRONMENT"], "set the environment variable of that name"),
         (["list"], "name a server"),
         (["rollout", "{url}", "--policy", "greedy"], "write random, openai:MODEL or module:name"),
-        (["rollout", "{url}", "--policy", "openai:m", "--base-url", "localhost"], "begins with http:// or https://"),
+        (
+            ["rollout", "{url}", "--policy", "openai:m", "--base-url", "localhost"],
+            "must start with http:// or https://",
+        ),
         (["rollout", "{url}", "--policy", "openai:m", "--sampling", "temperature"], "write NAME=VALUE"),
         (["rollout", "{url}", "--sampling", "temperature=1"], "is for --policy openai:MODEL"),
-        (["rollout", "{url}", "--resume"], "name it with --out"),
-        (["rollout", "{url}", "--out", "README.md"], "is there already: --resume goes on with it"),
+        (["rollout", "{url}", "--resume"], "give --out"),
+        (["rollout", "{url}", "--out", "README.md"], "already exists: continue it with --resume"),
         (["rollout", "{url}", "--out", __file__, "--resume"], "line 1 is not a trajectory"),
         (["rollout", "{url}", "--out", "tests", "--resume"], "--out: [Errno 21] Is a directory: 'tests'"),
         (["rollout", "{url}", "--report", "tests"], "--report: [Errno 21] Is a directory"),

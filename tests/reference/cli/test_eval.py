@@ -108,7 +108,7 @@ def test_a_run_is_resumed_rescored_compared_and_replayed(cli, exam, tmp_path):
     assert cli("eval", exam.url, "--model", ADD_TWO, "--out", first)[0] == 0
     status, _, err = cli("eval", exam.url, "--model", ADD_TWO, "--out", first)
     assert status == 2
-    assert "--resume goes on with it" in err
+    assert "continue it with --resume" in err
     assert cli("eval", exam.url, "--model", ADD_TWO, "--out", first, "--resume")[0] == 0
     assert len((first / "run.jsonl").read_text().splitlines()) == 20
     status, out, _ = cli("eval", exam.url, "--model", ADD_ONE, "--out", second, "--compare", first)
@@ -119,7 +119,7 @@ def test_a_run_is_resumed_rescored_compared_and_replayed(cli, exam, tmp_path):
     assert f"{ADD_TWO} solves 50 %" in out
     status, out, _ = cli("replay", first, exam.url, "--limit", 5)
     assert status == 0
-    assert "5 came out the same, 0 differ, 0 could not be played again" in out
+    assert "5 the same, 0 different, 0 could not be replayed" in out
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_a_run_is_resumed_rescored_compared_and_replayed(cli, exam, tmp_path):
         (("--model", "random", "--compare", "nowhere"), "--compare: there is no file nowhere"),
         (("--model", "random", "--tasks", "1-x"), "write indices and ranges"),
         (("--model", "random", "--tasks", "99"), "there is no task 99"),
-        (("--model", "random", "--retry-failed"), "say --resume and --out"),
-        (("--model", "random", "--model", "random"), "named twice"),
+        (("--model", "random", "--retry-failed"), "--retry-failed needs --resume and --out"),
+        (("--model", "random", "--model", "random"), "given twice"),
         (("--model", "random", "--stratify-by", "level"), "stratify_by needs a sample size"),
         (("--model", "random", "--max-failed", "7"), "max_failed must be between 0 and 1"),
         (("--model", "random", "--split", "exam"), "there is no split 'exam'"),

@@ -70,7 +70,7 @@ class TestTasks:
         [
             ({"task_index": 10}, "no task 10: split 'practice' of 'walk' has tasks 0 to 9"),
             ({"task_index": -1}, "no task -1"),
-            ({"task_index": 1, "task": {"goal": 1}}, "not by both"),
+            ({"task_index": 1, "task": {"goal": 1}}, "not both"),
             ({"taskindex": 1}, "task and task_index, not taskindex"),
             ({"task_index": "1"}, "'task_index'. must be a whole number or None, got str"),
             ({"task_index": [1]}, "'task_index'. must be a whole number or None, got list"),
@@ -89,7 +89,9 @@ class TestTasks:
             make(split="train")
         with pytest.raises(ValueError, match="split 'none' of 'walk' has no tasks"):
             make(split="none").reset()
-        with pytest.raises(ValueError, match="env_name is needed: the server has 'walk', 'quiz', 'faulty', 'kitchen'"):
+        with pytest.raises(
+            ValueError, match="env_name is required: the server has 'walk', 'quiz', 'faulty', 'kitchen'"
+        ):
             ORSEnv(server.url)
 
     def test_a_task_may_have_tools_of_its_own(self, make):
@@ -129,7 +131,7 @@ class TestObservations:
         observation, *_ = env.step("What now?")
         assert [message.role for message in observation] == ["user", "assistant"] * 2 + ["user"]
         assert observation[-2].text == "What now?"
-        assert "holds no tool call" in observation[-1].text
+        assert "contains no tool call" in observation[-1].text
 
     def test_an_unknown_mode_is_refused_with_the_modes_there_are(self, make):
         with pytest.raises(ValueError, match="one of 'text', 'messages', 'multimodal', not 'pixels'"):
@@ -213,7 +215,7 @@ class TestActions:
             (ToolCall("walk", ENDLESS), "input_validation", "no JSON"),
             ({"name": "walk", "input": [1]}, "invalid_call", "must be a JSON object"),
             ({"input": {}}, "invalid_call", 'no "name"'),
-            ("I walk on.", "no_tool_call", "holds no tool call"),
+            ("I walk on.", "no_tool_call", "contains no tool call"),
             ("<tool_call>{</tool_call>", "invalid_json", "Write a call as <tool_call>"),
         ],
     )
@@ -282,7 +284,7 @@ class TestRendering:
             "walk:practice[0]",
             "Walk 2 steps.",
             "> Hm.",
-            "No tool was called: the message holds no tool call, and this environment takes no plain answer.",
+            "No tool was called: the message contains no tool call, and this environment accepts no plain answer.",
             '> walk {"steps": 3}',
             "at 3 of 2",
             "reward 1",
@@ -309,7 +311,7 @@ class TestRendering:
             image_frame(ImageBlock("iVBORw0KGgo=", "image/png"))
 
     def test_an_unknown_render_mode_is_refused(self, server):
-        with pytest.raises(ValueError, match="'human'; there are ansi, rgb_array"):
+        with pytest.raises(ValueError, match="'human'; choose one of ansi, rgb_array"):
             ORSEnv(server.url, "walk", render_mode="human")
 
 

@@ -112,6 +112,6 @@ class TestSecrets:
         assert Secret("t") == pickle.loads(pickle.dumps(Secret("t"))) != Secret("u")
 
     def test_a_mistyped_option_does_not_print_the_others(self, make):
-        with pytest.raises(ValueError, match="no option max_turn;") as raised:
+        with pytest.raises(ValueError, match="unknown option max_turn;") as raised:
             make(api_key="k-3141", max_turn=3)
         assert "k-3141" not in str(raised.value)

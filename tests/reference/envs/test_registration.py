@@ -109,7 +109,9 @@ def test_an_unknown_id_is_answered_with_the_ids_there_are(url):
 
 
 def test_an_option_there_is_not_is_refused(url):
-    with pytest.raises(ValueError, match="no option splitt; beside url and env_name there are action_parser, api_key"):
+    with pytest.raises(
+        ValueError, match="unknown option splitt; the options besides url and env_name are action_parser, api_key"
+    ):
         register_envs(url, splitt="test")  # type: ignore[call-arg]
 
 

@@ -346,7 +346,7 @@ def test_secrets_are_shown_nowhere(make_vec):
         ({"restarts": -1}, "restarts"),
         ({"autoreset_mode": "Never"}, "'Never' is not a valid AutoresetMode"),
         ({"split": "nowhere"}, "'walk' has no split 'nowhere'; it has 'exam', 'practice', 'none'"),
-        ({"groupsize": 2}, "no option groupsize"),
+        ({"groupsize": 2}, "unknown option groupsize"),
     ],
 )
 def test_options_there_are_not_are_refused(server, options, says):

@@ -253,10 +253,10 @@ def test_members_are_seeded_apart_before_any_reset(make_vec):
     [
         ([WALK] * 2, ValueError, "2 actions for 3 members"),
         ([WALK] * 4, ValueError, "4 actions for 3 members"),
-        (0, TypeError, "a sequence with one action for each member, got int"),
+        (0, TypeError, "a sequence with one action per member, got int"),
         ("abc", TypeError, "got str"),
         ({"name": "walk", "input": {}, "x": 0}, TypeError, "got dict"),
-        ([WALK, WALK, 3], TypeError, "an action is a ToolCall"),
+        ([WALK, WALK, 3], TypeError, "an action must be a ToolCall"),
     ],
 )
 def test_the_number_of_actions_must_be_right(make_vec, actions, error, says):
@@ -276,7 +276,7 @@ def test_a_step_on_a_step_is_refused(make_vec):
     envs = make_vec()
     envs.reset(options={"task_index": 5})
     envs.send([WALK] * 3)
-    with pytest.raises(AlreadyPendingCallError, match=r"members \[0, 1, 2\] have steps under way"):
+    with pytest.raises(AlreadyPendingCallError, match=r"members \[0, 1, 2\] have pending steps"):
         envs.step([WALK] * 3)
     with pytest.raises(AlreadyPendingCallError):
         envs.reset(options={"reset_mask": flags(True, False, False)})
@@ -286,7 +286,7 @@ def test_a_step_on_a_step_is_refused(make_vec):
 def test_receiving_nothing_is_refused(make_vec):
     envs = make_vec()
     envs.reset()
-    with pytest.raises(NoAsyncCallError, match="0 steps under way"):
+    with pytest.raises(NoAsyncCallError, match="0 pending steps"):
         envs.recv()
 
 
@@ -393,7 +393,7 @@ def test_a_limit_of_steps_may_be_given_by_gymnasiums_name(make_vec):
 
 
 def test_members_must_make_whole_groups(server):
-    with pytest.raises(ValueError, match="num_envs=5 members do not make groups of group_size=2"):
+    with pytest.raises(ValueError, match="num_envs=5 must be a multiple of group_size=2"):
         ORSVectorEnv(5, server.url, "walk", group_size=2)
     with pytest.raises(ValueError, match="num_envs=0"):
         ORSVectorEnv(0, server.url, "walk")

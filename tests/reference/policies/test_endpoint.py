@@ -257,8 +257,8 @@ def test_the_address_may_be_given_as_people_write_it(chat: ChatServer, run: Call
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("localhost:8000", "m"), "begins with http"),
-        (("http://me:secret@localhost", "m"), "holds no credentials"),
+        (("localhost:8000", "m"), "must start with http"),
+        (("http://me:secret@localhost", "m"), "must not hold credentials"),
         (("http://localhost", "m", {"max_tokens": 0}), "at least 1"),
     ],
 )

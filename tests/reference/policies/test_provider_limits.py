@@ -110,10 +110,10 @@ CANDIDATE = {"content": {"role": "model"}, "finishReason": "MALFORMED_FUNCTION_C
         ("anthropic", JSONResponse({"type": "message", "content": [], "stop_reason": "refusal"}), "content filter"),
         ("anthropic", JSONResponse({"type": "message", "content": [], "stop_reason": "new_reason"}), "new_reason"),
         ("google", JSONResponse({"promptFeedback": {"blockReason": "SAFETY"}}), "content filter"),
-        ("google", JSONResponse({"candidates": [{"finishReason": "OTHER"}]}), "no proper end"),
+        ("google", JSONResponse({"candidates": [{"finishReason": "OTHER"}]}), "not a known finish reason"),
         ("google", events({"candidates": [{"content": {"parts": [{"text": "half"}]}}]}), "cut off before its end"),
         ("responses", JSONResponse({"status": "incomplete", "incomplete_details": {"reason": "steered"}}), "steered"),
-        ("responses", events({"type": "response.output_item.added"}, {"type": "error", "message": "x"}), "broke"),
+        ("responses", events({"type": "response.output_item.added"}, {"type": "error", "message": "x"}), "aborted"),
         ("openai", JSONResponse({"choices": [{"message": {}, "finish_reason": "abort"}]}), "abort"),
         ("openai", JSONResponse({"choices": [{"message": {}, "finish_reason": "SAFETY"}]}), "content filter"),
     ],
@@ -145,7 +145,7 @@ def test_a_call_that_the_endpoint_could_not_read_is_told_to_the_model(
     (reply,) = run(ask(policy_of(provider, double, max_tokens=None)))
 
     assert (reply.tool_calls, reply.reason) == ((), "invalid_call")
-    assert "could not read the call" in reply.error
+    assert "could not parse the call" in reply.error
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_an_endpoint_that_was_never_reached_ends_the_run_and_is_told_at_once(
     monkeypatch.setattr("ors_gym.policies.endpoint.FIRST_CONTACT_SECONDS", 0.6)
     with pytest.raises(EndpointRefusedError, match="no connection"):
         run(ask(ChatServer("http://127.0.0.1:9")))
-    assert "asking again for up to 0.6 s" in caplog.text
+    assert "retrying for up to 0.6 s" in caplog.text
 
 
 def test_an_endpoint_that_does_not_begin_to_answer_is_named_in_the_log(
@@ -94,9 +94,9 @@ def test_an_endpoint_that_does_not_begin_to_answer_is_named_in_the_log(
 
 
 def test_a_dialect_of_text_is_for_chat_completions():
-    with pytest.raises(ValueError, match="parser is for 'openai'"):
+    with pytest.raises(ValueError, match="parser requires api='openai'"):
         ChatPolicy("http://localhost", "m", api="anthropic", parser="hermes")
-    with pytest.raises(ValueError, match="no API is called 'bard'; there are openai, responses, anthropic, google"):
+    with pytest.raises(ValueError, match="unknown API 'bard'; choose one of openai, responses, anthropic, google"):
         ChatPolicy("http://localhost", "m", api="bard")
 
 

@@ -68,7 +68,7 @@ def test_a_gymnasium_environment_is_served_and_the_first_commands_are_said(serve
         rehearsal=True,
     )
     assert "tasks: 2 train" in served.text
-    assert "Note: lake: the first 2 tasks of train are one and the same" in served.text
+    assert "Note: lake: the first 2 tasks of train are identical" in served.text
     assert re.search(r"down\(\) +Take one step in FrozenLake-v1\. Action: down\.", served.text)
     assert f"ors-gym play {served.url} --env lake" in served.text
     assert f'gym.make("ors_gym/ORS-v0", url="{served.url}", env_name="lake")' in served.text

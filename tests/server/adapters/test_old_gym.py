@@ -109,5 +109,5 @@ def test_spaces_are_read_by_their_attributes():
         ]
     )
     assert as_space(given) == expected
-    with pytest.raises(TypeError, match=r"the space builtins.str is of no kind"):
+    with pytest.raises(TypeError, match=r"the space builtins.str is not one of"):
         as_space("space")

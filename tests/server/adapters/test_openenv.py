@@ -278,7 +278,7 @@ def test_a_url_where_there_is_no_openenv_server_is_told():
     with pytest.raises(ConnectionError, match=r"no OpenEnv server answers at http://127.0.0.1:1 "):
         from_openenv("http://127.0.0.1:1")
     with serve_app(create_app([from_openenv(WalkEnvironment)])) as running:
-        with pytest.raises(ConnectionError, match=r"is no OpenEnv server: /schema answers 404"):
+        with pytest.raises(ConnectionError, match=r"is not an OpenEnv server: /schema answered 404"):
             from_openenv(running.url)
 
 

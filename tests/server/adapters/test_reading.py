@@ -123,5 +123,6 @@ def test_a_seed_that_is_ignored_is_warned_of(caplog):
         as_ors_environment(Unseeded)
         as_ors_environment(Unseeded, check_seeds=False)
     (record,) = caplog.records
-    assert "reset with one seed, it begins two different episodes: it does not use the seed" in record.getMessage()
+    assert "two resets with the same seed start different episodes: " in record.getMessage()
+    assert "it does not draw everything from the seed" in record.getMessage()
     assert random.getstate() == state

@@ -37,11 +37,11 @@ def test_the_probe_says_of_each_environment_what_is_wrong_with_its_tasks(run):
     )
     assert str(sound["different"]) == "8 of the first 8 tasks differ"
     assert list(forgetful) == ["repeatable"]
-    assert "two different episodes (they part after 1 moves)" in forgetful["repeatable"].message
-    assert "use the task's seed" in forgetful["repeatable"].remedy
+    assert "a different episode (they diverge after 1 moves)" in forgetful["repeatable"].message
+    assert "from the task's seed" in forgetful["repeatable"].remedy
     assert loaded["different"].holds is False
     assert not loaded["different"].is_fault
-    assert "one and the same: what is trained on is what is tested" in loaded["different"].message
+    assert "identical: training and test tasks are the same" in loaded["different"].message
     assert looked_at["different"].holds is None  # the prompts are the same, and nothing was played
 
 

@@ -83,7 +83,7 @@ class TestHermes:
         ("body", "reason", "says"),
         [
             ('{"name": "guess", "arguments": {"word": crane}}', "invalid_json", "Expecting value"),
-            ('{"name": "guess", "arguments": {"word": "cra', "unfinished_call", "ends before"),
+            ('{"name": "guess", "arguments": {"word": "cra', "unfinished_call", "ends within"),
             ('{"name": "guess", "arguments": ["crane"]}', "invalid_call", "must be a JSON object, not list"),
             ('{"name": "guess", "arguments": 3}', "invalid_call", "must be a JSON object, not int"),
             ('{"name": "guess", "arguments": "crane"}', "invalid_json", "Expecting value"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ors_gym.dialects import dialect, dialect_of
-from ors_gym.dialects.proof import PROBES, TOOLS, Written
+from ors_gym.dialects.proof import PROBES, TOOLS, TemplateRenderer
 from ors_gym.trajectory import Reply
 from ors_gym.types import ToolCall, ToolSpec
 from tests.support.documented_templates import DOCUMENTED, DocumentedTemplate
@@ -43,7 +43,7 @@ def test_the_dialect_of_a_family_is_found_by_proof(template: DocumentedTemplate)
 @every_family
 def test_no_part_of_a_message_makes_a_call_that_the_whole_does_not_make(template: DocumentedTemplate):
     one = dialect_of(template)
-    text, _ = Written(template).call(PROBES[0])
+    text, _ = TemplateRenderer(template).call(PROBES[0])
     whole = one.parse(text, tools=TOOLS)
     assert whole.tool_calls == (PROBES[0],)
     for end in range(len(text)):
@@ -54,7 +54,7 @@ def test_no_part_of_a_message_makes_a_call_that_the_whole_does_not_make(template
 
 @every_family
 def test_several_calls_are_read_in_their_order(template: DocumentedTemplate):
-    text, _ = Written(template).call(PROBES[1], PROBES[0], PROBES[-1])
+    text, _ = TemplateRenderer(template).call(PROBES[1], PROBES[0], PROBES[-1])
     assert dialect_of(template).parse(text, tools=TOOLS).tool_calls == (PROBES[1], PROBES[0], PROBES[-1])
 
 

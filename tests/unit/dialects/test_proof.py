@@ -94,7 +94,7 @@ def test_a_template_that_loses_an_argument_is_refused():
 
 
 def test_a_template_without_calls_is_refused():
-    with pytest.raises(UnknownDialectError, match="writes no tool calls"):
+    with pytest.raises(UnknownDialectError, match="renders no tool calls"):
         dialect_of(Template(lambda name, arguments: ""))
 
 
@@ -106,9 +106,9 @@ def test_a_tokenizer_without_a_template_is_refused():
 
 
 def test_a_named_dialect_must_read_the_template():
-    with pytest.raises(UnknownDialectError, match="xml does not read"):
+    with pytest.raises(UnknownDialectError, match="xml cannot read"):
         dialect_of(Template(hermes), "xml")
-    with pytest.raises(ValueError, match="no dialect is called 'gpt'; there are command"):
+    with pytest.raises(ValueError, match="unknown dialect 'gpt'; choose one of command"):
         dialect_of(Template(hermes), "gpt")
 
 
@@ -129,5 +129,5 @@ def test_a_dialect_of_ones_own_is_proven_like_any():
     assert dialect_of(Template(shouted), own) is own
     assert dialect(own) is own
     assert own.parse('CALL look {"at": 1}!') == Reply(tool_calls=(ToolCall("look", {"at": 1}),))
-    with pytest.raises(UnknownDialectError, match="shouted does not read"):
+    with pytest.raises(UnknownDialectError, match="shouted cannot read"):
         dialect_of(Template(hermes), own)

@@ -83,7 +83,7 @@ def test_chat_templates_get_the_names_of_results_and_arguments_as_objects():
     [
         ([{"role": "narrator", "content": "Once"}], "no role 'narrator'"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}], "data URL"),
-        ([{"role": "user", "content": [{"type": "input_audio"}]}], "neither text nor an image"),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], "unsupported part of type .input_audio."),
         (["hello"], "got str"),
     ],
 )

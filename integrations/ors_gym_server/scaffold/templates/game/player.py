@@ -1,4 +1,4 @@
-"""Who plays in ``rollout.py``: proof that the tasks can be solved, by an agent that knows what a model knows."""
+"""The policy of ``rollout.py``: it solves the tasks from the information that a model has."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tasks import LENGTH, LETTERS, compare
 
 
 class Player:
-    """Guesses the first code that agrees with everything that was heard so far."""
+    """Guesses the first code that is consistent with all previous answers."""
 
     async def act(self, turn: Turn) -> Reply:
         """Answer one turn."""
-        heard = list(_heard(turn))
+        answers = list(_answers(turn))
         codes = map("".join, itertools.product(LETTERS, repeat=LENGTH))
-        code = next(code for code in codes if all(compare(guess, code) == answer for guess, answer in heard))
+        code = next(code for code in codes if all(compare(guess, code) == answer for guess, answer in answers))
         return Reply(tool_calls=(ToolCall("guess", {"code": code}),))
 
 
-def _heard(turn: Turn) -> Iterator[tuple[str, tuple[int, int]]]:
+def _answers(turn: Turn) -> Iterator[tuple[str, tuple[int, int]]]:
     """Each guess of the conversation with its answer."""
     guesses = [call.input["code"] for message in turn.messages for call in message.tool_calls]
     results = [block for message in turn.messages for block in message.blocks if isinstance(block, ToolResultBlock)]

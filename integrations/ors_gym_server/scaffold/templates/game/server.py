@@ -10,19 +10,19 @@ from tasks import LENGTH, LETTERS, MAX_GUESSES, TASKS, compare
 
 
 class Guess(BaseModel):
-    """What the tool ``guess`` takes. Its JSON Schema is what the agent sees; what breaks it is refused for us."""
+    """The input of the tool ``guess``. The agent sees its JSON Schema; the server refuses invalid input."""
 
     code: str = Field(description=f"{LENGTH} letters of {LETTERS}", pattern=f"^[{LETTERS}]{{{LENGTH}}}$")
 
 
 class MyEnvironment(Environment):
-    """Find a secret code in a few guesses. One instance is one episode of one task."""
+    """Find a secret code in a few guesses. An instance is one episode of one task."""
 
-    # ---- what there is: asked of the class, before any episode
+    # ---- class methods: splits and tasks
 
     @classmethod
     def list_splits(cls) -> list[str]:
-        """The parts that the tasks come in."""
+        """The splits of the tasks."""
         return list(TASKS)
 
     @classmethod
@@ -33,11 +33,11 @@ class MyEnvironment(Environment):
     # ---- an episode
 
     def setup(self) -> None:
-        """The connection is made."""
+        """Prepare the episode."""
         self.guesses_left = MAX_GUESSES
 
     def get_prompt(self) -> str:
-        """What the agent is told first."""
+        """The first message to the agent."""
         return (
             f"I have chosen a code: {LENGTH} letters of {LETTERS}; a letter may occur several times. "
             f"You have {MAX_GUESSES} guesses. After each you hear how many letters are right and in place, "
@@ -51,12 +51,12 @@ class MyEnvironment(Environment):
         in_place, elsewhere = compare(params.code, self.task_spec["code"])
         if in_place == LENGTH:
             return ToolOutput((TextBlock("That is the code!"),), reward=1.0, finished=True)
-        heard = f"{in_place} in place, {elsewhere} elsewhere."
+        answer = f"{in_place} in place, {elsewhere} elsewhere."
         if self.guesses_left == 0:
-            end = f"{heard} That was your last guess; the code was {self.task_spec['code']}."
+            end = f"{answer} That was your last guess; the code was {self.task_spec['code']}."
             return ToolOutput((TextBlock(end),), reward=0.0, finished=True)
-        # No reward is not a reward of zero: what a guess was worth is known at the end.
-        return ToolOutput((TextBlock(f"{heard} {self.guesses_left} guesses left."),), reward=None)
+        # None is not a reward of 0: the reward is only known at the end.
+        return ToolOutput((TextBlock(f"{answer} {self.guesses_left} guesses left."),), reward=None)
 
 
 if __name__ == "__main__":

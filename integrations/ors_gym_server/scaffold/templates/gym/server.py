@@ -6,8 +6,8 @@ from ors_gym_server import as_ors_environment, main
 
 from tasks import SPLITS
 
-# Arguments of the environment's own go here too (is_slippery=False); action_names=, observation_names=, formatter= and
-# instructions= say it in better words: help(as_ors_environment).
+# Arguments of the environment also go here (is_slippery=False); action_names=, observation_names=, formatter= and
+# instructions= improve the texts: see help(as_ors_environment).
 MyEnvironment = as_ors_environment("FrozenLake-v1", name="MyEnvironment", splits=SPLITS)
 
 

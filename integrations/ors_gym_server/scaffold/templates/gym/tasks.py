@@ -1,4 +1,4 @@
-"""The tasks: seeds. The episode of a task is the one that ``env.reset(seed=seed)`` begins."""
+"""The tasks: seeds. The episode of a task starts with ``env.reset(seed=seed)``."""
 
 from __future__ import annotations
 

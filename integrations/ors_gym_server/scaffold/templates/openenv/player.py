@@ -1,4 +1,4 @@
-"""Who plays in ``rollout.py``: the baseline that every policy must beat."""
+"""The policy of ``rollout.py``: a random baseline."""
 
 from __future__ import annotations
 

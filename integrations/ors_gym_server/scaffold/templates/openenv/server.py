@@ -8,7 +8,7 @@ from ors_gym_server import from_openenv, main
 
 from tasks import SPLITS
 
-# The OpenEnv server must run already: it is asked now what there is. In a container, say where it is by OPENENV_URL.
+# The OpenEnv server must be running: its environment is read now. In a container, set OPENENV_URL.
 URL = os.environ.get("OPENENV_URL", "http://localhost:8000")
 MyEnvironment = from_openenv(URL, name="MyEnvironment", splits=SPLITS)
 

@@ -1,4 +1,4 @@
-"""Who plays in ``rollout.py``: proof that the tasks can be solved, by an agent that knows what a model knows."""
+"""The policy of ``rollout.py``: it solves the tasks from the information that a model has."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ awk -F, '!seen[$1]++ && $3 == "{store}" && $2 ~ /^{month}/ {{ sum += $5 * $6 }} 
 
 
 class Player:
-    """Adds the orders up with awk, and submits what awk says."""
+    """Sums up the orders with awk, and submits the result."""
 
     async def act(self, turn: Turn) -> Reply:
         """Answer one turn."""
         last = turn.messages[-1].blocks[-1]
         if isinstance(last, ToolResultBlock):
             return Reply(tool_calls=(ToolCall("submit", {"revenue": float(text_of(last.blocks))}),))
-        asked = re.search(r"the store in (\w+) in ([\d-]+)", turn.messages[0].text)
-        assert asked is not None
-        command = REVENUE.format(store=asked[1], month=asked[2])
+        question = re.search(r"the store in (\w+) in ([\d-]+)", turn.messages[0].text)
+        assert question is not None
+        command = REVENUE.format(store=question[1], month=question[2])
         return Reply(tool_calls=(ToolCall("bash", {"command": command}),))

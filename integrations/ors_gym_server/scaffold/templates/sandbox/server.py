@@ -16,25 +16,25 @@ LIMITS = SandboxLimits(wall_seconds=20, cpu_seconds=10, memory_bytes=256 * 2**20
 
 
 class Command(BaseModel):
-    """What the tool ``bash`` takes."""
+    """The input of the tool ``bash``."""
 
     command: str = Field(description="one line or a script, for bash")
 
 
 class Answer(BaseModel):
-    """What the tool ``submit`` takes."""
+    """The input of the tool ``submit``."""
 
     revenue: float
 
 
 class MyEnvironment(Environment):
-    """Answer a question about data, with a shell to look at it. One instance is one episode of one task."""
+    """Answer a question about data with a shell. An instance is one episode of one task."""
 
-    # ---- what there is: asked of the class, before any episode
+    # ---- class methods: splits and tasks
 
     @classmethod
     def list_splits(cls) -> list[str]:
-        """The parts that the tasks come in."""
+        """The splits of the tasks."""
         return list(MONTHS)
 
     @classmethod
@@ -49,16 +49,16 @@ class MyEnvironment(Environment):
         self.sandbox = _sandbox(self.secrets)
 
     async def setup(self) -> None:
-        """Start the sandbox, and put there what the agent may see: the data, and nothing of the answers."""
+        """Start the sandbox, and upload what the agent may see: the data, without the answers."""
         await self.sandbox.start()
         await self.sandbox.upload(sales_file(), "sales.csv")
 
     async def teardown(self) -> None:
-        """Give the sandbox back. This runs however the episode ended, also when ``setup`` failed."""
+        """Close the sandbox. This always runs, even if ``setup`` failed."""
         await self.sandbox.close()
 
     def get_prompt(self) -> str:
-        """What the agent is told first."""
+        """The first message to the agent."""
         return (
             f"What was the revenue of the store in {self.task_spec['store']} in {self.task_spec['month']}? The orders "
             "are in sales.csv; some were exported twice and count once, and what was given back has a negative "
@@ -78,18 +78,19 @@ class MyEnvironment(Environment):
             parts.append(f"[exit code {result.exit_code}]")
         return ToolOutput((TextBlock("\n".join(part.rstrip() for part in parts if part) or "[no output]"),))
 
-    @tool(exclusive=True)  # it waits for commands that still run
+    @tool(exclusive=True)  # waits for running commands
     async def submit(self, params: Answer) -> ToolOutput:
         """Submit the revenue. This ends the episode."""
         right = abs(params.revenue - float(self.task_spec["answer"])) < 0.005
-        said = "That is right." if right else "That is not right."
-        return ToolOutput((TextBlock(said),), reward=float(right), finished=True)
+        message = "That is right." if right else "That is not right."
+        return ToolOutput((TextBlock(message),), reward=float(right), finished=True)
 
 
 def _sandbox(secrets: Mapping[str, str]) -> Sandbox:
-    """E2B where the session brings a key for it, else this machine, as far as its Linux can hold programs apart.
+    """E2B if the session has a key for it, else this machine.
 
-    Where it cannot, ``setup`` fails and says why: code of agents never runs beside the answers by accident.
+    If its Linux cannot isolate programs, ``setup`` fails and says why: an agent's code never runs next to the answers
+    by accident.
     """
     if key := secrets.get("E2B_API_KEY"):
         return E2BSandbox(LIMITS, api_key=key)
@@ -98,5 +99,5 @@ def _sandbox(secrets: Mapping[str, str]) -> Sandbox:
 
 if __name__ == "__main__":
     if problem := LocalSandbox.problem(LIMITS):
-        print(f"Only sessions that bring the secret E2B_API_KEY can work here: {problem}", file=sys.stderr)
+        print(f"Only sessions with the secret E2B_API_KEY work here: {problem}", file=sys.stderr)
     main(MyEnvironment)

@@ -16,7 +16,7 @@ STORES = ("Ghent", "Leeds", "Porto", "Turin")
 
 
 def sales_file() -> Path:
-    """The data: in /orwd_data, or where ORWD_DATA says; else what lies beside this file."""
+    """The data file: in /orwd_data, or in ORWD_DATA; else next to this file."""
     try:
         return data_path("sales.csv")
     except FileNotFoundError:
@@ -41,6 +41,6 @@ def _revenues() -> dict[tuple[str, str], Decimal]:
         for row in csv.DictReader(file):
             if row["order"] not in orders:  # some were exported twice
                 orders.add(row["order"])
-                place = row["store"], row["date"][:7]
-                revenues[place] = revenues.get(place, Decimal(0)) + Decimal(row["unit_price"]) * int(row["quantity"])
+                key = row["store"], row["date"][:7]
+                revenues[key] = revenues.get(key, Decimal(0)) + Decimal(row["unit_price"]) * int(row["quantity"])
     return revenues

@@ -1,4 +1,4 @@
-"""Play one episode and show it: ``python rollout.py http://127.0.0.1:8080``. Exit status 0: it came to its end."""
+"""Play one episode and print it: ``python rollout.py http://127.0.0.1:8080``. Exit status 0: the episode ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from player import Player
 
 
 async def play(url: str, split: str | None, index: int, max_turns: int) -> Trajectory:
-    """One episode of one task by our player."""
+    """One episode of one task, played by the player."""
     async with ORSClient(url, api_key=os.environ.get("ORS_API_KEY")) as client:
         split = split or (await client.list_splits("myenvironment"))[0].name
         runner = EpisodeRunner(client, Player(), limits=RolloutLimits(max_turns))
@@ -20,12 +20,12 @@ async def play(url: str, split: str | None, index: int, max_turns: int) -> Traje
 
 
 def main() -> int:
-    """Play, and print the episode."""
+    """Play and print an episode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8080")
     parser.add_argument("--split", help="default: the first")
     parser.add_argument("--index", type=int, default=0)
-    parser.add_argument("--max-turns", type=int, default=1000, help="an episode of more is cut: exit status 1")
+    parser.add_argument("--max-turns", type=int, default=1000, help="truncates longer episodes, with exit status 1")
     arguments = parser.parse_args()
     episode = asyncio.run(play(arguments.url, arguments.split, arguments.index, arguments.max_turns))
     for message in episode.prompt:

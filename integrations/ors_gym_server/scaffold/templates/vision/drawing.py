@@ -1,4 +1,4 @@
-"""Scenes as pictures."""
+"""Scenes as images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKGROUND = (245, 242, 235)
 
 
 def overview(things: Iterable[Thing]) -> ImageBlock:
-    """The whole scene, small: colours can be told, shapes hardly."""
+    """The whole scene, small: colors are recognizable, shapes hardly."""
     return _picture(things, SIZE, 8)
 
 

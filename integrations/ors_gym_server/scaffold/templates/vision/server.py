@@ -11,26 +11,26 @@ from tasks import SEEDS, SIZE, scene, tasks
 
 
 class Cell(BaseModel):
-    """What the tool ``zoom`` takes."""
+    """The input of the tool ``zoom``."""
 
     row: int = Field(ge=1, le=SIZE, description="counted from the top")
     column: int = Field(ge=1, le=SIZE, description="counted from the left")
 
 
 class Answer(BaseModel):
-    """What the tool ``answer`` takes."""
+    """The input of the tool ``answer``."""
 
     count: int = Field(ge=0, le=SIZE * SIZE)
 
 
 class MyEnvironment(Environment):
-    """Count what is seen in a picture. One instance is one episode of one task."""
+    """Count things in an image. An instance is one episode of one task."""
 
-    # ---- what there is: asked of the class, before any episode
+    # ---- class methods: splits and tasks
 
     @classmethod
     def list_splits(cls) -> list[str]:
-        """The parts that the tasks come in."""
+        """The splits of the tasks."""
         return list(SEEDS)
 
     @classmethod
@@ -41,11 +41,11 @@ class MyEnvironment(Environment):
     # ---- an episode
 
     def setup(self) -> None:
-        """The connection is made."""
+        """Prepare the episode."""
         self.scene = scene(self.task_spec["seed"])
 
     def get_prompt(self) -> list[Block]:
-        """What the agent is told first: texts and pictures, in the order they are to be seen."""
+        """The first message to the agent: texts and images in reading order."""
         wanted = f"{self.task_spec['colour']} {self.task_spec['shape']}s"
         return [
             TextBlock(f"This picture has {SIZE} rows and {SIZE} columns of cells; some are empty."),
@@ -63,8 +63,8 @@ class MyEnvironment(Environment):
         """Say how many there are. This ends the episode."""
         wanted = self.task_spec["shape"], self.task_spec["colour"]
         count = sum((thing.shape, thing.colour) == wanted for thing in self.scene)
-        said = "That is right." if params.count == count else f"That is not right: there are {count}."
-        return ToolOutput((TextBlock(said),), reward=float(params.count == count), finished=True)
+        message = "That is right." if params.count == count else f"That is not right: there are {count}."
+        return ToolOutput((TextBlock(message),), reward=float(params.count == count), finished=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tasks: scenes to look at. A scene is made from its seed, the same one at any time."""
+"""The tasks: scenes to inspect. A scene is generated from its seed, always the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = {"train": range(1000), "validation": range(1000, 1100), "test": range(11
 
 @dataclass(frozen=True)
 class Thing:
-    """What lies in one cell of the scene."""
+    """The contents of one cell of the scene."""
 
     row: int
     column: int
@@ -31,7 +31,7 @@ def scene(seed: int) -> list[Thing]:
 
 
 def tasks(split: str) -> list[Task]:
-    """The tasks of a split: a scene, and what to count in it."""
+    """The tasks of a split: a scene and what to count in it."""
     found: list[Task] = []
     for seed in SEEDS[split]:
         draw = random.Random(f"question {seed}")
