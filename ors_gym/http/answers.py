@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "EVENT_STREAM",
     "NO_STORE",
+    "PIECE_BYTES",
     "ASGIApp",
     "Message",
     "Receive",
@@ -16,6 +17,7 @@ __all__ = [
     "Scope",
     "Send",
     "refuse",
+    "send_body",
     "send_json",
     "send_session_id",
 ]
@@ -29,6 +31,8 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 NO_STORE = (b"cache-control", b"no-store")
 """Sent with every answer, because a cache would give one session's prompt to another."""
 
+PIECE_BYTES = 256 * 1024
+"""Maximum size of one write; the next one waits until the client has read most of it."""
 
 EVENT_STREAM: Message = {
     "type": "http.response.start",
@@ -78,7 +82,16 @@ async def send_json(send: Send, body: bytes, status: int = 200, headers: Iterabl
     """Send JSON."""
     sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), NO_STORE, *headers]
     await send({"type": "http.response.start", "status": status, "headers": sent})
-    await send({"type": "http.response.body", "body": body})
+    await send_body(send, body)
+
+
+async def send_body(send: Send, body: bytes) -> None:
+    """Send the rest of an answer; a long one in pieces, so that a client that does not read holds no copy of it."""
+    start = 0
+    while len(body) - start > PIECE_BYTES:
+        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+        start += PIECE_BYTES
+    await send({"type": "http.response.body", "body": body[start:]})
 
 
 async def send_session_id(scope: Scope, send: Send, session_id: str) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 
 from ors_gym.http.answers import (
     EVENT_STREAM,
+    PIECE_BYTES,
     Message,
     Receive,
     RefusedError,
     Scope,
     Send,
     refuse,
+    send_body,
     send_json,
     send_session_id,
 )
@@ -252,8 +254,10 @@ class ORSApp:
             await self._listen(call, receive, send)
             return
         await send(EVENT_STREAM)
-        events = error_events("unknown task_id") if call is None else task_id_event(task_id) + call
-        await send({"type": "http.response.body", "body": events})
+        if call is None:
+            await send_body(send, error_events("unknown task_id"))
+        else:
+            await self._send_end(send, task_id_event(task_id), call)
 
     async def _listen(self, call: RunningCall, receive: Receive, send: Send) -> None:
         """Stream a call's events."""
@@ -266,7 +270,15 @@ class ORSApp:
             await send({"type": "http.response.body", "body": head, "more_body": True})
             head = b""
             events = await call.wait(ATTENTIVE_SECONDS) or await self._wait(call, receive, send)
-        await send({"type": "http.response.body", "body": head + events})
+        await self._send_end(send, head, events)
+
+    @staticmethod
+    async def _send_end(send: Send, head: bytes, events: bytes) -> None:
+        """Send the end of a call; short ones in one write."""
+        if head and len(events) > PIECE_BYTES:
+            await send({"type": "http.response.body", "body": head, "more_body": True})
+            head = b""
+        await send_body(send, head + events if head else events)
 
     async def _wait(self, call: RunningCall, receive: Receive, send: Send) -> bytes:
         """Wait for a slow tool, send comments, and notice when the client disconnects."""
