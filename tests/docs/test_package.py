@@ -116,7 +116,7 @@ sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "tests/
     assert collected.returncode == 0, collected.stdout[-4000:]
 
 
-def test_the_version_is_told_in_one_way():
+def test_the_version_is_reported_in_one_way():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dated = re.findall(r"^## \[(.+)\] - [\d-]+$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 

@@ -293,7 +293,7 @@ def test_a_page_in_place_of_an_event_stream_is_a_protocol_error(ledger):
     assert "expected an event stream, got text/html" in str(outcome)
 
 
-def test_an_answer_that_is_no_http_is_a_protocol_error(ledger):
+def test_an_answer_that_is_not_http_is_a_protocol_error(ledger):
     outcome, _ = asyncio.run(play(ledger.url, on_call(Fault(answer=b"220 smtp ready\r\n\r\n")), key="smtp"))
     assert isinstance(outcome, ORSError)
     assert "no HTTP" in str(outcome)

@@ -103,7 +103,7 @@ def test_a_refused_creation_says_why_and_leaves_nothing(ledger):
 
 
 @pytest.mark.parametrize("how", ["error", "cancel", "interrupt"])
-def test_a_session_is_deleted_whatever_ends_its_block(ledger, how):
+def test_a_session_is_deleted_however_its_block_ends(ledger, how):
     async def conversation() -> None:
         async with ORSClient(ledger.url) as client, client.session("ledger", split="train", index=0):
             assert len(ledger.live_sessions) == 1

@@ -122,7 +122,7 @@ def test_secrets_larger_than_a_header_reach_the_environment(through):
     asyncio.run(asyncio.wait_for(conversation(), 100))
 
 
-def test_a_prefix_that_is_not_stripped_is_told(through):
+def test_an_unstripped_prefix_is_reported(through):
     async def conversation() -> None:
         url = through("nginx").replace("/ors", "/unstripped")
         async with ORSClient(url) as client:

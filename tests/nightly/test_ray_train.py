@@ -32,7 +32,7 @@ def ranks_of(driver: int) -> list[int]:
 
 
 @pytest.mark.timeout(1500)
-def test_a_run_goes_on_from_its_checkpoint_when_a_rank_is_killed_and_leaves_no_session(tmp_path: Path):
+def test_a_run_continues_from_its_checkpoint_when_a_rank_is_killed_and_leaves_no_session(tmp_path: Path):
     marker = os.getpid()
     paths = f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"
     environment = {**os.environ, "PYTHONPATH": paths, "ORS_TEST_DRIVER": str(marker)}

@@ -45,7 +45,7 @@ def test_closing_a_pool_ends_what_is_awaited_of_it(start_pool: Callable, counter
     wait_until(lambda: not counter_server.live_sessions)
 
 
-def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_more(
+def test_cancelled_episodes_close_their_sessions_and_stop_their_policy(
     pool: RolloutPool, counter_server: RunningServer, run: Callable
 ):
     cancelled = []
@@ -79,9 +79,7 @@ def test_cancelled_episodes_close_their_sessions_and_their_policy_is_asked_no_mo
     assert len(cancelled) == 2
 
 
-def test_an_episode_that_nobody_waits_for_ends_on_its_actor(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
+def test_an_abandoned_episode_ends_on_its_actor(pool: RolloutPool, counter_server: RunningServer, run: Callable):
     async def conversation() -> None:
         await pool.ready()
         actor = pool._workers[0].actor
@@ -140,9 +138,7 @@ def test_an_interrupted_wait_for_a_group_loses_no_group_and_leaves_no_session(
     run(conversation())
 
 
-def test_a_policy_that_is_cancelled_by_itself_is_no_hang(
-    pool: RolloutPool, counter_server: RunningServer, run: Callable
-):
+def test_a_policy_that_cancels_itself_does_not_hang(pool: RolloutPool, counter_server: RunningServer, run: Callable):
     class GivesUp:
         async def act(self, turn: Turn) -> Reply:
             raise asyncio.CancelledError

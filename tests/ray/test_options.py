@@ -13,12 +13,12 @@ from ors_gym_ray import RolloutPool
 from tests.support.wrong_arguments import KEY, PASSWORD, SECRET, check_door
 
 
-def test_a_tls_context_is_refused_in_words_that_name_the_other_way():
+def test_a_tls_context_is_refused_naming_the_alternative():
     with pytest.raises(ValueError, match="give verify the path"):
         RolloutPool("https://ors.example", env_name="e", client_options={"verify": ssl.create_default_context()})
 
 
-def test_a_pool_refuses_wrong_arguments_in_words_without_keys_and_before_it_starts_ray():
+def test_a_pool_refuses_wrong_arguments_without_keys_and_before_it_starts_ray():
     base = {
         "url": f"http://user:{PASSWORD}@127.0.0.1:9",
         "client_options": {"api_key": KEY},

@@ -169,7 +169,7 @@ def test_episodes_of_an_actor_that_dies_are_played_again_on_another_and_its_sess
     wait_until(lambda: not counter_server.live_sessions)
 
 
-def test_a_pool_whose_actors_all_died_says_so_instead_of_waiting(start_pool: Callable, run: Callable):
+def test_a_pool_whose_actors_all_died_raises_instead_of_waiting(start_pool: Callable, run: Callable):
     class KillsWhoeverPlays:  # one episode, so that its session is known
         async def act(self, turn: Turn) -> Reply:
             for worker in list(pool._workers):
@@ -198,12 +198,12 @@ def test_a_pool_that_may_replace_no_actor_is_ready_with_those_it_has(start_pool:
     assert pool.num_living_actors == 1
 
 
-def test_a_group_of_nobody_is_a_mistake(pool: RolloutPool, run: Callable):
+def test_an_empty_group_is_refused(pool: RolloutPool, run: Callable):
     with pytest.raises(ValueError, match="group_size must be at least 1"):
         run(collect(pool, [0], 0))
 
 
-def test_a_closed_pool_says_so(start_pool: Callable, run: Callable):
+def test_a_closed_pool_refuses_use(start_pool: Callable, run: Callable):
     pool = start_pool(policy=ScriptedPolicy([ADD]))
     pool.close()
 
@@ -282,7 +282,7 @@ def test_a_pool_that_is_to_be_sent_elsewhere_says_that_it_stays(pool: RolloutPoo
         cloudpickle.dumps(pool)
 
 
-def test_a_policy_that_cannot_be_copied_to_the_actors_is_refused_in_words(counter_server: RunningServer):
+def test_a_policy_that_cannot_be_copied_to_the_actors_is_refused(counter_server: RunningServer):
     class Locked:
         def __init__(self) -> None:
             self.lock = threading.Lock()
@@ -339,7 +339,7 @@ def test_groups_are_scored_by_their_environment_from_an_actor(start_server: Call
     wait_until(lambda: not server.live_sessions)
 
 
-def test_an_environment_that_scores_no_groups_says_so(pool: RolloutPool, run: Callable):
+def test_an_environment_without_group_scores_has_a_clear_error(pool: RolloutPool, run: Callable):
     with pytest.raises(NotFoundError, match="does not score"):
         run(run_group(pool, THREE, 2, policy=ScriptedPolicy([ADD] * 5), score_group=True))
 
@@ -374,7 +374,7 @@ def test_a_pool_in_use_refuses_a_second_event_loop(pool: RolloutPool, run: Calla
     run(conversation())
 
 
-def test_an_error_that_cannot_travel_from_an_actor_is_told_in_words(start_pool: Callable, run: Callable):
+def test_an_error_that_cannot_be_pickled_is_reported_as_text(start_pool: Callable, run: Callable):
     class Breaks:
         async def act(self, turn: Turn) -> Reply:
             import threading

@@ -172,7 +172,7 @@ def test_no_episode_is_lost_while_replicas_come_and_go(run: Callable, url: str):
     run(conversation())
 
 
-def test_a_replica_drops_a_request_that_does_not_go_on(run: Callable, url: str):
+def test_a_replica_drops_a_stalled_request(run: Callable, url: str):
     async def conversation() -> bytes:
         [replica, *_] = await serve.get_deployment_handle("Registry", "default").replicas.remote()
         host, _, port = replica.removeprefix("http://").partition(":")

@@ -57,7 +57,7 @@ def test_the_client_plays_an_episode(server):
     asyncio.run(conversation())
 
 
-def test_what_is_not_there_is_refused_in_words_and_leaves_nothing(server):
+def test_what_does_not_exist_is_refused_and_leaves_nothing(server):
     async def conversation() -> None:
         async with ORSClient(server.url) as client:
             with pytest.raises(StatusError):

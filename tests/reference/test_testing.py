@@ -138,7 +138,7 @@ def test_an_environment_without_tasks_is_caught(start_server, run):
     assert outcomes(report)["session_opens"] == "skip"
 
 
-def test_a_schema_that_is_none_is_caught(start_app, run):
+def test_an_invalid_schema_is_caught(start_app, run):
     url = start_app([
         ("/health", {"status": "ok"}),
         ("/list_environments", ["toy"]),
@@ -171,7 +171,7 @@ json_values = st.recursive(
 )
 
 
-def test_whatever_json_a_server_answers_the_report_says_what_is_wrong(start_app, run):
+def test_any_json_of_a_server_gives_a_report_of_what_is_wrong(start_app, run):
     paths = ["/{env}/splits", "/{env}/tools", "/{env}/num_tasks", "/{env}/task", "/create_session"]
     answers = dict.fromkeys(paths)
     routes = [(path, lambda path=path: answers[path]) for path in paths]

@@ -295,7 +295,7 @@ async def outcomes(method: str) -> dict[str, tuple[bool, bool, str]] | None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_attempted_comes_off_just_where_the_report_says_so(method):
+def test_attempts_succeed_exactly_where_the_report_says(method):
     found = asyncio.run(outcomes(method))
     if found is None:
         pytest.skip(f"this machine has no {method}")

@@ -72,7 +72,7 @@ def listening_port():
         yield server.getsockname()[1]
 
 
-def test_the_network_is_there_where_it_was_asked_for(method, listening_port):
+def test_the_network_is_available_on_request(method, listening_port):
     async def conversation():
         async with sandbox_by(method, limits=SandboxLimits(network=True)) as sandbox:
             result = await sandbox.run(f"{CONNECT} {listening_port}")
@@ -143,7 +143,7 @@ def test_what_is_too_large_is_not_uploaded(method):
     run(conversation())
 
 
-def test_what_is_no_file_is_not_downloaded(method):
+def test_only_files_are_downloaded(method):
     async def conversation():
         async with sandbox_by(method) as sandbox:
             await sandbox.run("mkfifo pipe; ln -s /dev/zero endless; mkdir d")
@@ -277,7 +277,7 @@ def test_overlapping_runs_over_the_limit_are_the_sandboxs_failure():
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a\ud800b"])
-def test_a_path_that_no_file_can_have_is_said_in_words(method, path):
+def test_an_impossible_path_has_a_clear_error(method, path):
     async def conversation():
         async with sandbox_by(method) as sandbox:
             with pytest.raises(SandboxError, match="no file can have the path"):

@@ -251,7 +251,7 @@ def test_bad_arguments_are_refused():
     run(conversation())
 
 
-def test_another_system_than_linux_is_told_what_to_use_instead(monkeypatch):
+def test_other_systems_than_linux_get_the_alternatives(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(IsolationError, match=r"needs Linux, and this is darwin: .*container, or use E2BSandbox"):
         asyncio.run(LocalSandbox().start())

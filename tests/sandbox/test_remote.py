@@ -106,7 +106,7 @@ def test_what_a_login_shell_says_first_and_what_a_service_strips_does_not_matter
     assert (result.exit_code, result.stdout, result.stderr) == (4, "hi", "")
 
 
-def test_a_sandbox_that_was_closed_says_so():
+def test_a_closed_sandbox_refuses_use():
     async def conversation():
         sandbox = await Nearby().start()
         with pytest.raises(SandboxError, match="already started"):

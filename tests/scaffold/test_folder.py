@@ -71,7 +71,7 @@ def test_the_spaces_front_page_says_what_the_hub_reads(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["2048", "-x", "a b", "é", "a--b", "x" * 41, "environment", "none", "tool-output"])
-def test_a_name_that_is_none_for_an_environment_is_refused(tmp_path: Path, name: str):
+def test_an_invalid_name_is_refused(tmp_path: Path, name: str):
     with pytest.raises(ScaffoldError, match="name"):
         scaffold(tmp_path / name, "game")
     assert not any(tmp_path.iterdir())
@@ -199,7 +199,7 @@ def test_an_environment_of_a_module_here_is_taken_along(tmp_path, monkeypatch, c
     assert not any("__pycache__" in name for name in names)
 
 
-def test_what_the_class_is_called_is_no_name_for_the_folder(tmp_path, monkeypatch):
+def test_the_class_name_is_not_allowed_for_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
     monkeypatch.delitem(sys.modules, "own_rooms", raising=False)

@@ -52,7 +52,7 @@ def as_a_splitlines_parser_reads(stream: bytes) -> str:
 
 
 @given(TEXTS | st.text(max_size=50))
-def test_any_text_arrives_whole_whoever_reads_the_stream(text: str):
+def test_any_text_arrives_whole_with_any_reader(text: str):
     result = json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":"))
     stream = result_events(result)
     ours = "".join(data for _, data in EventDecoder().feed(stream))
@@ -61,13 +61,13 @@ def test_any_text_arrives_whole_whoever_reads_the_stream(text: str):
 
 
 @given(st.text(max_size=200))
-def test_an_error_is_one_event_whatever_is_in_its_message(message: str):
+def test_an_error_is_one_event_with_any_message(message: str):
     events = list(EventDecoder().feed(error_events(message)))
     assert [event.name for event in events] == ["error"]
     assert events[0].data.split("\n") == message.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def test_a_long_error_is_cut_and_says_so(run: Callable):
+def test_a_long_error_is_cut_and_marked(run: Callable):
     [(name, data)] = EventDecoder().feed(error_events("x" * 10**6 + "\ud800"))
     assert (name, len(data) < 20_000) == ("error", True)
     assert data.endswith("(983617 more characters)")
@@ -195,7 +195,7 @@ def test_the_results_of_ended_sessions_take_no_memory_until_their_time_is_over()
     assert living == {"kept": None}
 
 
-def test_a_call_goes_on_when_its_client_goes_and_its_result_waits(run: Callable):
+def test_a_call_continues_without_its_client_and_its_result_is_kept(run: Callable):
     async def conversation(url: str) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             headers = await opened(http)

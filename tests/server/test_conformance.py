@@ -261,9 +261,7 @@ def test_a_session_and_its_refusals_are_answered_the_same(peers: tuple[Peer, Pee
     assert_same(peers, at_least=len(SESSION) + len(CREATIONS))
 
 
-def test_a_toolset_that_is_asked_for_by_name_is_answered_the_same(
-    peers: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_toolset_requested_by_name_is_answered_the_same(peers: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch):
     from openreward.toolsets import BUILTIN_TOOLSETS
 
     monkeypatch.setitem(BUILTIN_TOOLSETS, "Extras", Extras)
@@ -281,7 +279,7 @@ def test_a_toolset_that_is_asked_for_by_name_is_answered_the_same(
     assert_same(peers, at_least=9)
 
 
-def test_a_property_is_no_tool(peers: tuple[Peer, Peer], run: Callable):
+def test_a_property_is_not_a_tool(peers: tuple[Peer, Peer], run: Callable):
     async def conversation(url: str) -> Any:
         async with ORSClient(url) as client, client.session("workshop", split="train", index=0) as session:
             return (await session.call_tool("price")).reason

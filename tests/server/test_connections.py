@@ -64,7 +64,7 @@ def post(path: str, size: int, **headers: str) -> bytes:
     [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n", b"\r\n", b"GET"],
     ids=["nothing", "a line", "headers", "an empty line", "a word"],
 )
-def test_a_request_that_does_not_go_on_is_dropped(server: str, begun: bytes):
+def test_a_stalled_request_is_dropped(server: str, begun: bytes):
     with connection(server) as connected:
         connected.sendall(begun)
         assert rest(connected) == b""
@@ -78,7 +78,7 @@ def test_nor_does_an_idle_connection_become_one_that_waits_for_ever(server: str)
         rest(connected)
 
 
-def test_a_body_that_does_not_go_on_is_dropped(server: str):
+def test_a_stalled_body_is_dropped(server: str):
     with connection(server) as connected:
         connected.sendall(post("/tower/tasks", 100, X_API_Key=KEY) + b'{"split"')
         assert rest(connected) == b""

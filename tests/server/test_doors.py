@@ -169,7 +169,7 @@ def test_secrets_are_taken_from_the_body_and_from_the_header(run: Callable):
     "secrets",
     [b"\xff", b"[]", b"{}x", b'{"A": "x"}', b'{"A": {}}', b'{"A": {"value": 1}}', b"[" * 4000, b'{"A": null}', b'"A"'],
 )
-def test_bad_secrets_are_refused_in_words(run: Callable, secrets: bytes):
+def test_bad_secrets_are_refused(run: Callable, secrets: bytes):
     async def conversation() -> None:
         app = create_app([Lab])
         async with app.lifespan(), http(app) as client:
@@ -319,7 +319,9 @@ def test_a_mounted_application_tears_down_with_the_lifespan_that_is_passed_on(ru
     run(conversation())
 
 
-def test_a_lifespan_that_never_began_is_told_at_the_first_session(run: Callable, caplog: pytest.LogCaptureFixture):
+def test_a_lifespan_that_never_started_is_reported_at_the_first_session(
+    run: Callable, caplog: pytest.LogCaptureFixture
+):
     async def conversation() -> None:
         app = create_app([Lab])
         async with http(Starlette(routes=[Mount("/envs", app=app)])) as client:
@@ -334,7 +336,7 @@ def test_a_lifespan_that_never_began_is_told_at_the_first_session(run: Callable,
     ]
 
 
-def test_the_deletion_of_a_session_that_never_was_is_no_success(run: Callable):
+def test_deleting_an_unknown_session_does_not_succeed(run: Callable):
     async def conversation() -> None:
         app = create_app([Lab])
         async with app.lifespan(), http(app) as client:

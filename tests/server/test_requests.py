@@ -34,7 +34,7 @@ PATHS = st.sampled_from(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(PATHS, BODIES, st.binary(max_size=9), st.binary(max_size=30))
-def test_whatever_is_sent_is_answered_and_never_with_500(path: str, body: bytes, sid: bytes, secrets: bytes):
+def test_any_request_is_answered_and_never_with_500(path: str, body: bytes, sid: bytes, secrets: bytes):
     app = create_app([Forge])
     statuses: list[int] = []
 

@@ -28,7 +28,7 @@ def opened(http: httpx.Client, index: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_stop_lets_calls_end_and_tears_every_session_down(sent: signal.Signals):
+def test_a_stopping_server_lets_calls_end_and_tears_every_session_down(sent: signal.Signals):
     with (
         kiln(20) as (process, url),
         httpx.Client(base_url=url, timeout=30) as http,
@@ -94,7 +94,7 @@ def test_an_address_that_is_taken_is_an_error_and_not_an_exit():
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 99_999])
-def test_a_port_that_there_is_not_is_refused(port: int):
+def test_an_impossible_port_is_refused(port: int):
     with pytest.raises(ValueError, match=f"from 0 to 65535, not {port}"):
         serve([Forge], port=port)
 

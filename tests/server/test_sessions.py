@@ -39,7 +39,7 @@ def test_a_result_is_for_the_session_whose_call_it_is(run: Callable):
         run(conversation(url))
 
 
-def test_without_the_key_nothing_but_the_health_is_told(run: Callable):
+def test_without_the_key_only_the_health_is_reported(run: Callable):
     async def conversation(url: str) -> None:
         async with bare(url) as http:
             assert (await http.get("/health")).status_code == 200
@@ -118,7 +118,7 @@ def test_what_a_session_does_to_its_task_no_other_session_sees(run: Callable):
         run(conversation(running.url))
 
 
-def test_tasks_that_are_no_list_are_an_error_that_says_so(run: Callable):
+def test_tasks_that_are_not_a_list_have_a_clear_error(run: Callable):
     async def conversation(url: str) -> None:
         async with ORSClient(url) as client:
             for _ in range(2):
@@ -352,7 +352,7 @@ def test_when_the_server_stops_every_session_is_torn_down(run: Callable):
 @pytest.mark.parametrize(
     ("name", "message"), [("leave", "SystemExit: bye"), ("late", "TimeoutError: the sandbox does not answer")]
 )
-def test_a_teardown_that_fails_is_logged_and_harms_nobody(name: str, message: str, run: Callable, caplog: Any):
+def test_a_failing_teardown_is_logged_and_affects_no_other_session(name: str, message: str, run: Callable, caplog: Any):
     async def conversation(url: str) -> None:
         async with ORSClient(url) as client, client.session("grudge", task={"name": "plain"}) as bystander:
             async with client.session("grudge", task={"name": name}) as session:

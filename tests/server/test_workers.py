@@ -102,7 +102,7 @@ def test_an_event_stream_passes_through_as_it_comes(run: Callable):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_lets_calls_end_and_every_worker_tears_its_sessions_down(run: Callable, sent: signal.Signals):
+def test_on_stop_it_lets_calls_end_and_every_worker_tears_its_sessions_down(run: Callable, sent: signal.Signals):
     async def conversation(url: str, process: subprocess.Popen[str]) -> str:
         client = ORSClient(url)
         sessions = await opened(client, 3)

@@ -91,7 +91,7 @@ def test_the_log_probabilities_of_what_was_sampled_are_the_trainers(
 
 
 @pytest.mark.parametrize("backend", ["continuous", "server", "colocate"])
-def test_a_trainer_trains_whatever_samples(make_rollouts: Callable, trainer_with: Callable, backend: str):
+def test_a_trainer_trains_with_any_sampler(make_rollouts: Callable, trainer_with: Callable, backend: str):
     rollouts = make_rollouts()
     batches: list[RolloutBatch] = []
     rollouts.listeners.append(batches.append)
@@ -108,7 +108,7 @@ def test_a_trainer_trains_whatever_samples(make_rollouts: Callable, trainer_with
         assert logs["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_each_turn_is_a_request_of_its_own_and_nobody_waits_for_the_others(
+def test_each_turn_is_its_own_request_and_none_waits_for_others(
     make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
 ):
     rollouts = make_rollouts()
@@ -146,7 +146,9 @@ def test_a_server_that_returns_text_alone_is_refused(
         rollouts.rollout_func(prompts_of(rollouts, [0] * 4), trainer_with("server", rollouts))
 
 
-def test_a_busy_server_is_asked_again(make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer):
+def test_a_request_to_a_busy_server_is_retried(
+    make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
+):
     completions.refusals = [503, 429]
     rollouts = make_rollouts()
 
@@ -156,7 +158,7 @@ def test_a_busy_server_is_asked_again(make_rollouts: Callable, trainer_with: Cal
     assert not completions.refusals
 
 
-def test_an_episode_that_fills_the_servers_context_is_cut_off_and_the_run_goes_on(
+def test_an_episode_that_fills_the_servers_context_is_cut_off_and_the_run_continues(
     make_rollouts: Callable, trainer_with: Callable, completions: CompletionsServer
 ):
     completions.max_model_len = 44
@@ -183,7 +185,7 @@ def test_a_turn_that_may_have_been_sampled_is_not_sampled_again(
     assert len(completions.requests) <= 4
 
 
-def test_a_server_that_cannot_be_reached_ends_the_run_and_says_so(make_rollouts: Callable, trainer_with: Callable):
+def test_an_unreachable_server_ends_the_run_with_the_reason(make_rollouts: Callable, trainer_with: Callable):
     rollouts = make_rollouts()
     trainer = trainer_with("server", rollouts, vllm_server_timeout=0.2)
     trainer.args.vllm_server_base_url = f"http://127.0.0.1:{free_port()}"

@@ -65,7 +65,7 @@ def test_several_calls_are_read_in_their_order(name: str):
     assert parsed.tool_calls == (PROBES[0], PROBES[-1], PROBES[0])
 
 
-def test_a_tokenizer_of_transformers_is_asked_for_its_template():
+def test_the_template_of_a_transformers_tokenizer_is_used():
     assert dialect_of(byte_tokenizer(QWEN)).name == "hermes"
     assert dialect_of(byte_tokenizer((FOLDER / "qwen3_5_think.jinja").read_text())).name == "xml"
 

@@ -118,7 +118,7 @@ def test_nothing_is_asked_of_the_server_until_something_is_wanted():
 @pytest.mark.parametrize(
     ("options", "indices"), [({}, [0, 1, 2, 3]), ({"max_tasks": 2}, [0, 1]), ({"tasks": [0, 2]}, [0, 2])]
 )
-def test_the_dataset_has_the_tasks_that_were_asked_for(echo: Callable, options: dict, indices: list[int]):
+def test_the_dataset_has_the_requested_tasks(echo: Callable, options: dict, indices: list[int]):
     rows = echo(**options).train_dataset["prompt"]
 
     assert [row[-1]["ors"]["index"] for row in rows] == indices
@@ -143,7 +143,7 @@ def test_the_right_word_pays_one_and_ends_the_episode_at_once(echo: Callable, pl
     assert all("match" not in text for text in columns["completion_text"]), "what follows the end teaches nothing"
 
 
-def test_a_wrong_word_pays_nothing_and_the_episode_goes_on(echo: Callable, play: Callable):
+def test_a_wrong_word_pays_nothing_and_the_episode_continues(echo: Callable, play: Callable):
     columns, batch = play(echo(say("goodbye")), 0)
 
     assert columns["ors_return"] == [0.0] * 4
@@ -176,7 +176,7 @@ def test_two_rollouts_do_not_share_tools_or_tasks(echo: Callable, play: Callable
     assert play(first, 0)[0]["ors_return"] == play(second, 0)[0]["ors_return"] == [1.0] * 4
 
 
-def test_a_crash_is_nobodys_reward_whatever_was_paid_before(echo: Callable, play: Callable):
+def test_a_crash_has_no_reward_whatever_the_earlier_rewards(echo: Callable, play: Callable):
     working = echo(say("hello"))
     crashing = echo(ToolCall("half"), ToolCall("crash"), name="crashing", tool_errors="fail")
     with ORSRollouts.mix(working, crashing) as mixed:
@@ -193,7 +193,7 @@ def test_an_omitted_argument_is_omitted_and_not_null(echo: Callable, play: Calla
     assert Echo.asked == [{"text": "hello", "tone": "loud"}] * 4
 
 
-def test_a_bad_argument_is_told_to_the_model(echo: Callable, play: Callable):
+def test_a_bad_argument_is_shown_to_the_model(echo: Callable, play: Callable):
     columns, _ = play(echo(say("hello", tone="silent"), truncated_reward=0.0), 0)
 
     assert columns["ors_return"] == [0.0] * 4

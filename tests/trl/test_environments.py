@@ -74,7 +74,7 @@ def test_environments_of_one_name_need_names_of_their_own(of: Callable):
         assert mixed.train_dataset.num_rows == 8
 
 
-def test_options_beside_several_sources_and_a_source_without_a_name_are_refused():
+def test_options_with_several_sources_and_a_source_without_a_name_are_refused():
     with pytest.raises(ValueError, match=r"one or more Source"):
         ORSRollouts(Source("http://127.0.0.1:1", env_name="one"), max_tasks=4)
     with pytest.raises(ValueError, match="env_name"):
@@ -84,7 +84,7 @@ def test_options_beside_several_sources_and_a_source_without_a_name_are_refused(
 
 
 @pytest.mark.parametrize("option", ["limits", "secrets", "toolset", "tools", "parallel_tool_calls"])
-def test_what_belongs_to_a_host_is_refused_beside_one(option: str):
+def test_options_of_a_host_are_refused_with_one(option: str):
     with pytest.raises(ValueError, match=f"{option} belong"):
         Source("http://127.0.0.1:1", env_name="one", host=object(), **{option: {"a": "b"}})
 
@@ -161,7 +161,7 @@ def test_the_scores_of_a_group_are_a_second_reward(of: Callable, play: Callable)
     assert rollouts.ors_score(columns["ors_score"]) == columns["ors_score"]
 
 
-def test_scores_are_not_asked_for_unasked(of: Callable, play: Callable):
+def test_scores_are_not_requested_by_default(of: Callable, play: Callable):
     rollouts = of("mirror", text="the end")
 
     columns, _ = play(rollouts, 0)
@@ -184,7 +184,7 @@ def test_a_task_whose_image_the_model_cannot_see_can_be_skipped(of: Callable, pl
     assert [failure.kind for failure in batch.groups[0].failures] == ["unseen_image"] * 4
 
 
-def test_an_image_can_be_described_in_words(of: Callable, play: Callable):
+def test_an_image_can_be_described_as_text(of: Callable, play: Callable):
     columns, _ = play(of("counter", LOOK, unseen_images="describe"), 3)
 
     assert all("[an image (image/png), which cannot be shown]" in text for text in columns["completion_text"])
@@ -212,7 +212,7 @@ def test_groups_of_one_task_that_follow_each_other_stay_apart(of: Callable, play
     assert [len(group.members) for group in batch.groups] == [4, 4]
 
 
-def test_wrong_fields_of_a_source_are_refused_in_words_without_keys():
+def test_wrong_fields_of_a_source_are_refused_without_keys():
     base = {
         "url": f"http://user:{PASSWORD}@127.0.0.1:9",
         "env_name": "e",

@@ -90,7 +90,7 @@ def vllm_server() -> Iterator[CompletionsServer]:
     ("make_model", "backend"),
     [(make_qwen, "in process"), (make_gemma, "in process"), (make_qwen, "server"), (make_qwen, "colocate")],
 )
-def test_the_trainer_sees_what_was_sampled_from_whatever_the_order_of_the_rows(
+def test_the_trainer_sees_the_sampled_distribution_for_any_order_of_rows(
     make_model: Callable,
     backend: str,
     trainer_of: Callable,
@@ -268,7 +268,7 @@ def test_what_a_group_is_shown_is_computed_once_and_forgotten_with_its_episodes(
     assert gone() is None
 
 
-def test_images_that_cannot_be_given_to_a_model_together_are_refused_in_words():
+def test_images_that_a_model_does_not_accept_together_are_refused():
     vision = VisionProcessor(make_qwen()[1])
     shapes = [(1, 3, 3, 8, 8), (1, 5, 3, 8, 8)]  # as LLaVA-NeXT has them: as many tiles as the widest image needs
     pictures = [ImageInputs((), (), (), {"pixel_values": torch.zeros(shape)}) for shape in shapes]
@@ -277,7 +277,7 @@ def test_images_that_cannot_be_given_to_a_model_together_are_refused_in_words():
         vision.inputs(torch.zeros(2, 4), pictures)
 
 
-def test_a_server_that_was_not_started_for_images_is_told_apart(
+def test_a_server_that_was_not_started_for_images_is_recognized(
     trainer_of: Callable, rollouts: ORSRollouts, vllm_server: CompletionsServer
 ):
     trainer = trainer_of(make_qwen)
@@ -327,6 +327,6 @@ HUGE = base64.b64encode(b"BM" + bytes(8) + struct.pack("<IIiiHHIIiiII", 54, 40, 
 
 
 @pytest.mark.parametrize("data", ["%%%", "aGVsbG8=", HUGE])
-def test_an_image_that_cannot_be_read_is_an_error_that_says_so(data: str):
+def test_an_unreadable_image_has_a_clear_error(data: str):
     with pytest.raises(ValueError, match="image/webp"):
         read_image(ImageBlock(data, "image/webp"))

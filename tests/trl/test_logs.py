@@ -78,7 +78,7 @@ def test_every_episode_is_written_and_can_be_read_back(make_rollouts: Callable, 
     rollouts.portal.run(host.client.aclose())
 
 
-def test_a_resumed_run_goes_on_with_the_tasks_that_would_have_come(make_rollouts: Callable, tmp_path: Path):
+def test_a_resumed_run_continues_with_the_next_tasks(make_rollouts: Callable, tmp_path: Path):
     def tasks_of(**options: Any) -> list[list[int]]:
         rollouts = make_rollouts()
         batches: list[RolloutBatch] = []

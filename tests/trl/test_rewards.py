@@ -111,7 +111,7 @@ class Always(torch.nn.Module):
 
 
 @pytest.mark.parametrize("own", [length, length_later], ids=["plain", "async"])
-def test_a_failed_episode_stays_out_of_the_baseline_whatever_else_rewards_it(
+def test_a_failed_episode_stays_out_of_the_baseline_despite_other_rewards(
     make_rollouts: Callable, server: RunningServer, tmp_path: Path, own: Any
 ):
     trainer, logs = one_group(make_rollouts, server, tmp_path, SOLVED, SOLVED, SOLVED, BROKEN, rewards=[own])
@@ -199,7 +199,7 @@ def test_a_first_batch_that_teaches_nothing_is_said(
     assert words is None or words in said[0]
 
 
-def test_a_trainer_that_ignores_rollout_func_is_told_so(make_rollouts: Callable, tmp_path: Path):
+def test_a_trainer_that_ignores_rollout_func_is_reported(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts()
 
     with pytest.raises(RuntimeError, match="without calling rollout_func"):

@@ -229,7 +229,7 @@ def test_samples_that_do_not_come_from_the_trained_weights_stop_the_run(make_rol
         check_sampling(trainer, records)
 
 
-def test_every_process_checks_by_as_many_forward_passes_whatever_it_played(make_rollouts: Callable, tmp_path: Path):
+def test_every_process_checks_by_the_same_number_of_forward_passes(make_rollouts: Callable, tmp_path: Path):
     trainer = make_trainer(make_rollouts(), tmp_path)
     failed = TokenRecord([5, 6])
     failed.add_environment([7])
@@ -242,7 +242,7 @@ def test_every_process_checks_by_as_many_forward_passes_whatever_it_played(make_
     assert len(passes) == 8
 
 
-def test_a_trainer_with_tools_of_its_own_is_refused(make_rollouts: Callable, tmp_path: Path):
+def test_a_trainer_with_its_own_tools_is_refused(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts()
     trainer = make_trainer(rollouts, tmp_path)
     trainer.tools = [print]
@@ -303,12 +303,12 @@ def test_no_tasks_are_refused(make_rollouts: Callable):
         make_rollouts(tasks=[]).train_dataset  # noqa: B018
 
 
-def test_limits_beside_a_host_are_refused(server: RunningServer):
+def test_limits_with_a_host_are_refused(server: RunningServer):
     with pytest.raises(ValueError, match="belong to the host"):
         ORSRollouts(server.url, env_name="buttons", host=FailingHost(server), limits=RolloutLimits())
 
 
-def test_the_report_is_written_while_the_training_goes_on(make_rollouts: Callable, tmp_path: Path):
+def test_the_report_is_written_during_the_training(make_rollouts: Callable, tmp_path: Path):
     rollouts = make_rollouts()
     record, page = RunRecord(title="buttons"), tmp_path / "report.html"
     steps: list[int] = []

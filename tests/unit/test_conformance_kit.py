@@ -65,7 +65,7 @@ def test_a_server_that_answers_anything_gets_a_report(kind, monkeypatch):
             assert not report.ok, (path, str(report))
 
 
-def test_a_report_is_valid_xml_whatever_the_server_says():
+def test_a_report_is_valid_xml_for_any_server():
     said = "\x00\x1b[31m<&>\ud800 ]]>"
     report = CheckReport("http://x", "e", (Check("a", "b", Outcome.FAIL, said, "1.1", Level.REQUIRED, "r"),))
     assert ElementTree.fromstring(report.to_junit()).find("testcase/failure") is not None

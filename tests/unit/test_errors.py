@@ -34,7 +34,7 @@ def test_an_error_takes_positional_arguments_and_hands_them_on(cls):
     assert type(error)(*error.args).args == error.args
 
 
-def test_every_error_has_a_kind_of_its_own_in_snake_case():
+def test_every_error_has_its_own_kind_in_snake_case():
     kinds = [cls.kind for cls in CLASSES]
     assert len(set(kinds)) == len(kinds)
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", kind) for kind in kinds)

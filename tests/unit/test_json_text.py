@@ -25,7 +25,7 @@ def test_what_was_written_is_read_back(value):
 
 
 @given(st.binary() | st.text(alphabet='[]{}",:\\u0123456789dDeE.- ntf', max_size=200))
-def test_whatever_is_read_gives_json_or_a_value_error(text):
+def test_any_text_gives_json_or_a_value_error(text):
     try:
         value = read_json(text)
     except ValueError:
@@ -48,7 +48,7 @@ def test_whatever_is_read_gives_json_or_a_value_error(text):
     ],
     ids=["depth", "depth of objects", "unclosed", "digits", "more digits", "values", "bytes", "encoding", "no JSON"],
 )
-def test_what_exceeds_a_limit_is_refused_in_words(text, reason):
+def test_what_exceeds_a_limit_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         read_json(text)
     with pytest.raises(ProtocolError, match=reason):

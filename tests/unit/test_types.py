@@ -83,7 +83,7 @@ def test_no_reward_and_a_reward_of_zero_are_different(reward):
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1", True, [1]])
-def test_a_reward_that_is_no_finite_number_is_refused(reward):
+def test_a_reward_that_is_not_a_finite_number_is_refused(reward):
     with pytest.raises(ProtocolError, match="finite number"):
         ToolOutput.from_wire({"ok": True, "output": {"blocks": [], "reward": reward}})
 

@@ -97,7 +97,7 @@ def test_an_environment_cannot_drive_the_terminal(cli, start_server):
     assert "\ufffd]0;owned\ufffd\ufffd2J [red]not markup[/red] \u2028ü🙂" in out
 
 
-def test_a_tool_that_raises_is_shown_and_the_episode_goes_on(cli, counter_server):
+def test_a_tool_that_raises_is_shown_and_the_episode_continues(cli, counter_server):
     status, out, _ = cli("play", counter_server.url, typed='crash\nadd {"amount": 1}\n')
     assert status == 0
     assert "Error: the counter broke" in out
@@ -247,7 +247,7 @@ def test_an_endpoint_that_refuses_is_one_clear_line_and_its_key_is_not_in_it(cli
     assert counter_server.live_sessions == {}
 
 
-def test_json_is_all_that_is_printed_where_it_is_asked_for(cli, counter_server):
+def test_only_json_is_printed_on_request(cli, counter_server):
     options = ("--episodes", 4, "--group-size", 2, "--policy", ADD_ONE, "--json")
     status, out, _ = cli("rollout", counter_server.url, *options)
 
@@ -276,7 +276,7 @@ def test_json_is_all_that_is_printed_where_it_is_asked_for(cli, counter_server):
     }
 
 
-def test_a_run_is_written_and_goes_on_where_it_stopped(cli, counter_server, tmp_path):
+def test_a_run_is_written_and_continues_where_it_stopped(cli, counter_server, tmp_path):
     path = tmp_path / "runs" / "train.jsonl"
     options = ("--group-size", 2, "--policy", ADD_ONE, "--out", path)
     status, out, _ = cli("rollout", counter_server.url, *options, "--episodes", 4)
@@ -296,7 +296,7 @@ def test_a_run_is_written_and_goes_on_where_it_stopped(cli, counter_server, tmp_
     assert (json.loads(out)["episodes"], len(list(read_trajectories(path)))) == (14, 14)
 
 
-def test_another_run_does_not_go_on_in_the_same_file(cli, counter_server, tmp_path):
+def test_another_run_does_not_continue_the_same_file(cli, counter_server, tmp_path):
     path = tmp_path / "train.jsonl"
     options = ("--policy", ADD_ONE, "--out", path, "--episodes", 1)
     cli("rollout", counter_server.url, *options)

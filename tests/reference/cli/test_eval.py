@@ -63,7 +63,7 @@ def test_the_exit_status_is_the_gate_at_the_lower_end(cli, exam, tmp_path, gate,
     assert words in out
 
 
-def test_a_broken_server_is_no_bad_model(cli, start_server, tmp_path):
+def test_a_broken_server_is_not_a_bad_model(cli, start_server, tmp_path):
     class Broken(Exam):
         def setup(self):
             raise RuntimeError("out of order")
@@ -74,7 +74,7 @@ def test_a_broken_server_is_no_bad_model(cli, start_server, tmp_path):
     assert "no scored episode (3 episodes failed)" in out
 
 
-def test_a_server_or_an_endpoint_that_does_not_answer_is_no_bad_model(cli, exam, tmp_path):
+def test_a_server_or_endpoint_that_does_not_answer_is_not_a_bad_model(cli, exam, tmp_path):
     status, _, err = cli("eval", "http://127.0.0.1:1", "--model", ADD_ONE, "--out", tmp_path / "a")
     assert (status, "Is the server running" in err) == (3, True)
     with serve_chat() as chat:
@@ -142,7 +142,7 @@ def test_bad_input_is_status_2(cli, exam, tmp_path, options, words):
     assert words in err
 
 
-def test_rescoring_what_is_no_run_is_bad_input(cli, tmp_path):
+def test_rescoring_another_file_is_bad_input(cli, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n')
     assert cli("rescore", tmp_path / "x.jsonl")[0] == 2
     assert cli("rescore", tmp_path)[0] == 2

@@ -112,7 +112,7 @@ def test_the_key_of_the_platform_goes_to_no_other_server(monkeypatch, where, of_
 
 
 @pytest.mark.parametrize("text", ["localhost/x/y", "a.b/c", "http://a/b", "a b/c", "@x", "a/b@"])
-def test_what_is_no_name_of_the_catalogue_is_a_url(text):
+def test_anything_but_a_name_of_the_catalogue_is_a_url(text):
     assert Address.of(text) == Address(text)
 
 

@@ -108,7 +108,7 @@ def test_a_refusal_that_has_nothing_to_do_with_listing_stays_what_it_is(server):
 
 
 @pytest.mark.parametrize("name", ["endless", "Endless", "ENDLESS", "someone/Endless"])
-def test_an_environments_name_is_found_whatever_its_case_and_owner_and_redirected_nowhere(server, name):
+def test_an_environments_name_is_found_in_any_case_and_redirected_nowhere(server, name):
     async def conversation() -> list[str]:
         async with FaultyProxy(server.url) as proxy, ORSClient(proxy.url) as client:
             assert await client.num_tasks(name, "train") == 2500
@@ -201,7 +201,7 @@ def test_servers_without_messages_and_session_tools_are_served_from_their_older_
 
 
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b'{"names": []}', b"3", b'"counter"'])
-def test_a_server_that_is_no_ors_server_is_named(body):
+def test_a_server_that_is_not_an_ors_server_is_named(body):
     async def conversation() -> None:
         plan = lambda request: Fault(answer=http_answer("200 OK", body))  # noqa: E731
         async with FaultyProxy("http://unused", plan) as proxy, ORSClient(proxy.url) as client:
@@ -216,7 +216,7 @@ def test_a_server_that_is_no_ors_server_is_named(body):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])
-def test_an_answer_is_not_asked_for_again(status):
+def test_an_answer_is_not_requested_again(status):
     async def conversation() -> int:
         plan = lambda request: Fault(answer=http_answer(f"{status} No", b'{"detail": "why"}'))  # noqa: E731
         async with FaultyProxy("http://unused", plan) as proxy, ORSClient(proxy.url) as client:
@@ -231,7 +231,7 @@ def test_an_answer_is_not_asked_for_again(status):
 @pytest.mark.parametrize(
     "fault", [Fault(refuse=True), Fault(refuse=True, reset=True), Fault(answer=http_answer("502 Bad Gateway"))]
 )
-def test_what_may_be_asked_twice_is_asked_again_and_not_for_ever(fault):
+def test_idempotent_requests_are_retried_a_limited_number_of_times(fault):
     async def conversation() -> int:
         async with FaultyProxy("http://unused", lambda request: fault) as proxy, ORSClient(proxy.url) as client:
             with pytest.raises(ORSError):
@@ -241,7 +241,7 @@ def test_what_may_be_asked_twice_is_asked_again_and_not_for_ever(fault):
     assert asyncio.run(conversation()) == 4
 
 
-def test_a_redirect_is_not_followed_with_keys_but_told(server):
+def test_a_redirect_is_reported_instead_of_followed_with_keys(server):
     async def conversation() -> None:
         plan = lambda request: Fault(  # noqa: E731
             answer=http_answer("308 Permanent Redirect", b"", Location="https://elsewhere.example/")
@@ -275,7 +275,7 @@ def test_a_timeout_is_a_positive_number(seconds):
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "", "http://"])
-def test_a_url_that_is_none_is_refused_with_what_to_write(url):
+def test_an_invalid_url_is_refused_with_an_example(url):
     with pytest.raises(ValueError, match="begins with http:// or https://"):
         ORSClient(url)
 

@@ -136,7 +136,7 @@ def test_secrets_carry_the_domains_that_they_may_be_sent_to_and_the_clients_key_
         assert {"api.ors.test", "sessions.ors.test"} <= set(told[name]["allowed_domains"])
 
 
-def test_a_secret_without_a_domain_is_refused_in_words(strict_platform):
+def test_a_secret_without_a_domain_is_refused(strict_platform):
     async def conversation(client: ORSClient) -> None:
         with pytest.raises(ValueError, match=r"where the secret 'LAB' may be sent to") as caught:
             client.session(MIRROR, split="train", index=0, secrets={"LAB": "lab-value"})

@@ -137,7 +137,7 @@ def test_a_server_that_cannot_be_reached_through_the_users_client_is_a_connect_e
     asyncio.run(conversation())
 
 
-def test_a_client_of_another_library_is_refused_in_words():
+def test_a_client_of_another_library_is_refused():
     with pytest.raises(ValueError, match=r"httpx\.AsyncClient or an httpx2\.AsyncClient, got builtins\.object"):
         ORSClient("http://localhost", http_client=object())  # type: ignore[arg-type]
 

@@ -152,7 +152,7 @@ def test_options_that_no_client_takes_are_refused_at_once():
         Janitor("http://localhost:8080", {"nonsense": 1})
 
 
-def test_it_is_no_child_of_the_process_that_it_cleans_up_after(counter_server: RunningServer):
+def test_it_is_not_a_child_of_the_process_that_it_cleans_up_after(counter_server: RunningServer):
     with Janitor(counter_server.url) as janitor:
         janitor.note({"unknown": {}})
         parent = int(Path(f"/proc/{janitor.pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -48,7 +48,7 @@ def test_a_status_has_one_name(status, starting, error):
     assert type(status_error(status, "why", starting=starting)) is error
 
 
-def test_an_answer_that_is_no_http_says_where_it_came_from():
+def test_an_answer_that_is_not_http_names_its_source():
     async def conversation() -> None:
         plan = lambda request: Fault(answer=b"220 smtp ready\r\n\r\n")  # noqa: E731
         async with FaultyProxy("http://unused", plan) as proxy, ORSClient(proxy.url) as client:
@@ -112,7 +112,7 @@ def test_a_call_over_httpx_is_resumed_and_left_alone_by_the_same_rules(start_ser
     assert server.live_sessions == {}
 
 
-def test_a_wait_asked_for_with_429_is_kept(start_server):
+def test_a_wait_requested_with_429_is_respected(start_server):
     server = start_server(Ledger)
 
     async def conversation() -> float:

@@ -134,7 +134,7 @@ def test_an_episode_from_prompt_to_end(server):
         ("echo", {"text": "half a pair: \ud800"}, "input_validation"),
     ],
 )
-def test_the_agents_mistakes_are_observations_and_the_session_goes_on(server, name, given, reason):
+def test_the_agents_mistakes_are_observations_and_the_session_continues(server, name, given, reason):
     async def conversation(session: Session) -> None:
         output = await session.call_tool(name, given)
         assert (output.ok, output.reason, output.reward) == (False, reason, None)
@@ -152,7 +152,7 @@ def test_a_call_after_the_end_is_refused_by_the_environment(server):
     converse(server, conversation)
 
 
-def test_an_input_that_is_no_mapping_is_the_callers_mistake(server):
+def test_an_input_that_is_not_a_mapping_is_the_callers_mistake(server):
     async def conversation(session: Session) -> None:
         with pytest.raises(TypeError, match="mapping"):
             await session.call_tool("add", [1])  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_an_input_that_is_no_mapping_is_the_callers_mistake(server):
     converse(server, conversation)
 
 
-def test_a_session_has_tools_of_its_own(server):
+def test_a_session_has_its_own_tools(server):
     async def conversation(session: Session) -> None:
         tools = await session.list_tools()
         assert set(tools.names) == {"give", "task_only"}
@@ -181,7 +181,7 @@ def test_the_final_message_goes_to_the_terminal_tool(server):
     converse(server, conversation, "mirror", task={})
 
 
-def test_what_the_terminal_tool_is_called_is_asked_once_for_all_sessions(server):
+def test_the_terminal_tools_name_is_requested_once_for_all_sessions(server):
     async def run() -> int:
         async with FaultyProxy(server.url) as proxy, ORSClient(proxy.url) as client:
             assert len(await client.list_tools("essay")) == 0
@@ -193,7 +193,7 @@ def test_what_the_terminal_tool_is_called_is_asked_once_for_all_sessions(server)
     assert asyncio.run(run()) == 1
 
 
-def test_an_environment_without_a_terminal_tool_says_so(server):
+def test_an_environment_without_a_terminal_tool_has_a_clear_error(server):
     async def conversation(session: Session) -> None:
         with pytest.raises(ValueError, match="no terminal tool"):
             await session.call_terminal_tool("answer")
@@ -221,7 +221,7 @@ def test_a_group_is_scored_and_a_failed_judge_leaves_the_session_open(server):
     converse(server, conversation, "mirror", task={})
 
 
-def test_scoring_where_it_is_not_offered_is_refused_and_the_session_goes_on(server):
+def test_unsupported_scoring_is_refused_and_the_session_continues(server):
     async def conversation(session: Session) -> None:
         with pytest.raises(NotFoundError, match="does not implement score_group"):
             await session.score_group([()])
@@ -291,7 +291,7 @@ def test_an_episode_sends_no_request_too_many(server):
     assert asyncio.run(run()) == ["/list_environments", *episode, *episode]
 
 
-def test_a_client_serves_one_event_loop_and_says_so(server):
+def test_a_client_serves_one_event_loop_and_refuses_others(server):
     client = ORSClient(server.url)
     with asyncio.Runner() as runner:
         assert runner.run(client.health())

@@ -46,7 +46,7 @@ class TestTasks:
         episodes = [[env.reset(seed=seed)[0], env.reset()[0], env.reset()[0]] for seed in (3, 3, 4)]
         assert episodes[0] == episodes[1] != episodes[2]
 
-    def test_tasks_come_from_the_first_train_split_unless_told(self, make):
+    def test_tasks_come_from_the_first_train_split_by_default(self, make):
         assert make().reset(seed=0)[1]["task"].split == "practice"
         assert make(split="exam").reset(seed=0)[0] == "Walk 40 steps."
 
@@ -78,7 +78,7 @@ class TestTasks:
             (["task"], "options must be a mapping, got list"),
         ],
     )
-    def test_a_task_there_is_not_is_refused_with_what_there_is(self, make, options, says):
+    def test_an_unknown_task_is_refused_naming_the_known_ones(self, make, options, says):
         with pytest.raises(ValueError, match=says):
             make().reset(options=options)
 
@@ -94,7 +94,7 @@ class TestTasks:
         ):
             ORSEnv(server.url)
 
-    def test_a_task_may_have_tools_of_its_own(self, make):
+    def test_a_task_may_have_its_own_tools(self, make):
         env = make()
         assert "jump_5" not in env.unwrapped.tools.names
         env.reset(options={"task_index": 3})
@@ -187,7 +187,7 @@ class TestRewardsAndEnds:
         with pytest.raises(ValueError, match="at least 1"):
             make(**limits)
 
-    def test_a_world_fault_is_raised_and_the_environment_can_be_reset(self, make, server):
+    def test_an_infrastructure_failure_is_raised_and_the_environment_can_be_reset(self, make, server):
         env = make("faulty", tool_errors="fail")
         env.reset(options={"task_index": 2})
         env.step(ToolCall("act"))
@@ -275,7 +275,7 @@ class TestActions:
 
 
 class TestRendering:
-    def test_ansi_is_the_episode_in_words(self, make):
+    def test_ansi_is_the_episode_as_text(self, make):
         env = make(render_mode="ansi")
         env.reset(options={"task_index": 0})
         env.step("Hm.")
@@ -306,7 +306,7 @@ class TestRendering:
         env.step("4")
         assert (env.render() != before).any()
 
-    def test_an_image_that_is_none_is_named(self):
+    def test_an_invalid_image_is_named(self):
         with pytest.raises(ProtocolError, match="image/png cannot be decoded"):
             image_frame(ImageBlock("iVBORw0KGgo=", "image/png"))
 

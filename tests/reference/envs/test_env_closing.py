@@ -64,7 +64,7 @@ class TestClosing:
 
 
 class TestSecrets:
-    def test_what_gym_make_was_told_in_confidence_is_shown_nowhere(self, make):
+    def test_secrets_given_to_gym_make_are_shown_nowhere(self, make):
         env = make(api_key="k-3141", secrets={"TOKEN": "t-2718"}, client_options={"headers": {"X-Own": "h-1618"}})
         shown = (
             repr(env) + repr(env.spec) + str(env.unwrapped.spec.pprint(disable_print=True)) + repr(env.unwrapped.recipe)
@@ -88,7 +88,7 @@ class TestSecrets:
         assert again.unwrapped.recipe.session_options["secrets"] == {"TOKEN": "t-1618"}  # type: ignore[attr-defined]
         again.close()
 
-    def test_a_spec_that_is_no_json_says_so(self, make):
+    def test_a_spec_that_is_not_json_has_a_clear_error(self, make):
         with pytest.raises(ValueError, match="the spec of ors_gym/ORS-v0 cannot be written as JSON"):
             make(action_parser=dialect("hermes")).spec.to_json()
 

@@ -108,13 +108,13 @@ def test_an_unknown_id_is_answered_with_the_ids_there_are(url):
         gym.make("ors/mirro-v0")
 
 
-def test_an_option_there_is_not_is_refused(url):
+def test_an_unknown_option_is_refused(url):
     with pytest.raises(
         ValueError, match="unknown option splitt; the options besides url and env_name are action_parser, api_key"
     ):
         register_envs(url, splitt="test")  # type: ignore[call-arg]
 
 
-def test_a_server_there_is_not_is_told_of():
+def test_an_unreachable_server_is_reported():
     with pytest.raises(ConnectError):
         register_envs(f"http://127.0.0.1:{free_port()}")

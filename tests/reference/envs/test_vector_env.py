@@ -139,7 +139,7 @@ class TestFailures:
         assert [envs.step([ACT])[1][0] for _ in range(3)] == [1, 1, 1]
         assert Faulty.setups == ["breaks later"] * 2
 
-    def test_in_the_same_step_the_failure_stands_beside_the_next_episode(self, make_vec):
+    def test_in_the_same_step_the_failure_is_next_to_the_next_episode(self, make_vec):
         Faulty.fails_left["breaks at once"] = 1
         envs = make_vec(2, "faulty", autoreset_mode="SameStep")
         envs.reset(options={"task_index": [SOUND, BREAKS_AT_ONCE]})
@@ -162,7 +162,7 @@ class TestFailures:
         assert Faulty.setups.count("breaks at once") == 2 + (envs.tasks[1].index == BREAKS_AT_ONCE)
 
     @pytest.mark.parametrize("mode", list(AutoresetMode))
-    def test_a_member_that_cannot_begin_says_so_and_tries_the_next_task_in_its_next_step(self, make_vec, mode):
+    def test_a_member_that_cannot_start_reports_it_and_tries_the_next_task_in_its_next_step(self, make_vec, mode):
         Faulty.fails_left["never starts"] = 3
         envs = make_vec(2, "faulty", restarts=2, autoreset_mode=mode)
         observations, infos = envs.reset(seed=0, options={"task_index": [SOUND, NEVER_STARTS]})
@@ -250,7 +250,7 @@ class TestWithoutBarrier:
         assert sorted(envs.recv(2)[4]["env_id"]) == [0, 1]
 
     @pytest.mark.parametrize("env_ids", [[0, 0], [2, 0], [-1, 0]])
-    def test_members_there_are_not_are_refused(self, make_vec, env_ids):
+    def test_unknown_members_are_refused(self, make_vec, env_ids):
         envs = make_vec(2, "walk")
         envs.reset()
         with pytest.raises(ValueError, match="different members of 0 to 1"):
@@ -283,7 +283,7 @@ class TestWithoutBarrier:
         assert envs.step([ToolCall("stir")] * 2)[0] == ("stirred",) * 2
 
     @pytest.mark.parametrize("wait", ["step", "recv"])
-    def test_what_had_landed_before_an_interrupt_is_handed_out_afterwards(self, make_vec, monkeypatch, wait):
+    def test_results_from_before_an_interrupt_are_returned_afterwards(self, make_vec, monkeypatch, wait):
         envs = make_vec(3, "kitchen")
         envs.reset()
         actions = [ToolCall("stir"), ToolCall("bake"), ToolCall("stir")]
@@ -349,6 +349,6 @@ def test_secrets_are_shown_nowhere(make_vec):
         ({"groupsize": 2}, "unknown option groupsize"),
     ],
 )
-def test_options_there_are_not_are_refused(server, options, says):
+def test_unknown_options_are_refused(server, options, says):
     with pytest.raises(ValueError, match=says):
         ORSVectorEnv(2, server.url, "walk", **options)

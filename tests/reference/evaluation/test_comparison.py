@@ -57,7 +57,7 @@ def test_the_difference_by_task_is_that_of_the_vectors(metric: str) -> None:
         assert comparison.bounds == near(tuple(EXPECTED["expected"]["B_minus_A"]["success_rate_bounds"]))
 
 
-def test_one_epoch_has_mcnemars_tests_beside_the_verdict() -> None:
+def test_one_epoch_has_mcnemars_tests_in_addition_to_the_verdict() -> None:
     a, b = (
         result(name, {task: row[:1] for task, row in EXPECTED["runs"][name].items()}, rules=lenient()) for name in "AB"
     )
@@ -127,7 +127,7 @@ def test_several_comparisons_are_adjusted_by_holm() -> None:
     assert "Holm over 2 pairs" in strong.sentence()
 
 
-def test_an_interval_without_zero_is_no_verdict_if_the_adjusted_p_is_over_the_limit() -> None:
+def test_an_interval_without_zero_gives_no_verdict_if_the_adjusted_p_exceeds_the_limit() -> None:
     base = [[0.0]] * 40
     other = result("B", [[float(place < 6)] for place in range(40)])
     unclear = [result(name, [[float(place % 9 == 0)] for place in range(40)]) for name in "CD"]
@@ -231,14 +231,14 @@ class TestSentences:
         assert sentence.startswith(start)
         assert "with failures as unsolved 58 %, as solved 70 %; interval covering both 48 to 78 %." in sentence
 
-    def test_first_attempts_that_failed_are_told_though_retries_completed_them(self) -> None:
+    def test_failed_first_attempts_are_reported_although_retries_completed_them(self) -> None:
         sentence = result("m", [[1.0]] * 50 + [[0.0]] * 50, first_attempts_failed=18).sentence()
         assert sentence.endswith("First attempts that failed: 18 of 100: the value may favor short episodes.")
 
     def test_no_return_reaching_the_threshold_names_the_largest(self) -> None:
         assert "The largest return is 0.83; success counts from 1" in result("m", [[0.83], [0.5]] * 10).sentence()
 
-    def test_no_scored_episode_is_no_zero(self) -> None:
+    def test_no_scored_episode_is_not_zero(self) -> None:
         assert result("m", [["failed"]] * 3).sentence() == "m: no scored episode (3 episodes failed)."
 
     def test_one_task_has_no_error(self) -> None:

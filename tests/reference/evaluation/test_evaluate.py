@@ -121,7 +121,7 @@ def test_epochs_are_played_one_after_another_over_all_tasks(server):
     assert order[:12] != order[12:]
 
 
-def test_a_failed_episode_is_no_zero_and_the_first_attempts_that_failed_are_counted(server, tmp_path):
+def test_a_failed_episode_is_not_zero_and_failed_first_attempts_are_counted(server, tmp_path):
     server.sums.broken = {0}
     server.sums.broken_once = {1, 2}
     evaluation = played(server, out=tmp_path / "run.jsonl", retries=1, tool_errors="fail")
@@ -168,7 +168,7 @@ def test_a_run_is_compared_with_another_runs_file_and_changed_tasks_are_left_out
     assert compare(tmp_path / "base", tmp_path / "new.jsonl").comparisons[0].sentence() == comparison.sentence()
 
 
-def test_a_run_goes_on_where_its_file_ends(server, tmp_path):
+def test_a_run_continues_where_its_file_ends(server, tmp_path):
     out = tmp_path / "run.jsonl"
     stopped = played(server, {"m": Adder(9)}, epochs=2, out=out, budget=Budget(seconds=0.000001))
     assert "limit of 1e-06 seconds" in stopped.ended

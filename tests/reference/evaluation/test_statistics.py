@@ -173,7 +173,7 @@ class TestWhatCannotBeGiven:
         assert "median 0" in skewed.notes[0]
         assert not even.notes
 
-    def test_pass_at_k_beyond_the_epochs_of_most_tasks_says_so(self) -> None:
+    def test_pass_at_k_beyond_the_epochs_of_most_tasks_has_a_note(self) -> None:
         scores = [TaskScores("a", (1.0, 0.0)), TaskScores("b", (1.0,))]
         assert pass_at(scores, 2).notes[-1] == "1 of 2 tasks have fewer than 2 scored episodes"
 

@@ -96,7 +96,7 @@ def test_a_whole_answer_is_read_like_a_stream(chat: ChatServer, run: Callable, s
     ("arguments", "reason"),
     [('{"word": "cr', "unfinished_call"), ('{"word": crane}', "invalid_json"), ('["crane"]', "invalid_call")],
 )
-def test_arguments_that_cannot_be_read_call_nothing_and_are_told_to_the_model(
+def test_unreadable_arguments_call_nothing_and_are_reported_to_the_model(
     chat: ChatServer, run: Callable, arguments: str, reason: str
 ):
     chat.answers = [calls(("look", "{}"), ("guess", arguments))]

@@ -34,7 +34,7 @@ from tests.support.chat_server import ChatServer, chunk, refuses, says, stream
     ],
     ids=["429", "503", "500", "an answer without anything", "cut before anything", "busy, in the stream"],
 )
-def test_a_busy_endpoint_is_asked_again_while_nothing_was_produced(chat: ChatServer, run: Callable, busy):
+def test_a_request_to_a_busy_endpoint_is_retried_before_any_output(chat: ChatServer, run: Callable, busy):
     chat.answers = [busy, says("crane")]
 
     assert run(ask(chat)).text == "crane"
@@ -62,7 +62,7 @@ def test_an_endpoint_that_stays_busy_fails_the_episode_when_its_time_is_up(chat:
         (stream(chunk({}, "content_filter")), "content filter"),
     ],
 )
-def test_an_answer_that_breaks_off_or_makes_no_sense_fails_the_episode_and_is_not_asked_for_again(
+def test_an_answer_that_breaks_off_or_is_invalid_fails_the_episode_and_is_not_requested_again(
     chat: ChatServer, run: Callable, answer, words: str
 ):
     chat.answers = [answer]
@@ -92,7 +92,7 @@ def test_a_stream_that_ends_without_a_reason_is_whole(chat: ChatServer, run: Cal
     assert run(ask(chat)).text == "crane"
 
 
-def test_a_stream_that_says_nothing_at_all_is_asked_again(chat: ChatServer, run: Callable):
+def test_a_request_with_an_empty_stream_is_retried(chat: ChatServer, run: Callable):
     chat.answers = [stream(), says("crane")]
 
     assert run(ask(chat)).text == "crane"

@@ -73,7 +73,7 @@ def test_googles_settings_find_their_place(stage: Stage, run: Callable):
     assert body["safetySettings"] == []
 
 
-def test_images_stand_beside_their_response_before_gemini_3(stage: Stage, run: Callable):
+def test_images_follow_their_response_before_gemini_3(stage: Stage, run: Callable):
     double = stage.put(GoogleDouble(), Says(calls=(("look", "{}"), ("look", "{}"))), Says("done"))
     policy = policy_of("google", double)
     policy.model = "gemini-2.5-flash"
@@ -137,7 +137,7 @@ def test_an_answer_without_a_proper_end_fails_the_episode(
         ),
     ],
 )
-def test_a_call_that_the_endpoint_could_not_read_is_told_to_the_model(
+def test_a_call_that_the_endpoint_could_not_read_is_reported_to_the_model(
     provider: str, answer: Response, stage: Stage, run: Callable
 ):
     double = stage.put(MAKERS[provider](), answer)
@@ -159,9 +159,7 @@ def test_a_call_that_the_endpoint_could_not_read_is_told_to_the_model(
         ("deepseek", Response("<html>busy</html>", media_type="text/html")),
     ],
 )
-def test_what_passes_is_asked_again_while_nothing_was_produced(
-    provider: str, answer: Response, stage: Stage, run: Callable
-):
+def test_transient_errors_are_retried_before_any_output(provider: str, answer: Response, stage: Stage, run: Callable):
     double = stage.put(MAKERS[provider](), answer, Says("done"))
 
     (reply,) = run(ask(policy_of(provider, double)))

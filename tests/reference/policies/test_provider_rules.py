@@ -200,7 +200,7 @@ def test_a_request_that_breaks_a_rule_is_refused(make: Callable[[], Any], words:
 
 
 @pytest.mark.parametrize("make", [responses, anthropic, google, lambda: chat("openai")])
-def test_a_key_is_asked_for(make: Callable[[], Any]):
+def test_a_key_is_required(make: Callable[[], Any]):
     double, body = make()
     with pytest.raises(RefusedError):
         double.check(body, {"anthropic-version": "2023-06-01"})

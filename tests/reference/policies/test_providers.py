@@ -209,7 +209,7 @@ def test_openrouters_thoughts_go_back_whole_and_in_order(stage: Stage, run: Call
     assert double.bodies[-1]["messages"][2]["reasoning_details"] == [expected]
 
 
-def test_reasoning_is_left_out_where_that_is_asked_for(stage: Stage, run: Callable):
+def test_reasoning_is_left_out_on_request(stage: Stage, run: Callable):
     double = stage.put(ChatDouble(dialect="openrouter"), Says("Hm.", thoughts="hm"))
     (reply,) = run(ask(policy_of("openrouter", double)))
     message = Exchange(reply).said()

@@ -71,7 +71,7 @@ def test_a_request_that_is_not_streamed_says_nothing_of_streams(chat: ChatServer
     assert "stream_options" not in chat.bodies[0]
 
 
-def test_an_endpoint_that_was_never_reached_ends_the_run_and_is_told_at_once(
+def test_an_endpoint_that_was_never_reached_ends_the_run_with_the_reason(
     run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("ors_gym.policies.endpoint.FIRST_CONTACT_SECONDS", 0.0)

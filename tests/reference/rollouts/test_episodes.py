@@ -173,7 +173,7 @@ def test_the_agents_mistakes_are_observations(counter_server: RunningServer, run
     assert "fly" in refused.blocks[0].text
 
 
-def test_a_message_that_cannot_be_read_as_a_call_is_told_to_the_policy(counter_server: RunningServer, run: Callable):
+def test_an_unreadable_call_is_reported_to_the_policy(counter_server: RunningServer, run: Callable):
     class Stutterer:
         async def act(self, turn: Turn) -> Reply:
             return (
@@ -186,7 +186,7 @@ def test_a_message_that_cannot_be_read_as_a_call_is_told_to_the_policy(counter_s
     assert trajectory.messages[2].text == "No tool was called"
 
 
-def test_a_failed_episode_has_no_end_of_its_own(counter_server: RunningServer, run: Callable):
+def test_a_failed_episode_has_no_end(counter_server: RunningServer, run: Callable):
     trajectory = run(play(counter_server, ScriptedPolicy([LOOK, *[ToolCall("crash")] * 3])))
 
     assert trajectory.failed
@@ -363,7 +363,7 @@ def test_a_policy_that_counts_no_tokens_is_not_limited_by_them(counter_server: R
     assert trajectory.num_tokens is None
 
 
-def test_what_the_model_thought_is_kept_and_is_no_part_of_what_it_said(start_server: Callable, run: Callable):
+def test_reasoning_is_kept_and_is_not_part_of_the_message(start_server: Callable, run: Callable):
     class Thinker:
         async def act(self, turn: Turn) -> Reply:
             return Reply(text="42", reasoning="six times seven")
@@ -374,7 +374,7 @@ def test_what_the_model_thought_is_kept_and_is_no_part_of_what_it_said(start_ser
     assert trajectory.completion[0].blocks == (ReasoningBlock("six times seven"), TextBlock("42"))
 
 
-def test_an_unreadable_message_says_why_in_one_word_beside_the_sentence(counter_server: RunningServer, run: Callable):
+def test_an_unreadable_message_has_a_one_word_reason_and_a_sentence(counter_server: RunningServer, run: Callable):
     class Stutterer:
         async def act(self, turn: Turn) -> Reply:
             return Reply(text="{", error="No tool was called", reason="invalid_json")

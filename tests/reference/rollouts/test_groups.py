@@ -123,7 +123,7 @@ def test_refilling_ends_at_its_limit_and_where_there_are_no_more_tasks(counter_s
     assert [group.task.index for group in exhausted] == [0, 1]
 
 
-def test_refills_wait_until_every_group_that_was_asked_for_has_started(counter_server: RunningServer, run: Callable):
+def test_refills_wait_until_every_requested_group_has_started(counter_server: RunningServer, run: Callable):
     groups = run(
         play_groups(
             counter_server,
@@ -247,7 +247,7 @@ def looks_of(group: TrajectoryGroup) -> list[float]:
 
 
 @pytest.mark.parametrize("asked", [True, None])
-def test_the_environment_scores_a_group_beside_the_rewards_of_its_episodes(judged, run: Callable, asked: bool | None):
+def test_the_environment_scores_a_group_in_addition_to_rewards(judged, run: Callable, asked: bool | None):
     server, _ = judged
     group = run(play_one(server, LooksAround(), 3, FRESH, score_group=asked))
 
@@ -259,7 +259,7 @@ def test_the_environment_scores_a_group_beside_the_rewards_of_its_episodes(judge
     assert not server.live_sessions
 
 
-def test_scores_are_not_asked_for_unless_wanted(judged, run: Callable):
+def test_scores_are_only_requested_if_wanted(judged, run: Callable):
     server, environment = judged
     group = run(play_one(server, LooksAround(), 2, FRESH))
 
@@ -280,7 +280,7 @@ def test_a_failed_member_is_not_scored_and_a_dropped_group_not_at_all(judged, ru
     assert not environment.asked
 
 
-def test_scoring_that_fails_is_asked_again_and_counted(judged, run: Callable):
+def test_failed_scoring_is_retried_and_counted(judged, run: Callable):
     server, environment = judged
     environment.breakdowns = 1
     group = run(play_one(server, LooksAround(), 2, FRESH, failures=failing(retries=1), score_group=True))

@@ -87,7 +87,9 @@ def test_calls_of_one_message_run_at_once_where_that_is_allowed(start_server: Ca
     assert [result.tool_call_id for result in results] == [call.id for call in calls]
 
 
-def test_calls_beside_one_that_finishes_count_and_nothing_is_called_after_them(start_server: Callable, run: Callable):
+def test_calls_concurrent_with_one_that_finishes_count_and_nothing_is_called_after_them(
+    start_server: Callable, run: Callable
+):
     trajectory = run(play_gate(start_server(Gate), Says(MEET, LEAVE, NOTE), {"meet", "leave"}))
 
     assert trajectory.stop_reason is StopReason.FINISHED
@@ -112,7 +114,7 @@ def test_a_fault_of_one_call_ends_its_neighbours_too_and_fails_the_episode(
     assert not counter_server.live_sessions
 
 
-def test_one_tools_name_is_no_collection_of_names(run: Callable):
+def test_one_tools_name_is_not_a_collection_of_names(run: Callable):
     async def make() -> None:
         async with ORSClient("http://127.0.0.1:9") as client:
             EpisodeRunner(client, parallel_tool_calls="look")

@@ -29,7 +29,7 @@ def reasons(trajectory: Trajectory) -> list[str | None]:
     return [transition.output.reason for transition in trajectory.transitions]
 
 
-def test_an_error_of_a_tool_is_what_the_agent_reads_and_the_session_goes_on(
+def test_an_error_of_a_tool_is_shown_to_the_agent_and_the_session_continues(
     counter_server: RunningServer, run: Callable
 ):
     trajectory = run(play(counter_server, ADD, CRASH, ADD))
@@ -77,7 +77,7 @@ def test_errors_with_another_call_between_them_do_not(counter_server: RunningSer
     assert reasons(trajectory).count("tool_error") == 6
 
 
-def test_an_error_fails_the_episode_where_that_is_asked_for(counter_server: RunningServer, run: Callable):
+def test_an_error_fails_the_episode_on_request(counter_server: RunningServer, run: Callable):
     trajectory = run(play(counter_server, CRASH, ADD, tool_errors="fail"))
 
     assert trajectory.failure is not None
@@ -108,7 +108,7 @@ def test_an_environment_shows_the_error_too_and_counts_it_as_no_mistake(counter_
     assert last[1:3] == (1.0, True)
 
 
-def test_an_environment_raises_it_where_that_is_asked_for(counter_server: RunningServer):
+def test_an_environment_raises_it_on_request(counter_server: RunningServer):
     with pytest.raises(ToolFailedError, match="the counter broke"):
         step_through(counter_server, [CRASH], tool_errors="fail")
     with pytest.raises(ToolFailedError, match="the counter broke"):

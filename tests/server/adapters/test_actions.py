@@ -176,7 +176,7 @@ def test_a_dict_space_has_its_keys_as_arguments_and_a_one_of_space_a_tool_for_ea
     assert tools.action("wait", {"action": 1}) == (1, 1)
 
 
-def test_bounds_are_told_as_short_as_they_are_read_back():
+def test_bounds_are_written_as_short_as_they_parse_back():
     assert describe(spaces.Box(-0.4, 0.4, (17,))) == "a list of 17, each a number from -0.4 to 0.4"
 
 
@@ -203,7 +203,7 @@ def test_a_large_box_has_a_small_schema():
         (spaces.Graph(spaces.Discrete(2), spaces.Discrete(2)), None, None, "a graph"),
     ],
 )
-def test_what_is_no_action_is_refused_with_what_is_allowed(space, names, arguments, said):
+def test_an_invalid_action_is_refused_with_the_allowed_ones(space, names, arguments, said):
     with pytest.raises(InvalidActionError) as refused:
         ActionTools(space, names).action("step", arguments)
     assert said in str(refused.value)

@@ -182,7 +182,7 @@ def test_a_class_of_an_openenv_environment_is_found_by_its_module():
         ),
     ],
 )
-def test_what_cannot_be_served_is_told_in_one_line(capsys, monkeypatch, arguments, said):
+def test_what_cannot_be_served_is_reported_in_one_line(capsys, monkeypatch, arguments, said):
     monkeypatch.delenv("ORS_API_KEY", raising=False)
     assert main(["serve", *arguments]) == 2
     out, err = capsys.readouterr()
@@ -191,7 +191,7 @@ def test_what_cannot_be_served_is_told_in_one_line(capsys, monkeypatch, argument
     assert len(err.splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_told(capsys):
+def test_a_port_in_use_is_reported(capsys):
     with serve_app(lambda scope, receive, send: None) as running:
         port = running.url.rsplit(":", 1)[1]
         assert main(["serve", "gym:CartPole-v1", "--port", port]) == 2
@@ -244,7 +244,7 @@ def test_arguments_that_refer_to_shared_schemas_are_listed_by_what_they_are(caps
 
 
 @pytest.mark.parametrize("port", ["http", "-1", "999999", "8080x"])
-def test_a_port_of_the_environment_that_is_none_is_refused(capsys, monkeypatch, port):
+def test_an_invalid_port_in_the_environment_is_refused(capsys, monkeypatch, port):
     monkeypatch.setenv("PORT", port)
     assert main(["serve", "gym:FrozenLake-v1"]) == 2
     assert f"the variable PORT is '{port}'" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_the_prompt_tells_the_task_and_shows_the_first_observation():
     assert prompt.endswith("\n\n[S]FFF\nFHFH\nFFFH\nHFFG")
 
 
-def test_steps_are_told_by_the_environment_own_drawing():
+def test_steps_are_shown_by_the_environments_own_drawing():
     output = step(begun(FrozenLake), action="right")
     assert output.text == "S[F]FF\nFHFH\nFFFH\nHFFG"  # neither the number nor the last action of the drawing
     assert (output.reward, output.finished) == (0.0, False)
@@ -206,7 +206,7 @@ def test_the_rendered_picture_comes_with_each_observation_where_asked():
 # ---------------------------------------------------------------- actions
 
 
-def test_what_is_no_action_is_refused_and_the_episode_goes_on_as_if_nothing_had_been():
+def test_an_invalid_action_is_refused_without_changing_the_episode():
     careful, careless = begun(FrozenLake), begun(FrozenLake)
     for arguments in ({"action": "jump"}, {"action": 2}, {}):
         refused = step(careless, **arguments)

@@ -251,14 +251,14 @@ class TestMistakes:
         with pytest.raises(ClosedEnvironmentError):
             env.reset()
 
-    def test_of_the_environment_are_raised_and_its_session_goes_on(self, make):
+    def test_of_the_environment_are_raised_and_its_session_continues(self, make):
         env = make("fragile")
         env.reset(seed=1)
         with pytest.raises(ToolFailedError, match="RuntimeError: it broke"):
             env.step(1)
         assert env.step(0)[0].tolist() == [1]
 
-    def test_in_options_are_told_in_words(self, server, make):
+    def test_in_options_have_clear_errors(self, server, make):
         with pytest.raises(ValueError, match="max_turns, observation_mode cannot be used with spaces='native'"):
             make("fragile", max_turns=3, observation_mode="text")
         with pytest.raises(ValueError, match="spaces must be one of 'text', 'native', not 'raw'"):

@@ -78,13 +78,13 @@ def test_pictures_among_other_things_follow_the_text():
     assert len(images) == 2
 
 
-def test_padding_is_told_by_its_number_of_rows_and_a_board_in_full():
+def test_padding_is_shown_as_its_number_of_rows_and_a_board_in_full():
     rows = text(np.vstack([[[1.0, -0.0]], np.zeros((22, 2))])).splitlines()
     assert rows == ["[[1, 0],", *[" [0, 0],"] * 8, " … 14 more rows like the last]"]
     assert text(np.zeros((8, 1), np.uint8)).count("[0]") == 8
 
 
-def test_a_small_grid_of_bytes_is_told_in_numbers():
+def test_a_small_grid_of_bytes_is_shown_as_numbers():
     assert text(np.ones((2, 2), np.uint8)) == "[[1, 1],\n [1, 1]]"
 
 

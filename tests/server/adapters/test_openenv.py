@@ -113,7 +113,7 @@ def test_an_episode_goes_as_in_the_environment_itself(run, ported):
     converse(run, ported("walk"), conversation)
 
 
-def test_what_is_no_action_is_refused_and_the_episode_goes_on(run, ported):
+def test_an_invalid_action_is_refused_and_the_episode_continues(run, ported):
     async def conversation(client):
         async with client.session("walk", split="train", index=0) as session:
             for wrong, said in [
@@ -274,7 +274,7 @@ def test_a_lost_connection_fails_the_episode_and_does_not_begin_another(run):
         run(conversation(from_openenv(running.url)))
 
 
-def test_a_url_where_there_is_no_openenv_server_is_told():
+def test_a_url_without_an_openenv_server_is_reported():
     with pytest.raises(ConnectionError, match=r"no OpenEnv server answers at http://127.0.0.1:1 "):
         from_openenv("http://127.0.0.1:1")
     with serve_app(create_app([from_openenv(WalkEnvironment)])) as running:
@@ -282,7 +282,7 @@ def test_a_url_where_there_is_no_openenv_server_is_told():
             from_openenv(running.url)
 
 
-def test_a_class_that_does_not_say_what_its_actions_are_is_told_what_to_pass():
+def test_a_class_without_annotated_actions_is_refused_with_a_remedy():
     class Vague(WalkEnvironment):
         def step(self, action, timeout_s=None, **kwargs):
             return super().step(action)

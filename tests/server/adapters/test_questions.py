@@ -29,7 +29,7 @@ class Sums:
         return 1.0 if answer == entry["answer"] else 0.01
 
 
-def test_a_question_is_answered_by_a_call_or_in_words_and_scored_once(run):
+def test_a_question_is_answered_by_a_call_or_a_message_and_scored_once(run):
     train = Sums(10, 5)
     made = from_questions(
         "sums", {"train": train, "test": Sums(20, 2)}, score=train.score_answer, instructions="A number."

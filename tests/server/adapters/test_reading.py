@@ -87,7 +87,7 @@ def test_actions_are_called_what_the_environment_calls_them(env, names):
     assert own_action_names(env) == (["north", "east", "far north", "up"] if names is None else names)
 
 
-def test_what_is_not_possible_now_is_told_and_refused_in_words():
+def test_impossible_actions_are_listed_and_refused():
     made = as_ors_environment(Bare, action_names=["stay", "go"], info_keys=["board"])
     episode = made({"seed": 0})
     episode.setup()

@@ -63,7 +63,7 @@ def test_a_rehearsal_finds_what_depends_on_the_process(rehearsed):
     assert "in another process" in rehearsed["ordered"]["portable"].message
 
 
-def test_an_environment_that_ends_its_process_is_told_before_it_is_served():
+def test_an_environment_that_ends_its_process_is_reported_before_it_is_served():
     with pytest.raises(RehearsalError, match=r"\(Aborted\): .*X11: The DISPLAY.*set MUJOCO_GL=egl for MuJoCo"):
         rehearse([Fatal])
 

@@ -87,7 +87,7 @@ def test_the_cookies_of_a_session_are_sent_back_with_its_requests():
     assert server.seen("list_environments")[0][2]["cookie"] == "mine=1"
 
 
-def test_a_waking_server_is_waited_for_and_said_so(caplog):
+def test_waiting_for_a_waking_server_is_logged(caplog):
     page = b"<html><head><title>Your Space is waking</title></head></html>"
     waking = http(page, "text/html; charset=utf-8", status="503 Service Unavailable", headers="Retry-After: 0\r\n")
     server = ScriptedORS()
@@ -117,7 +117,7 @@ def test_a_page_in_an_error_is_cut_to_its_title():
     asyncio.run(conversation())
 
 
-def test_a_silent_server_is_said_so_while_it_is_waited_for(monkeypatch, caplog):
+def test_waiting_for_a_silent_server_is_logged(monkeypatch, caplog):
     monkeypatch.setattr("ors_gym.client.requests.NOTICE_SECONDS", 0.05)
 
     async def silent(writer: asyncio.StreamWriter) -> None:

@@ -59,7 +59,7 @@ def _with_client(base, name, wrong):
     return options | {"url": URL, "client_options": {name: wrong}}
 
 
-def test_a_wrong_argument_is_a_value_error_in_words_without_keys_and_secrets():
+def test_a_wrong_argument_is_a_value_error_without_keys_and_secrets():
     tried = 0
     for door, name, make, options in doors():
         with pytest.raises(ValueError, match=r".") as caught:
@@ -71,7 +71,7 @@ def test_a_wrong_argument_is_a_value_error_in_words_without_keys_and_secrets():
     assert tried > 300
 
 
-def test_a_client_refuses_wrong_arguments_in_words():
+def test_a_client_refuses_wrong_arguments():
     for name in CLIENT:
         for wrong in WRONG:
             if not isinstance(wrong, FITS.get(name, ())):
@@ -103,7 +103,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key):
         {"toolset": 5},
     ],
 )
-def test_a_session_refuses_wrong_arguments_in_words(options):
+def test_a_session_refuses_wrong_arguments(options):
     async def conversation() -> None:
         async with ORSClient("http://127.0.0.1:9") as client:
             with pytest.raises(ValueError, match=r".") as caught:
@@ -113,7 +113,7 @@ def test_a_session_refuses_wrong_arguments_in_words(options):
     asyncio.run(conversation())
 
 
-def test_an_episode_runner_and_its_limits_refuse_wrong_arguments_in_words():
+def test_an_episode_runner_and_its_limits_refuse_wrong_arguments():
     async def conversation() -> None:
         async with ORSClient("http://127.0.0.1:9", api_key=KEY) as client:
             base = {"client": client, "secrets": {"A": SECRET}}

@@ -92,7 +92,7 @@ def test_an_answer_without_end_is_refused_at_a_stated_limit(name, answer, reason
     assert reason in str(error)
 
 
-def test_a_compressed_answer_is_read_although_none_was_asked_for():
+def test_an_unrequested_compressed_answer_is_read():
     import gzip
     import zlib
 

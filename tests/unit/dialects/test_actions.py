@@ -75,7 +75,7 @@ class TestHermes:
         call = ToolCall("write", {"text": "<think>\n</think>\n"})
         assert self.parser.parse(f"<tool_call>{json.dumps(arguments(call))}</tool_call>").tool_calls == (call,)
 
-    def test_reasoning_that_was_never_closed_is_no_message(self):
+    def test_unclosed_reasoning_is_not_a_message(self):
         parsed = self.parser.parse("<think>if only")
         assert (parsed.text, parsed.reasoning, parsed.reason) == ("", "if only", "unclosed_thinking")
 
@@ -262,7 +262,7 @@ class TestReadAction:
         parsed = read_action("Four.", self.parser)
         assert (parsed.tool_calls, parsed.reason, parsed.text) == ((), "no_tool_call", "Four.")
 
-    def test_an_unreadable_call_is_no_plain_message(self):
+    def test_an_unreadable_call_is_not_a_plain_message(self):
         parsed = read_action("<tool_call>{</tool_call>", self.parser, takes_plain_text=True)
         assert (parsed.tool_calls, parsed.reason) == ((), "invalid_json")
 

@@ -184,7 +184,7 @@ def test_one_call_is_meant(name: str, text: str, calls: tuple[ToolCall, ...]):
 
 
 @pytest.mark.parametrize(("name", "text", "reason", "says"), REFUSED)
-def test_no_call_is_made_and_the_model_is_told_why(name: str, text: str, reason: str, says: str):
+def test_no_call_is_made_and_the_model_sees_the_reason(name: str, text: str, reason: str, says: str):
     parsed = dialect(name).parse(text, tools=TOOLS)
     assert parsed.tool_calls == ()
     assert parsed.error is not None
@@ -258,7 +258,7 @@ def test_a_call_that_is_only_thought_about_is_not_made(
         ("harmony", '<|channel|>analysis<|message|>{"s": "x"}', {}),
     ],
 )
-def test_a_call_within_open_thinking_is_refused_in_words(name: str, text: str, known: dict[str, Any]):
+def test_a_call_within_open_reasoning_is_refused(name: str, text: str, known: dict[str, Any]):
     parsed = dialect(name).parse(text, tools=TOOLS, **known)
     assert (parsed.tool_calls, parsed.reason) == ((), "unclosed_thinking")
     assert "thinking was not closed with" in str(parsed.error)

@@ -108,7 +108,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), REFUSED)
-def test_no_call_is_made_and_the_model_is_told_why(name: str, text: str, reason: str):
+def test_no_call_is_made_and_the_model_sees_the_reason(name: str, text: str, reason: str):
     parsed = dialect(name).parse(text, tools=F)
     assert (parsed.tool_calls, parsed.reason) == ((), reason)
     assert dialect(name).form in str(parsed.error)

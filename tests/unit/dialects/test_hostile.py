@@ -107,7 +107,7 @@ V = (ToolSpec("f", "", {"type": "object", "properties": {"v": {"type": ["integer
     ["9" * (MAX_DIGITS + 1), "1e400", "NaN", "-Infinity", "[" * 200 + "]" * 200, "[" * 100_000, '{"a":' * 5_000],
     ids=["digits", "1e400", "NaN", "-Infinity", "nested", "opened", "objects"],
 )  # fmt: skip
-def test_values_beyond_the_limits_are_refused_in_words(name: str, value: str):
+def test_values_beyond_the_limits_are_refused(name: str, value: str):
     parsed = dialect(name).parse(FORMS[name].replace("VALUE", value), tools=V)
     assert parsed.tool_calls == ()
     assert parsed.reason in ("too_large", "invalid_json", "invalid_call", "unfinished_call")

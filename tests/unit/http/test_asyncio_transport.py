@@ -96,7 +96,7 @@ def test_a_connection_is_used_again_after_a_whole_answer():
     ],
     ids=["chunked", "in pieces", "after interim answers", "no content", "empty"],
 )
-def test_a_body_is_read_however_its_length_is_told(answer, body):
+def test_a_body_is_read_with_any_form_of_length(answer, body):
     outcomes, server = ask(answer, OK)
     assert outcomes == [body, b"ok"]
     assert server.connections == 1
@@ -134,14 +134,14 @@ def test_an_answer_cut_short_is_a_lost_connection_and_never_a_short_body(answer)
 
 
 @pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
-def test_an_answer_that_is_no_http_is_a_protocol_error(answer):
+def test_an_answer_that_is_not_http_is_a_protocol_error(answer):
     outcomes, _ = ask(answer, OK)
     assert isinstance(outcomes[0], ProtocolError)
     assert outcomes[1] == b"ok"
 
 
 @pytest.mark.parametrize("extra", [OK, b"HTTP/1.1 500 No\r\nContent-Length: 4\r\n\r\nevil"])
-def test_a_second_answer_that_nobody_asked_for_is_never_taken_for_the_next_ones(extra):
+def test_an_unrequested_second_answer_is_never_taken_for_the_next_one(extra):
     outcomes, server = ask(OK + extra, OK)
     assert b"evil" not in outcomes
     assert outcomes[-1] == b"ok"
@@ -238,7 +238,7 @@ def certificate(tmp_path_factory) -> tuple[Path, Path]:
     return cert, key
 
 
-def test_certificates_are_verified_unless_told_otherwise(certificate):
+def test_certificates_are_verified_by_default(certificate):
     cert, key = certificate
 
     async def conversation() -> None:

@@ -31,7 +31,7 @@ def decode(data: bytes, cuts: list[int] = []) -> list[Event]:  # noqa: B006
 
 
 @given(EVENTS, NEWLINES, st.lists(st.integers(0, 2000)))
-def test_every_character_arrives_whatever_the_line_ends_and_the_cuts(events, newline, cuts):
+def test_every_character_arrives_with_any_line_ends_and_cuts(events, newline, cuts):
     stream = "".join(
         f"event: {name}{newline}" + "".join(f"data: {line}{newline}" for line in lines) + newline
         for name, lines in events

@@ -34,7 +34,7 @@ from ors_gym.http.url import ServerURL
         (b"http://h", "text"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_in_words(url, reason):
+def test_a_url_that_cannot_be_used_is_refused(url, reason):
     with pytest.raises(ValueError, match=reason):
         ORSClient(url)
 

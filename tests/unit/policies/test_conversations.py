@@ -87,7 +87,7 @@ def test_chat_templates_get_the_names_of_results_and_arguments_as_objects():
         (["hello"], "got str"),
     ],
 )
-def test_what_has_no_counterpart_is_refused_in_words(messages, words):
+def test_what_has_no_counterpart_is_refused(messages, words):
     with pytest.raises(ValueError, match=words):
         from_openai(messages)
 
@@ -141,7 +141,7 @@ def test_a_policy_answers_at_once_or_later_in_any_usual_form(kind, answer, reply
         (SimpleNamespace(choices=[]), r"its message is answer.choices\[0\].message"),
     ],
 )
-def test_another_answer_is_refused_in_words(answer, words):
+def test_another_answer_is_refused(answer, words):
     with pytest.raises(TypeError, match=words):
         asyncio.run(ask(Says(answer), TURN))
     with pytest.raises(TypeError, match="the policy returned"):

@@ -35,7 +35,7 @@ def test_a_random_policy_calls_tools_with_input_that_their_schemas_allow():
     assert {reply.tool_calls[0].name for reply in replies} == {"look", "press"}
 
 
-def test_a_random_policy_repeats_itself_with_the_same_seed_in_whatever_order_episodes_go_on():
+def test_a_random_policy_repeats_itself_with_the_same_seed_in_any_order_of_episodes():
     def play(order: list[tuple[str, int]]) -> dict[tuple[str, int], Reply]:
         policy = RandomPolicy(seed=3)
         for episode in ("a", "b"):  # each episode begins in order; how they go on differs

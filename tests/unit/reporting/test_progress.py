@@ -88,7 +88,7 @@ def test_a_log_gets_few_lines_however_many_steps_there_are(clock):
     assert sum(line.startswith("step ") for line in file.getvalue().splitlines()) == 11
 
 
-def test_forced_colour_in_a_pipe_is_no_terminal(monkeypatch):
+def test_forced_color_in_a_pipe_is_not_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     file = io.StringIO()
     with RunProgress("GRPO", console=Console(file=file)) as progress:

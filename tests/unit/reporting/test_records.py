@@ -173,7 +173,7 @@ def test_a_secret_that_is_an_ordinary_word_leaves_the_record_readable(path: Path
 
 
 @pytest.mark.parametrize("kept", [1, 0.5, 0.999], ids=["a byte", "half", "all but the break"])
-def test_a_torn_last_line_is_skipped_and_said_so(path: Path, caplog, kept: float):
+def test_a_torn_last_line_is_skipped_with_a_warning(path: Path, caplog, kept: float):
     with TrajectoryWriter(path) as writer:
         writer.write(episode())
         whole = path.stat().st_size
@@ -267,7 +267,7 @@ def test_secrets_are_in_no_record_however_they_are_quoted(path: Path):
     assert len(list(read_records(path))) == 2
 
 
-def test_what_is_no_json_is_written_all_the_same(path: Path):
+def test_values_that_are_not_json_are_still_written(path: Path):
     odd = {"nan": math.nan, "set": {1}, 3: "a number", "half": "\ud83d"}
     deep: list[object] = []
     for _ in range(5000):

@@ -252,7 +252,7 @@ def test_a_call_without_an_answer_is_shown_as_such(tmp_path):
     assert [event["kind"] for event in events_of(tmp_path, broken)] == ["message", "message", "call", "unanswered"]
 
 
-def test_what_the_agent_reads_beside_results_is_shown(tmp_path):
+def test_notices_next_to_results_are_shown(tmp_path):
     unreadable = Exchange(Reply("<tool_call>{", error="No tool was called", reason="invalid_json"))
     late = Exchange(Reply("well,"), notices=(TextBlock("Your time is over."),))
     events = events_of(tmp_path, two_turns(prompt=(), exchanges=(unreadable, late)))

@@ -47,7 +47,7 @@ def test_returns_of_all_episodes_are_drawn_however_few_are_kept(tmp_path):
     assert len(many["returns"]) == 8
 
 
-def test_a_page_of_something_else_is_refused_beside_a_run(tmp_path):
+def test_another_kind_of_page_is_refused_as_a_comparison(tmp_path):
     (tmp_path / "other.html").write_text("<p>hello</p>")
     with pytest.raises(ValueError, match="not a page of ors-gym"):
         written(tmp_path, RunRecord("run", beside={"other": tmp_path / "other.html"}))

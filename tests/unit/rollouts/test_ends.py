@@ -53,7 +53,7 @@ def test_an_input_that_the_server_does_not_take_is_an_observation(answer: bytes,
     ],
     ids=["refused", "raised"],
 )
-def test_a_session_that_is_gone_fails_the_episode_whatever_its_last_answer_was(call: bytes):
+def test_a_lost_session_fails_the_episode_whatever_its_last_answer(call: bytes):
     trajectory = play({"call": call, "ping": GONE, "prompt": GONE})
 
     assert trajectory.failure is not None

@@ -33,6 +33,6 @@ def test_named_tools_run_at_once():
     ("options", "words"),
     [({"tool_set": "x"}, "unknown options tool_set"), ({"parallel_tool_calls": "look"}, "collection of tools")],
 )
-def test_an_option_without_a_meaning_is_refused_in_words(options: SessionOptions, words: str):
+def test_an_option_without_a_meaning_is_refused(options: SessionOptions, words: str):
     with pytest.raises(ValueError, match=words):
         check_session_options(options)

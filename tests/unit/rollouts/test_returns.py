@@ -45,7 +45,7 @@ def test_named_reductions_skip_steps_without_a_reward(how, expected):
 
 @pytest.mark.parametrize("how", ["sum", "last", "max", "min", "mean", statistics.median])
 @pytest.mark.parametrize("rewards", [[], [None], [None, None]])
-def test_an_episode_nobody_scored_has_no_return(how, rewards):
+def test_an_unscored_episode_has_no_return(how, rewards):
     assert reduce_rewards(rewards, how) is None
 
 
@@ -72,7 +72,7 @@ def test_rewards_that_are_no_numbers_are_refused(reward):
         reduce_rewards([1.0, reward])
 
 
-def test_a_failed_episode_has_no_return_whatever_it_was_given_before():
+def test_a_failed_episode_has_no_return_despite_earlier_rewards():
     failed = episode(1.0, stop_reason=StopReason.FAILED, failure=Failure("session_lost", "gone"))
     assert trajectory_return(failed) is None
     assert trajectory_return(failed, truncated_reward=-1.0) is None
@@ -98,7 +98,7 @@ def test_an_episode_that_ended_without_any_reward_is_worth_zero_unless_it_is_lef
     assert trajectory_return(episode(None, 0.5, stop_reason=reason), unrewarded_return=-1.0) == 0.5
 
 
-def test_giving_up_beside_success_has_an_advantage():
+def test_giving_up_next_to_success_has_an_advantage():
     solved, gave_up = episode(1.0), episode(None, stop_reason=StopReason.POLICY_STOPPED)
     cut_off = episode(stop_reason=StopReason.MAX_TOKENS)
     advantages = group_advantages([trajectory_return(member) for member in (solved, solved, gave_up, cut_off)])
@@ -168,7 +168,7 @@ def test_a_groups_scores_count_as_one_more_reward_each():
     assert combine_scores(returns, scores, lambda rewards: rewards[-1] * 10) == (2.5, 30.0, -10.0)
 
 
-def test_a_member_that_was_not_scored_has_no_return_beside_members_that_were():
+def test_an_unscored_member_has_no_return_among_scored_members():
     assert combine_scores([1.0, None], [0.5, None]) == (1.5, None)
     assert combine_scores([1.0, 2.0], [0.5, None], "max") == (1.0, None)
 

@@ -63,11 +63,11 @@ def played(order: int, seed: int | None = 7) -> tuple[dict[str, list[str]], list
 
 @settings(max_examples=20, deadline=None)
 @given(order=st.integers(0, 1000))
-def test_the_same_seed_plays_the_same_groups_in_whatever_order_episodes_go_on(order: int):
+def test_the_same_seed_plays_the_same_groups_in_any_order_of_episodes(order: int):
     assert played(order)[0] == played(0)[0]
 
 
-def test_each_episode_attempt_and_turn_has_a_seed_of_its_own():
+def test_each_episode_attempt_and_turn_has_its_own_seed():
     _, drawn = played(1)
     seeds = [seed for _, _, seed in drawn]
     assert len(set(seeds)) == len(seeds) == 3 * (4 * len(TASKS) + 4)

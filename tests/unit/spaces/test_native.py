@@ -226,7 +226,7 @@ def data(count):
         {"x": []},
     ],
 )
-def test_what_is_no_value_is_refused_in_words(wire):
+def test_what_is_not_a_value_is_refused(wire):
     with pytest.raises(ValueError, match="no value of an environment"):
         read_value(wire)
 
@@ -261,7 +261,7 @@ def test_a_compressed_array_is_unpacked_no_further_than_it_says():
         {"space": "Graph", "nodes": 1, "edges": None},
     ],
 )
-def test_what_is_no_space_is_refused_in_words(wire):
+def test_what_is_not_a_space_is_refused(wire):
     with pytest.raises(ValueError):  # noqa: PT011  (some of the words are Gymnasium's, by its version)
         read_space(wire)
 

@@ -315,6 +315,6 @@ def test_a_text_is_one_of_its_examples_unless_they_are_wrong():
     assert set(map(len, draws({"type": "string", "examples": ["up"], "minLength": 4, "maxLength": 4}, 3))) == {4}
 
 
-def test_a_schema_that_nothing_satisfies_is_refused_in_words():
+def test_a_schema_that_nothing_satisfies_is_refused():
     with pytest.raises(ValueError, match="no value found"):
         draws({"type": "integer", "minimum": 2, "maximum": 1})
