@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from vector_env import Socket, running_server
+from servers import running_server
+from vector_env import Socket
 
 from ors_gym import (
     EpisodeRunner,
@@ -163,7 +164,7 @@ def main() -> None:
     """Run everything and print it."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ideal = CALLS * TOOL_SECONDS
-    with running_server() as url:
+    with running_server("lab.py") as url:
         asyncio.run(floor(url))  # warms up
         floors, seconds, plain_cpu, our_cpu = [], [], [], []
         for _ in range(ROUNDS):  # alternating, so that noise affects both

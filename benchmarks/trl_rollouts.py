@@ -18,13 +18,10 @@ import copy
 import logging
 import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +34,7 @@ os.environ |= {"OPENREWARD_LOG_LEVEL": "CRITICAL", "TRL_EXPERIMENTAL_SILENCE": "
 
 from openreward.environments import Environment, TextBlock, ToolOutput, tool  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
+from servers import running_server  # noqa: E402
 
 CALLS = 3
 """In an episode."""
@@ -109,26 +107,6 @@ class Timing:
     """The part of a rollout with sampling in progress, if known."""
 
 
-@contextmanager
-def running_server() -> Iterator[str]:
-    """The server's url."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> None:
     """Run the comparisons on the command line, or all."""
     import torch
@@ -137,7 +115,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     asked = sys.argv[1:] or ["adapters", "samplers"]
-    with running_server() as url:
+    with running_server("trl_rollouts.py", "--serve") as url:
         if "adapters" in asked:
             compare_adapters(url)
         if "samplers" in asked:

@@ -15,19 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import gymnasium as gym
 import numpy as np
+from servers import running_server
 
 from ors_gym import ToolCall
 from ors_gym.envs.vector_env import ORSVectorEnv
@@ -37,26 +32,6 @@ STEPS = 5
 ROUNDS = 3
 MEDIAN_SECONDS, SIGMA = 0.1, 1.2
 TAIL_MEMBERS, TAIL_EPISODES = 64, 2
-
-
-@contextmanager
-def running_server() -> Iterator[str]:
-    """The server's url."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("lab.py")), str(port)])
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 class Socket:
@@ -192,7 +167,7 @@ def tail_episodes_per_second(url: str, *, barrier: bool) -> float:
 def main() -> None:
     """Run everything and print it."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    with running_server() as url:
+    with running_server("lab.py") as url:
         print(
             f"set-up {LATENCY_SECONDS} s, tool {LATENCY_SECONDS} s; medians of {ROUNDS} resets, {ROUNDS * STEPS} steps"
         )

@@ -29,7 +29,7 @@ import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from ors_gym.client.timeouts import Timeouts
@@ -43,6 +43,7 @@ from ors_gym.errors import (
     TransportError,
 )
 from ors_gym.http.factory import make_transport
+from ors_gym.http.httpx_transport import HTTPXClient
 from ors_gym.http.retry import backoff_seconds
 from ors_gym.http.transport import Transport, TransportResponse, read_beginning
 from ors_gym.json_text import parse_json
@@ -53,9 +54,6 @@ from ors_gym.policies.policy import Reply, Turn
 from ors_gym.policies.refusals import Refusal, Verdict, judge, room_left
 from ors_gym.policies.stream import DONE, answer_events
 from ors_gym.redaction import Redactor
-
-if TYPE_CHECKING:
-    import httpx
 
 __all__ = ["ChatPolicy", "EndpointRefusedError"]
 
@@ -107,7 +105,7 @@ class ChatPolicy:
         silence_seconds: Maximum seconds without receiving any data, including the wait for the start of the answer.
         answer_seconds: Maximum seconds for one answer, even while data arrives.
         headers: Sent with every request; kept as secret as the key.
-        http_client: An httpx client (proxies, certificates) to use instead of the faster default.
+        http_client: A client of httpx or httpx2 (proxies, certificates) to use instead of the faster default.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class ChatPolicy:
         silence_seconds: float = 600.0,
         answer_seconds: float = 7200.0,
         headers: Mapping[str, str] | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: HTTPXClient | None = None,
     ) -> None:
         self._api = api_named(api)
         parts = urlsplit(base_url)

@@ -28,11 +28,12 @@ def lines_run(function: Callable[[], Any]) -> int:
         count += event == "line"
         return trace
 
+    before = sys.gettrace()  # coverage's
     sys.settrace(trace)
     try:
         function()
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return count
 
 
