@@ -17,7 +17,7 @@ SCRIPT = str(ROOT / "examples" / "train_grpo.py")
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "OPENREWARD_LOG_LEVEL"}
     command = [sys.executable, SCRIPT, "--output", str(folder), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def test_its_help_teaches():

@@ -361,7 +361,15 @@ def test_vector_wrappers_do_what_single_wrappers_do(make_vec):
         assert list(rewards) == [0, 10]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        AutoresetMode.NEXT_STEP,
+        AutoresetMode.DISABLED,
+        # Before Gymnasium 1.4 the wrapper leaves out the first reward of each episode but the first.
+        pytest.param(AutoresetMode.SAME_STEP, marks=pytest.mark.needs("gymnasium>=1.4")),
+    ],
+)
 def test_episode_statistics_are_right_in_every_autoreset_mode(make_vec, mode):
     envs = RecordEpisodeStatistics(make_vec(2, autoreset_mode=mode))
     envs.reset(options={"task_index": [0, 9]})
