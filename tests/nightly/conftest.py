@@ -1,32 +1,31 @@
-"""Tests of packages that are not installed for them are left out, and the summary says how to have them."""
+"""Nothing installs the packages that some of these tests need: the summary says how to have them."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 
 import pytest
 
-_MISSING = pytest.StashKey[list[str]]()
-LEFT_OUT = "left out: pip install {} (not all at once: some pin others), then make test-nightly"
+_LEFT_OUT = pytest.StashKey[set[str]]()
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out the tests whose package, named by ``@pytest.mark.package(module, requirement)``, is not there."""
-    missing: dict[str, list] = {}
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Note the packages that the tests left out need."""
     for item in items:
-        for mark in item.iter_markers("package"):
-            module, requirement = mark.args
-            if importlib.util.find_spec(module) is None:
-                missing.setdefault(requirement, []).append(item)
-    deselected = [item for group in missing.values() for item in group]
-    if deselected:
-        config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if item not in deselected]
-        config.stash.setdefault(_MISSING, []).extend(missing)
+        left_out = item.config.stash.setdefault(_LEFT_OUT, set())
+        left_out |= {name for mark in item.iter_markers("needs") for name in mark.args if _is_missing(name)}
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    """One line."""
-    requirements = config.stash.get(_MISSING, [])
-    if requirements:
-        terminalreporter.write_line(LEFT_OUT.format(" ".join(sorted(set(requirements)))))
+def _is_missing(requirement: str) -> bool:
+    distribution, _, version = requirement.partition("==")
+    try:
+        return importlib.metadata.version(distribution) != version
+    except importlib.metadata.PackageNotFoundError:
+        return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line how to have them."""
+    if left_out := config.stash.get(_LEFT_OUT, set()):
+        packages = " ".join(sorted(left_out))
+        terminalreporter.write_line(f"left out: pip install {packages} (not all at once: some pin others)")

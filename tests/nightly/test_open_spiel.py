@@ -8,7 +8,7 @@ import pytest
 from ors_gym.types import text_of
 from ors_gym_server.adapters.open_spiel import OneSeat, from_open_spiel, random_move
 
-pytestmark = pytest.mark.package("pyspiel", "open-spiel==2.0.2")
+pytestmark = pytest.mark.needs("open-spiel==2.0.2")
 
 
 def playout(game, seed, player=0):

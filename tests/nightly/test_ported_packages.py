@@ -7,7 +7,6 @@ pins TatSu), so no environment has all of them.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from functools import partial
 from pathlib import Path
 
@@ -127,30 +126,28 @@ def pettingzoo(module):
 
 
 PACKAGES = {
-    "nethack": ("nle", "nle==1.3.0", gym("nle:NetHackScore-v0")),
-    "minihack-room": ("minihack", "minihack==1.0.2", gym("minihack:MiniHack-Room-Random-5x5-v0")),
-    "highway": ("highway_env", "highway-env==1.12.1", gym("highway_env:highway-v0")),
-    "pong": ("ale_py", "ale-py==0.12.1", gym("ale_py:ALE/Pong-v5", instructions="Move the right paddle.")),
-    "point-maze": ("gymnasium_robotics", "gymnasium-robotics==1.4.2", gym("gymnasium_robotics:PointMaze_UMaze-v3")),
-    "crafter": ("crafter", "crafter==1.8.3", crafter),
-    "sudoku": ("gem", "gem-llm==0.1.0", sudoku),
+    "nethack": ("nle==1.3.0", gym("nle:NetHackScore-v0")),
+    "minihack-room": ("minihack==1.0.2", gym("minihack:MiniHack-Room-Random-5x5-v0")),
+    "highway": ("highway-env==1.12.1", gym("highway_env:highway-v0")),
+    "pong": ("ale-py==0.12.1", gym("ale_py:ALE/Pong-v5", instructions="Move the right paddle.")),
+    "point-maze": ("gymnasium-robotics==1.4.2", gym("gymnasium_robotics:PointMaze_UMaze-v3")),
+    "crafter": ("crafter==1.8.3", crafter),
+    "sudoku": ("gem-llm==0.1.0", sudoku),
     "lake": (
-        "textarena",
         "textarena==0.7.4",
         lambda folder: as_ors_environment(Lake, name="Lake", action_examples=["[right]", "[down]"], splits=TEN),
     ),
-    "quest": ("textworld", "textworld==1.7.0", quest),
-    "frotz": ("jericho", "jericho==3.3.1", frotz),
-    "leg-counting": ("reasoning_gym", "reasoning-gym==0.1.25", leg_counting),
-    "kuhn-poker": ("pyspiel", "open-spiel==2.0.2", kuhn_poker),
-    "pistonball": ("pymunk", "pymunk==7.3.1", pettingzoo("butterfly.pistonball_v6")),
-    "cooperative-pong": ("pettingzoo", "pettingzoo==1.27.0", pettingzoo("butterfly.cooperative_pong_v6")),
+    "quest": ("textworld==1.7.0", quest),
+    "frotz": ("jericho==3.3.1", frotz),
+    "leg-counting": ("reasoning-gym==0.1.25", leg_counting),
+    "kuhn-poker": ("open-spiel==2.0.2", kuhn_poker),
+    "pistonball": ("pymunk==7.3.1", pettingzoo("butterfly.pistonball_v6")),
+    "cooperative-pong": ("pettingzoo==1.27.0", pettingzoo("butterfly.cooperative_pong_v6")),
     "knights-archers-zombies": (
-        "pettingzoo",
         "pettingzoo==1.27.0",
         pettingzoo("butterfly.knights_archers_zombies_v11"),
     ),
-    "multiwalker": ("Box2D", "Box2D==2.3.10", pettingzoo("sisl.multiwalker_v9")),
+    "multiwalker": ("Box2D==2.3.10", pettingzoo("sisl.multiwalker_v9")),
 }
 
 
@@ -158,14 +155,12 @@ PACKAGES = {
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        pytest.param(name, make, marks=pytest.mark.package(module, requirement), id=name)
-        for name, (module, requirement, make) in PACKAGES.items()
+        pytest.param(name, make, marks=pytest.mark.needs(requirement), id=name)
+        for name, (requirement, make) in PACKAGES.items()
     ],
 )
 def test_a_model_reads_what_was_approved(name, make, tmp_path, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.chdir(tmp_path)
-    distribution, _, version = PACKAGES[name][1].partition("==")
-    assert importlib.metadata.version(distribution) == version, "the text was read with another version"
     text = read_by_a_model(make(tmp_path))
     assert text == approved(APPROVED / f"{name}.txt", text)
