@@ -17,7 +17,7 @@ class Mill(Numbered):
 
     async def teardown(self) -> None:
         """Say so."""
-        print(f"teardown {self.task_spec['n']}", flush=True)
+        print(f"teardown {self.task_spec['n']}\n", end="", flush=True)  # in one write: other processes print too
 
     @tool
     async def where(self) -> str:
@@ -27,7 +27,7 @@ class Mill(Numbered):
     @tool
     async def grind(self) -> str:
         """Take a while that outlasts a signal."""
-        print("grinding", flush=True)
+        print("grinding\n", end="", flush=True)
         await asyncio.sleep(0.5)
         return "flour"
 
