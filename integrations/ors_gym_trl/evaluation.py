@@ -132,7 +132,7 @@ class EvaluationCallback(BatchListener):
         if self._rules is not None:
             return self._rules
         opened = self._rollouts.sources[source].source
-        if not isinstance(opened.reward, str):
+        if callable(opened.reward):
             raise ValueError(
                 f"the reward of {source!r} is a function, by which a file cannot be scored again: "
                 "say how evaluations are scored, with EvaluationCallback(rules=Rules(reward=…))"

@@ -296,9 +296,10 @@ class ChatPolicy:
         answer = self._api.answer()
         loop = asyncio.get_running_loop()
         quiet = loop.call_later(QUIET_SECONDS, self._say_quiet)
+        whole = asyncio.timeout(self._answer_seconds)
         try:
             async with (
-                asyncio.timeout(self._answer_seconds) as whole,
+                whole,
                 asyncio.timeout(self._silence_seconds) as silence,
                 self._transport_here().send("POST", self._target, self._headers, body) as response,
             ):
