@@ -55,7 +55,7 @@ def events(*values: Any) -> bytes:
 )
 def test_a_stream_without_end_is_refused_at_the_limit_of_bytes(api, piece, monkeypatch):
     monkeypatch.setattr(stream, "MAX_ANSWER_BYTES", 2**17)
-    assert "an answer longer than 131,072 bytes" in ask(endless(STREAM, piece), api)
+    assert "the answer exceeds 131,072 bytes" in ask(endless(STREAM, piece), api)
 
 
 @pytest.mark.parametrize(
