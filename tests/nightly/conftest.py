@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import pytest
+
+from tests.conftest import is_installed
 
 _LEFT_OUT = pytest.StashKey[set[str]]()
 
@@ -13,15 +13,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     """Note the packages that the tests left out need."""
     for item in items:
         left_out = item.config.stash.setdefault(_LEFT_OUT, set())
-        left_out |= {name for mark in item.iter_markers("needs") for name in mark.args if _is_missing(name)}
-
-
-def _is_missing(requirement: str) -> bool:
-    distribution, _, version = requirement.partition("==")
-    try:
-        return importlib.metadata.version(distribution) != version
-    except importlib.metadata.PackageNotFoundError:
-        return True
+        left_out |= {name for mark in item.iter_markers("needs") for name in mark.args if not is_installed(name)}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
