@@ -126,8 +126,9 @@ def kill(actor: dict[str, Any]) -> None:
 
 def ray_kill(actor: dict[str, Any]) -> None:
     """Kill an actor as ``ray.kill`` does."""
-    handle: Any = ray.get_actor(actor["Name"], namespace=actor.get("RayNamespace"))
-    ray.kill(handle)
+    named = ray.util.list_named_actors(all_namespaces=True)
+    namespace = next(one["namespace"] for one in named if one["name"] == actor["Name"])
+    ray.kill(ray.get_actor(actor["Name"], namespace))
 
 
 def node_without_rank(training: Training) -> str:
