@@ -40,16 +40,17 @@ def test_a_server_ends_with_the_processes_that_its_environments_started(run: Cal
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_processes_of_environments_do_not_keep_the_port_of_a_server_that_was_killed(run: Callable, num_workers: int):
-    with quarry(num_workers) as (process, url):
-        children = run(called(url, "dig"))
+    with quarry(num_workers, "setsid") as (process, url):
+        groups = {os.getpgid(child) for child in run(called(url, "dig"))}  # with all that wait for work for ever
+        assert os.getpgrp() not in groups
         process.kill()
         process.wait(30)
         try:
             wait_until(lambda: _is_free(url))
         finally:
-            for child in children:
+            for group in groups:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+                    os.killpg(group, signal.SIGKILL)
 
 
 def _is_free(url: str) -> bool:
