@@ -97,7 +97,7 @@ Each template writes the calls of the argument set (`tests/support/argument_set.
 several lines, white space at the ends, marks of the dialect as text, nested and empty values, unusual names. *Exact*
 calls come back equal, types included. *Changed* ones come back with another type: the template writes a string and
 another value with the same characters, and the tool's schema allows both. *Refused* ones hold marks that end a value:
-no call is made, and the model is told so. No call comes back as plain text.
+no call is made, and the model sees the error. No call comes back as plain text.
 
 | template | dialect | calls | exact | changed | refused |
 |---|---|---|---|---|---|

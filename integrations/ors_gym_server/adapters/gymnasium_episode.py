@@ -104,8 +104,7 @@ class Screen:
         if isinstance(observation, str):
             before, self._text = self._text, observation
             is_history = bool(before) and observation.startswith(f"{before.rstrip()}\n") and observation != before
-            said = plain_text(observation[len(before.rstrip()) :] if is_history else observation)
-            return [TextBlock(_without_gaps(said))]
+            return [TextBlock(plain_text(observation[len(before.rstrip()) :] if is_history else observation))]
         return observation_blocks(observation, self._names, digits=self._recipe.digits)
 
     def _possible(self) -> list[Block]:
@@ -154,11 +153,6 @@ class GymnasiumEpisode:
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
-
-
-def _without_gaps(text: str) -> str:
-    """The text without the blanks that place a status line at the right, and with one empty line at a time."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\S) {40,}(?=\S)", "  ", text))
 
 
 def _as_text(rendered: Any) -> str:
