@@ -52,14 +52,24 @@ def make():
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"here"})
+    app.num_sessions = 0
     return app
-options = {"num_sessions": lambda app: 0, "replica_options": {"num_cpus": 0.1}}
 serve.start(http_options={"port": int(sys.argv[2])})
-serve.run(serve_app(make, max_sessions_per_replica=4, **options))
+serve.run(serve_app(make, max_sessions_per_replica=4, replica_options={"num_cpus": 0.1}))
 assert httpx.get(f"http://127.0.0.1:{sys.argv[2]}/", timeout=30).text == "here"
 serve.shutdown()
 """
+SANDBOX = """
+import asyncio
+from ors_gym_server.sandbox import LocalSandbox
+async def main():
+    async with LocalSandbox() as sandbox:
+        result = await sandbox.run("echo here")
+        assert result.stdout == "here\\n", result
+asyncio.run(main())
+"""
 OPENENV = """
+import asyncio
 import gymnasium as gym
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
@@ -76,9 +86,11 @@ class Guess(Environment[Number, Observation, State]):
         return State()
 guess = from_openenv(Guess, action=Number)
 episode = guess(guess.get_task("train", 0))
-episode.setup()
-assert episode.call_tool(guess.list_tools().names[0], {"number": 7}).reward == 1.0
-episode.teardown()
+async def main():
+    await episode.setup()
+    assert (await episode.call_tool(guess.list_tools().names[0], {"number": 7})).reward == 1.0
+    await episode.teardown()
+asyncio.run(main())
 """
 INSPECT = """
 import sys
@@ -109,6 +121,7 @@ USES: dict[str, list[str]] = {
     "serve": [SERVE],
     "trl": [PLAY, f"python train_grpo.py --no-ray --url URL --env buttons {ONE_STEP}"],
     "openenv": [OPENENV],
+    "sandbox": [SANDBOX],
     "eval": ["ors-gym eval URL --env buttons --model random --sample 8 --split test --out run"],
     "datasets": [DATASET],
     "inspect": [
