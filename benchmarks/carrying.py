@@ -22,14 +22,10 @@ import argparse
 import asyncio
 import itertools
 import random
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -38,6 +34,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "integrations"), str(ROOT / "examples")]
+
+from servers import running_server  # noqa: E402
 
 from ors_gym import Reply, RolloutLimits, TextBlock, ToolCall, ToolOutput  # noqa: E402
 from ors_gym.dialects import Dialect, Reading  # noqa: E402
@@ -215,7 +213,7 @@ def main() -> None:
     batches, groups = arguments.batches, arguments.groups
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with running_server() as url:
+    with running_server("carrying.py", "--serve") as url:
         everything = counted(play(url, batches, groups), groups)
         chance = sum(stops(member) for member, _ in everything.episodes)
         chance /= sum(member.num_turns for member, _ in everything.episodes)
@@ -247,26 +245,6 @@ def main() -> None:
 def counted(run: Run, groups: int) -> Run:
     """A run without its first batches."""
     return Run(run.groups[WARM_UP * groups :], run.seconds[WARM_UP:], run.staleness[WARM_UP * groups :])
-
-
-@contextmanager
-def running_server() -> Iterator[str]:
-    """The server's URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

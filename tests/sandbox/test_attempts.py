@@ -16,25 +16,18 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from ors_gym_server.sandbox import IsolationError, LocalSandbox, Property, SandboxError, SandboxLimits
+from ors_gym_server.sandbox import IsolationError, LocalSandbox, Property, SandboxError
+from tests.support import sandboxes
 from tests.support.processes import sleeping
+from tests.support.sandboxes import METHODS
 
-METHODS = ("bubblewrap", "sandlock", "plain")
-LIMITS = SandboxLimits(
-    wall_seconds=60.0,  # a second of processor time takes long on a busy machine
-    cpu_seconds=1,
-    memory_bytes=128 * 2**20,
-    processes=24,
-    output_bytes=10_000,
-    file_bytes=2**20,
-    disk_bytes=4 * 2**20,
-)
+LIMITS = replace(sandboxes.LIMITS, wall_seconds=60.0)  # a second of processor time takes long on a busy machine
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,25 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@contextmanager
+def closed_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
+    """Makes rollouts of the server; closes them at the end, and no session may be left."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(ORSRollouts(server.url, **options))
+    assert not server.live_sessions, "sessions were left on the server"
+
+
 @pytest.fixture
 def make_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
-    made: list[ORSRollouts] = []
-
     def make(**options: Any) -> ORSRollouts:
         defaults: dict[str, Any] = {"env_name": "buttons", "max_turn_tokens": 8}
         defaults |= {"truncated_reward": 0.0, "stopped_reward": 0.0}
         if "host" not in options:
             defaults["limits"] = RolloutLimits(max_turns=3)
-        made.append(ORSRollouts(server.url, **(defaults | {"max_tasks": 16} | options)))
-        return made[-1]
+        return rollouts_of(**(defaults | {"max_tasks": 16} | options))
 
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions, "sessions were left on the server"
+    with closed_rollouts(server) as rollouts_of:
+        yield make
 
 
 def token_sum(completion_ids: list[list[int]], **columns: Any) -> list[float]:

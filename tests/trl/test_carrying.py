@@ -22,7 +22,7 @@ from ors_gym_trl import ORSRollouts, RolloutBatch
 from ors_gym_trl.sampling.in_process import PaddedSampler
 from tests.support.ors_servers import RunningServer, serve, serve_app, server_loop
 from tests.support.tiny_vllm import CompletionsServer, colocated_generation, in_server_mode
-from tests.support.trl_runs import make_trainer, one_thread, prompts_of, token_sum, weights
+from tests.support.trl_runs import closed_rollouts, make_trainer, one_thread, prompts_of, token_sum, weights
 from tests.support.trl_says import Says
 
 __all__ = ["one_thread"]  # fixtures
@@ -83,17 +83,13 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture
 def make_rollouts(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
     Steps.held, Steps.waiting, Steps.gate, Steps.all_wait = None, 0, asyncio.Event(), asyncio.Event()
-    made: list[ORSRollouts] = []
 
     def make(**options: Any) -> ORSRollouts:
         options = {"env_name": "steps", "parser": Says(ToolCall("go")), "max_turn_tokens": 1} | options
-        made.append(ORSRollouts(server.url, **options))
-        return made[-1]
+        return rollouts_of(**options)
 
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions
+    with closed_rollouts(server) as rollouts_of:
+        yield make
 
 
 def trainer_of(rollouts: ORSRollouts, folder: Path, **settings: Any) -> GRPOTrainer:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from ors_gym import RolloutLimits, ToolCall
 from ors_gym_trl import ORSRollouts
 from tests.support.ors_servers import RunningServer, free_port, serve
-from tests.support.trl_runs import AT_ONCE, one_thread, play, token_sum
+from tests.support.trl_runs import AT_ONCE, closed_rollouts, one_thread, play, token_sum
 from tests.support.trl_says import Says
 
 __all__ = ["one_thread", "play"]  # fixtures
@@ -92,18 +92,14 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture
 def echo(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
-    made: list[ORSRollouts] = []
     Echo.asked.clear()
 
     def make(*calls: ToolCall, env_name: str = "echo", max_turns: int = 2, **options: Any) -> ORSRollouts:
         options = {"failures": AT_ONCE, "max_turn_tokens": 1, "limits": RolloutLimits(max_turns=max_turns)} | options
-        made.append(ORSRollouts(server.url, env_name=env_name, parser=Says(*calls), **options))
-        return made[-1]
+        return rollouts_of(env_name=env_name, parser=Says(*calls), **options)
 
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions, "sessions were left on the server"
+    with closed_rollouts(server) as rollouts_of:
+        yield make
 
 
 def say(text: str, **arguments: Any) -> ToolCall:

@@ -14,7 +14,7 @@ from ors_gym_trl import ImagesNotSupportedError, ORSRollouts, Source
 from tests.support.environments import Counter, Essay, Mirror
 from tests.support.ors_servers import RunningServer, serve
 from tests.support.tiny import Buttons
-from tests.support.trl_runs import AT_ONCE, FailingHost, make_trainer, one_thread, play
+from tests.support.trl_runs import AT_ONCE, FailingHost, closed_rollouts, make_trainer, one_thread, play
 from tests.support.trl_says import Says
 from tests.support.wrong_arguments import KEY, PASSWORD, SECRET, check_door
 
@@ -30,20 +30,16 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture
 def of(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
     """Rollouts of an environment of the server."""
-    made: list[ORSRollouts] = []
 
     def make(env_name: str, *calls: ToolCall, text: str = "", max_turns: int = 2, **options: Any) -> ORSRollouts:
         if "host" not in options:
             options["limits"] = RolloutLimits(max_turns=max_turns)
         # One sampled token a turn is enough: what is read in it is decided here.
         options = {"max_turn_tokens": 1, "max_tasks": 4} | options
-        made.append(ORSRollouts(server.url, env_name=env_name, parser=Says(*calls, text=text), **options))
-        return made[-1]
+        return rollouts_of(env_name=env_name, parser=Says(*calls, text=text), **options)
 
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions, "sessions were left on the server"
+    with closed_rollouts(server) as rollouts_of:
+        yield make
 
 
 LOOK = ToolCall("look")

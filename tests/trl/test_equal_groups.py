@@ -15,7 +15,7 @@ from ors_gym_trl import ORSRollouts
 from ors_gym_trl.rows import Replacements
 from tests.support.chat_templates import QWEN, byte_tokenizer
 from tests.support.ors_servers import RunningServer, serve
-from tests.support.trl_runs import make_trainer, one_thread, play
+from tests.support.trl_runs import closed_rollouts, make_trainer, one_thread, play
 from tests.support.trl_says import Says
 
 __all__ = ["one_thread", "play"]  # fixtures
@@ -52,17 +52,12 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture
 def of(server: RunningServer) -> Iterator[Callable[..., ORSRollouts]]:
-    made: list[ORSRollouts] = []
-
     def make(**options: Any) -> ORSRollouts:
         options = {"env_name": "coin", "max_turn_tokens": 1, "parser": Says(ToolCall("flip"))} | options
-        made.append(ORSRollouts(server.url, **options))
-        return made[-1]
+        return rollouts_of(**options)
 
-    yield make
-    for rollouts in made:
-        rollouts.close()
-    assert not server.live_sessions
+    with closed_rollouts(server) as rollouts_of:
+        yield make
 
 
 def start(rollouts: ORSRollouts, folder: Path, **options: Any) -> Any:
