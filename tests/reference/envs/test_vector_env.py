@@ -352,3 +352,17 @@ def test_secrets_are_shown_nowhere(make_vec):
 def test_unknown_options_are_refused(server, options, says):
     with pytest.raises(ValueError, match=says):
         ORSVectorEnv(2, server.url, "walk", **options)
+
+
+def test_a_limit_of_steps_may_be_given_by_gymnasiums_name(make_vec):
+    envs = make_vec(2, "walk", max_episode_steps=2, max_turns=3)
+    envs.reset(options={"task_index": 9})
+    assert list(envs.step([WALK] * 2)[3]) == [False, False]
+    assert list(envs.step([WALK] * 2)[3]) == [True, True]
+
+
+def test_members_must_make_whole_groups(server):
+    with pytest.raises(ValueError, match="num_envs=5 must be a multiple of group_size=2"):
+        ORSVectorEnv(5, server.url, "walk", group_size=2)
+    with pytest.raises(ValueError, match="num_envs=0"):
+        ORSVectorEnv(0, server.url, "walk")

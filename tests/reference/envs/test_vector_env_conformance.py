@@ -64,7 +64,6 @@ from gymnasium.wrappers.vector import (
 )
 from gymnasium.wrappers.vector import TransformReward as VectorTransformReward
 
-from ors_gym.envs.vector_env import ORSVectorEnv
 from ors_gym.spaces.spaces import TextSpace, ToolCallSpace
 from ors_gym.types import ToolCall
 from tests.support.gym_environments import Walk
@@ -391,17 +390,3 @@ def test_rewards_can_be_normalized(make_vec):
     envs = NormalizeReward(make_vec(2))
     envs.reset(seed=0)
     assert all(np.isfinite(envs.step([RUN, RUN])[1]).all() for _ in range(8))
-
-
-def test_a_limit_of_steps_may_be_given_by_gymnasiums_name(make_vec):
-    envs = make_vec(2, max_episode_steps=2, max_turns=3)
-    envs.reset(options={"task_index": 9})
-    assert list(envs.step([WALK] * 2)[3]) == [False, False]
-    assert list(envs.step([WALK] * 2)[3]) == [True, True]
-
-
-def test_members_must_make_whole_groups(server):
-    with pytest.raises(ValueError, match="num_envs=5 must be a multiple of group_size=2"):
-        ORSVectorEnv(5, server.url, "walk", group_size=2)
-    with pytest.raises(ValueError, match="num_envs=0"):
-        ORSVectorEnv(0, server.url, "walk")
