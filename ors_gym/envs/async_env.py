@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack, get_args
 
 import gymnasium
 import numpy as np
@@ -39,7 +39,7 @@ __all__ = ["CHOICES", "AsyncORSEnv", "EnvOptions", "EnvRecipe", "ObservationMode
 
 ObservationMode: TypeAlias = Literal["text", "messages", "multimodal"]
 
-CHOICES = {"observation_mode": ("text", "messages", "multimodal"), "spaces": ("text", "native")}
+CHOICES = {"observation_mode": get_args(ObservationMode), "spaces": ("text", "native")}
 """The values of an option, starting with the default."""
 
 TIME_IS_OVER = TextBlock("The episode's time is over.")
