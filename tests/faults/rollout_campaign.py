@@ -75,7 +75,7 @@ def campaign(num_groups: int, seed: int) -> Iterator[tuple[str, Tally]]:
 
 
 def play(world: World, num_groups: int, seed: int = 0) -> Tally:
-    """Ask for groups of as many tasks, with as many more tasks to refill from, on an event loop of its own."""
+    """Ask for groups of as many tasks, with as many more tasks to refill from, on a separate event loop."""
     Shaky.breaks, Shaky.draw = world.breaks, random.Random(seed)
     return asyncio.run(_play(world, Tally(num_groups, TARGET), random.Random(seed)))
 

@@ -35,7 +35,7 @@ def test_closing_a_pool_ends_what_is_awaited_of_it(start_pool: Callable, counter
             if self.asked == 3:
                 pool.close()
             await asyncio.Event().wait()
-            raise AssertionError("nobody answers")
+            raise AssertionError("no server answers")
 
     pool = start_pool(policy=ClosesThePool())
 
@@ -62,7 +62,7 @@ def test_cancelled_episodes_close_their_sessions_and_stop_their_policy(
             except asyncio.CancelledError:
                 cancelled.append(turn.episode_id)
                 raise
-            raise AssertionError("nobody answers")
+            raise AssertionError("no server answers")
 
     async def conversation() -> None:
         policy = OneAnswers()

@@ -1,4 +1,4 @@
-"""A server whose environment computes in processes of its own: ``python -m tests.support.pool_server NUM_WORKERS``."""
+"""A server whose environment computes in a pool of processes: ``python -m tests.support.pool_server NUM_WORKERS``."""
 
 from __future__ import annotations
 

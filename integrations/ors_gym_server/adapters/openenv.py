@@ -6,7 +6,7 @@
     Maze = from_openenv("https://host.example:8000")     # a running server, by its URL or a client of it
     app = create_app([Maze])
 
-An environment's typed action is the tool ``step``, with the action's own schema; each MCP tool is a tool of its own.
+An environment's typed action is the tool ``step``, with the action's schema; each MCP tool is a separate tool.
 
 Tasks are those of OpenEnv's task protocol, reset by split and index; without it they are seeds.
 """

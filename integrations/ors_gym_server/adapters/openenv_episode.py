@@ -82,7 +82,7 @@ class LocalEpisode:
             await on_session_thread(self._env.close)
 
     def _method(self, name: str) -> Callable[..., Any]:
-        """The asynchronous method where the environment has one of its own, else the synchronous one."""
+        """The asynchronous method if the environment overrides it, else the synchronous one."""
         later = f"{name}_async"
         own = getattr(type(self._env), later) is not getattr(OpenEnvEnvironment, later)
         method: Callable[..., Any] = getattr(self._env, later if own else name)

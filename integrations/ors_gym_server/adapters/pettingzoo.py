@@ -115,7 +115,7 @@ class OneAgent(gymnasium.Env[Any, Any]):
         self._others = dict.fromkeys(agents, others) if callable(others) else dict(others)
         missing = [each for each in agents if each != self.agent and each not in self._others]
         if missing:
-            raise ValueError(f"there is no policy for {', '.join(missing)}")
+            raise ValueError(f"missing policy for {', '.join(missing)}")
         self.observation_space = self.game.observation_space(self.agent)
         self.action_space = self.game.action_space(self.agent)
         self.metadata = dict(self.game.metadata)

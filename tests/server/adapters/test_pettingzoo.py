@@ -55,7 +55,7 @@ def test_a_seed_decides_what_the_others_do():
 
 
 def test_agents_without_a_policy_and_unknown_ones_are_named():
-    with pytest.raises(ValueError, match="there is no policy for player_2"):
+    with pytest.raises(ValueError, match="missing policy for player_2"):
         OneAgent(tictactoe_v3.env(), 0, {})
     with pytest.raises(ValueError, match="no agent 'X'; there is player_1, player_2"):
         OneAgent(tictactoe_v3.env(), "X", random_action)
